@@ -1,0 +1,1 @@
+/* blob_id: see blob_id.h */

@@ -1,0 +1,53 @@
+/*
+ * config: mailfleet.conf, read once into a struct of values.
+ *
+ * The settings are declared in settings.def. A bad file never half-applies: config_load gives a
+ * whole new struct or nothing. Unknown sections, unknown keys and values out of range are errors
+ * that name the file and the line. The file format is INI, read by inih.
+ */
+#ifndef MAILFLEET_BASE_CONFIG_H
+#define MAILFLEET_BASE_CONFIG_H
+
+#include "base/span.h"
+
+struct config_list {
+    size_t n;
+    const char **v;
+};
+
+typedef const char *config_text;       /* never NULL */
+typedef struct config_list config_list;
+typedef uint64_t config_number;
+typedef uint64_t config_size;          /* octets */
+typedef uint64_t config_time;          /* milliseconds */
+typedef bool config_flag;
+typedef unsigned config_choice;        /* index into the words of the table */
+
+struct config {
+#define S(type, section, key, def, range, help) config_##type section##_##key;
+#include "base/settings.def"
+#undef S
+};
+
+/* Indices of the choice settings that code asks for, in the order of the table's words. */
+enum { BARE_NEWLINE_REJECT, BARE_NEWLINE_NORMALIZE };
+enum { POP3_LOCK_LEASE, POP3_LOCK_NONE };
+enum { PLAINTEXT_LOGIN_TLS, PLAINTEXT_LOGIN_ALWAYS };
+
+/*
+ * Reads a file. On failure *out is untouched and why (at least 256 bytes) holds one line for the
+ * operator: `FILE:LINE: what is wrong`. The caller owns *out.
+ */
+enum err config_load(const char *path, struct config **out, char *why, size_t why_size);
+void config_free(struct config **c);
+
+/* What the manual and the operator's command print, a setting a call. */
+struct config_doc {
+    const char *type, *section, *key, *def, *range, *help;
+};
+/* NULL after the last. */
+const struct config_doc *config_doc(size_t i);
+/* The value in force, as text; out is cut to size. */
+void config_show(const struct config *c, size_t i, char *out, size_t size);
+
+#endif

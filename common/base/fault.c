@@ -1,0 +1,1 @@
+/* fault: see fault.h */

@@ -1,0 +1,40 @@
+/*
+ * fault: named points at which a test can stop the process or make a call fail.
+ *
+ * Armed by the environment variable MAILFLEET_FAULT=NAME[:COUNT]=ACTION[,...], which only builds
+ * with -Dfaults=true read; elsewhere fault_at is nothing at all. kill: SIGKILL to the own process group
+ * at the COUNT-th pass. fail: fault_at returns true, and the caller fails as its header says.
+ * stop: SIGSTOP. COUNT is 1 by default. The names are in this table and nowhere else.
+ */
+#ifndef MAILFLEET_BASE_FAULT_H
+#define MAILFLEET_BASE_FAULT_H
+
+#include <stdbool.h>
+
+#define FAULT_LIST(X)                                                         \
+    X(deliver_file_written, "the file is durable, the commit not yet sent")   \
+    X(deliver_committed, "the commit is acknowledged, the second tombstone not yet set") \
+    X(deliver_before_reply, "all is done, the reply not yet sent")            \
+    X(expunge_committed, "the deletes are committed, the second tombstone not yet set") \
+    X(spool_fsync, "fsync of a message file reports EIO")                     \
+    X(reap_claimed, "the reaper has claimed rows, nothing is unlinked yet")   \
+    X(reap_unlinked, "the reaper has unlinked a file, its row still stands")
+
+enum fault {
+#define X(name, help) FAULT_##name,
+    FAULT_LIST(X)
+#undef X
+    FAULT_COUNT
+};
+
+#ifdef MAILFLEET_FAULTS
+bool fault_at(enum fault f);
+#else
+static inline bool fault_at(enum fault f)
+{
+    (void)f;
+    return false;
+}
+#endif
+
+#endif

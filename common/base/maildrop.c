@@ -1,0 +1,1 @@
+/* maildrop: see maildrop.h */

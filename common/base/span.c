@@ -1,0 +1,1 @@
+/* span: see span.h */

@@ -1,0 +1,1 @@
+/* stats: see stats.h */

@@ -1,0 +1,64 @@
+/*
+ * stats: the block of counters of one worker, and the health it reports.
+ *
+ * The only memory that processes share: the master maps it, each worker writes its own slot with
+ * relaxed atomics, the master's health listener reads all slots. Nothing waits on it, and nothing
+ * in it decides anything.
+ */
+#ifndef MAILFLEET_BASE_STATS_H
+#define MAILFLEET_BASE_STATS_H
+
+#include <stdatomic.h>
+
+#include "base/span.h"
+
+enum stat {
+#define STAT(kind, name, help) STAT_##name,
+#include "base/stats.def"
+#undef STAT
+    STAT_COUNT
+};
+
+struct stat_doc {
+    const char *kind, *name, *help;
+};
+extern const struct stat_doc stat_docs[STAT_COUNT];
+
+#define HEALTH_MAX 32
+#define HEALTH_NAME 48
+#define HEALTH_WHY 120
+
+/* One thing that a worker depends on: "database", "cache", "volume 3". */
+struct health_item {
+    char name[HEALTH_NAME];
+    char why[HEALTH_WHY]; /* empty when all is well */
+    bool ok;
+    bool required; /* not ok makes the node unready */
+};
+
+/* A worker's slot. The health part is guarded by an even/odd sequence number. */
+struct stats {
+    _Atomic uint64_t v[STAT_COUNT];
+    _Atomic uint32_t health_seq;
+    uint32_t health_n;
+    struct health_item health[HEALTH_MAX];
+    _Atomic bool started; /* the worker has reported its health at least once */
+};
+
+/* The slot this process writes to; a private one until stats_use is called. */
+void stats_use(struct stats *slot);
+void stats_add(enum stat s, uint64_t n);
+/* A gauge that falls. */
+void stats_sub(enum stat s, uint64_t n);
+uint64_t stats_get(const struct stats *slot, enum stat s);
+
+/*
+ * Sets one item, adding it at its first mention; NULL or "" as why means that it is well.
+ * health_drop forgets an item (a volume that was removed).
+ */
+void health_set(const char *name, bool required, const char *why);
+void health_drop(const char *name);
+/* A consistent copy of a slot's items; returns how many. */
+size_t health_read(const struct stats *slot, struct health_item out[HEALTH_MAX]);
+
+#endif

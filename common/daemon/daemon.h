@@ -1,0 +1,66 @@
+/*
+ * daemon: what both daemons are around their sessions: start, worker processes, reload, drain,
+ * health.
+ *
+ * The master reads the configuration, binds every socket (one a worker, SO_REUSEPORT), maps the
+ * block of counters, drops root, starts the workers (the same program with --worker), restarts one
+ * that died, and serves /healthz, /readyz and /metrics. A worker has one loop and one store.
+ * SIGTERM: not ready, no new connections, sessions finish up to node.drain_time, exit 0. SIGHUP:
+ * configuration and certificates are read again; the old ones stay if the new are bad.
+ */
+#ifndef MAILFLEET_DAEMON_DAEMON_H
+#define MAILFLEET_DAEMON_DAEMON_H
+
+#include "base/config.h"
+#include "net/conn.h"
+#include "net/tls.h"
+#include "store/store.h"
+
+/* What a session may use; one a worker process, valid until the process ends. */
+struct worker {
+    struct loop *loop;
+    const struct config *config; /* of now; a reload replaces it */
+    struct store *store;
+    struct tls *tls;             /* NULL without a certificate; a reload replaces it */
+    const char *hostname;        /* smtp.hostname, node.name or the host's name */
+    struct list sessions;        /* of struct worker_session.link */
+    size_t session_count;
+    bool draining;               /* end when idle; see drain */
+};
+
+/* What every session embeds, so that the daemon can count, drain and end them. */
+struct worker_session {
+    struct list link;
+    struct worker *worker;
+    char sid[16];                        /* for logs and the ledger, unique on the node */
+    void (*drain)(struct worker_session *); /* the node goes down: end at the next good moment */
+    void (*end)(struct worker_session *);   /* drain_time is over: end now, with a temporary error */
+};
+void worker_session_begin(struct worker_session *s, struct worker *w,
+                          void (*drain)(struct worker_session *),
+                          void (*end)(struct worker_session *));
+void worker_session_end(struct worker_session *s);
+
+/* A group of listening ports: the setting that names them, and what kind they are. */
+struct daemon_port {
+    size_t setting; /* offsetof(struct config, x) of a config_list */
+    bool proxy;     /* a PROXY header is required */
+    bool tls;       /* implicit TLS */
+    int tag;        /* given to accept */
+};
+
+struct daemon_service {
+    const char *name;    /* mailfleet-frontend */
+    const struct daemon_port *ports;
+    size_t n;
+    size_t health;       /* offsetof of the config_text with the health address */
+    /* A conn that is ready to talk; it is the callee's. Over node.max_sessions refused is set:
+       answer with a temporary error and close. */
+    void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);
+};
+
+/* The whole life of the process: returns main's exit code. Reads --config, --check, --version,
+ * --help. */
+int daemon_main(int argc, char **argv, const struct daemon_service *s);
+
+#endif

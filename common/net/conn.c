@@ -1,0 +1,1 @@
+/* conn: see conn.h */

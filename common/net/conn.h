@@ -1,0 +1,77 @@
+/*
+ * conn: one peer: a TCP connection with an optional TLS filter. Knows no protocol.
+ *
+ * It owns the uv handles and the TLS state and tells its owner events; each is posted from the
+ * loop, never from inside a conn_* call. The owner takes bytes out of conn_in and puts bytes into
+ * conn_out; conn_flush sends them. Reading pauses by itself while conn_in is full, so a peer can't
+ * make it grow. One owner: whoever was given it by the listener; conn_close hands it back.
+ */
+#ifndef MAILFLEET_NET_CONN_H
+#define MAILFLEET_NET_CONN_H
+
+#include "base/buffer.h"
+#include "net/loop.h"
+#include "net/netaddr.h"
+#include "net/tls.h"
+
+struct conn;
+
+enum conn_event {
+    CONN_DATA,     /* conn_in has grown */
+    CONN_DRAINED,  /* all of conn_out went to the kernel after a conn_flush that could not finish */
+    CONN_TLS_UP,   /* the handshake that conn_start_tls began is done */
+    CONN_EOF,      /* the peer sends no more, or the connection broke; conn_in may still hold bytes */
+    CONN_DEADLINE, /* the deadline has passed */
+    CONN_CLOSED    /* the last event: everything is given back, the conn is gone after return */
+};
+
+typedef void conn_fn(void *owner, struct conn *c, enum conn_event ev);
+
+#define CONN_IN_LIMIT (64 * 1024)
+#define CONN_OUT_LIMIT (4 * 1024 * 1024)
+
+/* Sets who hears the events; until then they wait. */
+void conn_own(struct conn *c, conn_fn *fn, void *owner);
+
+struct buf *conn_in(struct conn *c);
+struct buf *conn_out(struct conn *c);
+/* To be called after taking bytes out of conn_in: reading goes on if it had paused. */
+void conn_taken(struct conn *c);
+/* Stops and resumes reading; CONN_EOF by a reset is still told. A new conn reads. */
+void conn_read(struct conn *c, bool on);
+
+/*
+ * Sends conn_out. True: all of it is with the kernel (or the peer is gone: CONN_EOF follows).
+ * False: CONN_DRAINED will come. What is added meanwhile goes too.
+ */
+bool conn_flush(struct conn *c);
+
+/* An absolute time of loop_now; 0 turns it off. Bytes that arrive do not move it. */
+void conn_deadline(struct conn *c, uint64_t at);
+
+/*
+ * Begins TLS as a server. conn_in must be empty (else ERR_INVALID: the peer sent plain text behind
+ * its STARTTLS); what is in conn_out is sent first, in plain text. A handshake that fails is told
+ * as CONN_EOF. The conn takes a reference of its own.
+ */
+enum err conn_start_tls(struct conn *c, struct tls *t);
+bool conn_tls(const struct conn *c);
+/* `TLSv1.3 TLS_AES_256_GCM_SHA384`, empty without TLS; for Received: and logs. */
+const char *conn_tls_text(const struct conn *c);
+
+/* The client (behind a PROXY header: the one that it names). */
+const struct sockaddr *conn_peer(const struct conn *c);
+/* The address it connected to, by the same rule. */
+const struct sockaddr *conn_local(const struct conn *c);
+
+/*
+ * Sends what is in conn_out, as far as the peer takes it within linger_ms, then closes; 0 closes
+ * at once. Only CONN_CLOSED is told after this. Nulls the handle.
+ */
+void conn_close(struct conn **c, uint64_t linger_ms);
+
+/* For the listener: a conn of an accepted socket, which it owns from now on. */
+struct conn *conn_open(struct loop *l, uv_os_sock_t fd);
+void conn_set_addresses(struct conn *c, const struct sockaddr *peer, const struct sockaddr *local);
+
+#endif

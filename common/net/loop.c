@@ -1,0 +1,1 @@
+/* loop: see loop.h */

@@ -1,0 +1,1 @@
+/* netaddr: see netaddr.h */

@@ -1,0 +1,1 @@
+/* proxy: see proxy.h */

@@ -1,0 +1,1 @@
+/* dot: see dot.h */

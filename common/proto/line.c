@@ -1,0 +1,1 @@
+/* line: see line.h */

@@ -1,0 +1,96 @@
+/*
+ * cache: memcached as a hint (libmemcached in a worker of its own), and the protocol that keeps
+ * it from ever showing an old list.
+ *
+ * A key is absent, a placeholder, a tombstone, or a sealed value. Readers fill by add + cas,
+ * writers set a tombstone before and after their commit and never clear it; ARCHITECTURE.md has
+ * the argument and tests/ the model. Losing, restarting, corrupting or forging the cache costs
+ * time and nothing else: every fault reads as a miss that must not be filled.
+ *
+ * libmemcached blocks, so all its calls are made by one thread; the calls of a loop turn are
+ * batched into multi-gets. A breaker for each server skips one that did not answer, since the
+ * library would pay the full time-out each call.
+ */
+#ifndef MAILFLEET_STORE_CACHE_H
+#define MAILFLEET_STORE_CACHE_H
+
+#include "base/config.h"
+#include "net/loop.h"
+#include "net/op.h"
+#include "store/seal.h"
+
+struct cache;
+
+struct cache_options {
+    const struct config_list *servers; /* none: every read is a miss without fill */
+    uint64_t timeout_ms;
+    uint64_t list_ttl_ms, account_ttl_ms, tombstone_ttl_ms;
+    const struct seal *seal;           /* borrowed for the cache's life */
+};
+
+struct cache *cache_open(struct loop *l, const struct cache_options *o);
+void cache_close(struct cache **c);
+
+/*
+ * Part of every key. To be set when the database tells another one (a fail-over or a restore may
+ * make versions go back): everything cached before is out of reach from then on.
+ */
+void cache_set_epoch(struct cache *c, uint64_t epoch);
+uint64_t cache_epoch(const struct cache *c);
+
+enum cache_kind {
+    CACHE_ADDRESS,  /* an entry (directory.h), by canonical address */
+    CACHE_LIST,     /* a listing, by mailbox_id */
+    CACHE_VERIFIED  /* the keyed hash of a password that was right, by mailbox_id; plain get and put */
+};
+
+struct cache_key {
+    enum cache_kind kind;
+    uint64_t mailbox_id;
+    struct span address; /* CACHE_ADDRESS; borrowed for the call */
+};
+
+/* The right to store what the reader is about to read from the database. A value; no clean-up. */
+struct cache_fill {
+    bool allowed;
+    uint64_t cas;
+    uint64_t epoch;
+};
+
+struct cache_reply {
+    bool hit;
+    struct span value;      /* unsealed; borrowed until done returns */
+    struct cache_fill fill; /* of a miss */
+};
+typedef void cache_get_fn(void *arg, const struct cache_reply *r);
+
+/* Absent: the placeholder is added and the fill is allowed. Anything else: as section 13 says. */
+struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg);
+/* Stores a value under its fill; nothing if that is not allowed. Copies; does not wait. */
+void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fill *f,
+               struct span value);
+/* CACHE_VERIFIED only: sets it, whatever was there. */
+void cache_set(struct cache *c, const struct cache_key *k, struct span value);
+
+/*
+ * Sets tombstones; done is called when each is set or has been given up for now, within the
+ * time-out; those are retried in the background until their life is over. OK: all are set.
+ */
+typedef void cache_done_fn(void *arg, enum err e);
+struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
+                           cache_done_fn *done, void *arg);
+
+/*
+ * The lease of a mailbox: RFC 1939's exclusive access. Gone by itself within LEASE_LIFE when its
+ * node dies; renewed here while it is held. OK and a lease; BUSY: somebody else holds it; TEMP:
+ * no cache, no lease, and no harm: the session goes on without (*lease is NULL).
+ */
+#define LEASE_LIFE_MS 30000
+struct lease;
+typedef void cache_lease_fn(void *arg, enum err e, struct lease *lease);
+/* A cancelled op gives back the lease that it may have won. */
+struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, cache_lease_fn *done, void *arg);
+/* Free for others at once; does not wait. May be called with *lease NULL. */
+void cache_lease_drop(struct cache *c, struct lease **lease);
+
+#endif

@@ -1,0 +1,53 @@
+/*
+ * directory: what an address leads to, and its form in the cache.
+ *
+ * One entry an address, as USER and RCPT look it up. An entry is a value without pointers into
+ * anything else: it is read from the database or out of a sealed cache value.
+ */
+#ifndef MAILFLEET_STORE_DIRECTORY_H
+#define MAILFLEET_STORE_DIRECTORY_H
+
+#include "base/buffer.h"
+
+enum entry_kind {
+    ENTRY_NONE,    /* no such address */
+    ENTRY_MAILBOX, /* an account's own address */
+    ENTRY_ALIAS,   /* other addresses: targets */
+    ENTRY_DOMAIN   /* `@domain`: a domain of ours; targets is its catch-all, mostly empty */
+};
+
+enum account_state { ACCOUNT_ACTIVE, ACCOUNT_SUSPENDED };
+
+/* Whether a mailbox can take a message; deliver() of deploy/schema answers with these numbers. */
+enum room {
+    ROOM_OK,
+    ROOM_OVER_QUOTA, /* a later try may find room */
+    ROOM_TOO_LARGE,  /* larger than this mailbox ever takes */
+    ROOM_GONE,       /* no such mailbox any more */
+    ROOM_SUSPENDED
+};
+
+#define PASSWORD_HASH_MAX 383 /* CRYPT_OUTPUT_SIZE less its NUL */
+#define ENTRY_TARGETS_MAX 1000
+
+struct entry {
+    enum entry_kind kind;
+    uint64_t mailbox_id;
+    enum account_state state;
+    uint64_t max_octets;    /* quota; 0 is none */
+    uint64_t max_messages;  /* 0 is none */
+    uint64_t max_size;      /* of one message; 0 is the fleet's limit */
+    char hash[PASSWORD_HASH_MAX + 1]; /* crypt(3); empty: no login */
+    size_t n;               /* targets */
+    char **targets;         /* canonical addresses; owned */
+};
+
+struct entry *entry_new(enum entry_kind kind);
+void entry_add_target(struct entry *e, struct span addr);
+void entry_free(struct entry **e);
+
+/* The cached form. ERR_CORRUPT for anything that entry_encode did not write. */
+void entry_encode(const struct entry *e, struct buf *out);
+enum err entry_decode(struct span in, struct entry **out);
+
+#endif

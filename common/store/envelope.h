@@ -1,0 +1,58 @@
+/*
+ * envelope: the readable block in front of each message file, and the file's path.
+ *
+ *   mailfleet 1
+ *   id: <id>
+ *   time: <RFC 3339, ms>
+ *   from: <reverse-path>
+ *   to: <mailbox id> <address>      (a line a recipient)
+ *   size: <octets of the message, 20 digits>
+ *   sha256: <64 hex digits>
+ *   (an empty line)
+ *
+ * Lines end with LF. It is never served. size and sha256 have fixed places, counted from the end
+ * of the block, and are dashes until a streamed message is complete: a file that still has them
+ * was never accepted. Bytes only; no I/O.
+ */
+#ifndef MAILFLEET_STORE_ENVELOPE_H
+#define MAILFLEET_STORE_ENVELOPE_H
+
+#include "base/buffer.h"
+#include "base/blob_id.h"
+
+#define ENVELOPE_SHA256_HEX 64
+
+struct envelope_recipient {
+    uint64_t mailbox_id;
+    struct span address;
+};
+
+struct envelope {
+    struct blob_id id;
+    struct span reverse_path;
+    const struct envelope_recipient *to;
+    size_t n;
+    bool complete;       /* size and sha256 are known */
+    uint64_t size;
+    char sha256[ENVELOPE_SHA256_HEX + 1];
+};
+
+/* Appends the block. Control characters in an address are ERR_INVALID: addresses have none. */
+enum err envelope_write(const struct envelope *e, struct buf *out);
+/* The last octets of the block of a complete message, to be written over the dashes. */
+#define ENVELOPE_TAIL (6 + 20 + 1 + 8 + ENVELOPE_SHA256_HEX + 1 + 1)
+void envelope_tail(uint64_t size, const char sha256[ENVELOPE_SHA256_HEX + 1],
+                   char out[ENVELOPE_TAIL + 1]);
+
+/* True if the file that begins with head is the one of this id. */
+bool envelope_is(struct span head, const struct blob_id *id);
+
+/* A parsed block: spans point into in. to is an array that envelope_parsed_fini frees. */
+enum err envelope_parse(struct span in, struct envelope *out, struct envelope_recipient **to,
+                        size_t *skip);
+
+/* `<YYYYMMDD>/<hash>/<id>`, relative to the volume; and how many octets name the directory. */
+#define SPOOL_PATH_MAX 64
+size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH_MAX]);
+
+#endif

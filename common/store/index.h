@@ -1,0 +1,89 @@
+/*
+ * index: the pointers, counters, addresses and the ledger in PostgreSQL: every statement of the
+ * mail path, as asynchronous calls. All SQL that a daemon sends is in index.c; what it calls is in
+ * deploy/schema. Policy (cache, retries, who may) is store's.
+ *
+ * Spans and arrays given to a call are copied. Results are borrowed until done returns, unless a
+ * comment says that they are the callee's. Errors as in pg.h.
+ */
+#ifndef MAILFLEET_STORE_INDEX_H
+#define MAILFLEET_STORE_INDEX_H
+
+#include "base/maildrop.h"
+#include "store/directory.h"
+#include "store/pg.h"
+#include "store/spool.h"
+
+struct index_options {
+    const char *url;
+    unsigned read_connections, write_connections;
+    uint64_t timeout_ms;
+    /* The database's epoch: changes with a fail-over, a restore and `mailfleet epoch`. */
+    void (*on_epoch)(void *arg, uint64_t epoch);
+    void *arg;
+};
+
+struct index;
+struct index *index_open(struct loop *l, const struct index_options *o);
+void index_close(struct index **ix);
+bool index_ready(const struct index *ix);
+
+/* Entries for n canonical addresses (or `@domain`), in their order; ENTRY_NONE where unknown.
+ * entries[i] is the callee's if it nulls it. */
+typedef void index_lookup_fn(void *arg, enum err e, struct entry **entries, size_t n);
+struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n,
+                        index_lookup_fn *done, void *arg);
+
+/* The maildrop, version and pointers in one snapshot; NOTFOUND: no such mailbox. *m is the
+ * callee's if it nulls it. */
+typedef void index_list_fn(void *arg, enum err e, struct maildrop **m);
+struct op *index_list(struct index *ix, uint64_t mailbox_id, index_list_fn *done, void *arg);
+
+/* Whether a message of this size has room now: counters against limits, in the order given. */
+typedef void index_room_fn(void *arg, enum err e, const enum room *room, size_t n);
+struct op *index_room(struct index *ix, const uint64_t *mailboxes, size_t n, uint64_t size,
+                      index_room_fn *done, void *arg);
+
+/*
+ * One transaction: the pointer p for each mailbox, counters and quotas; mailboxes are locked in
+ * ascending order. all_or_nothing (SMTP): one that has no room fails the whole with LIMIT, and
+ * nothing is committed. Else (LMTP): room[i] tells for each; when at least one got it, the rest
+ * of a shared file's count becomes ledger rows. UNCERTAIN: ask index_delivered.
+ * grace_ms: for those ledger rows.
+ */
+struct op *index_deliver(struct index *ix, const struct pointer *p, struct span handle,
+                         const uint64_t *mailboxes, size_t n, bool all_or_nothing,
+                         uint64_t grace_ms, index_room_fn *done, void *arg);
+
+/*
+ * Whether a delivery committed: waits for the mailbox's row, then looks for the id in its pointers
+ * and ledger. OK: it did. NOTFOUND: it did not.
+ */
+typedef void index_done_fn(void *arg, enum err e);
+struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct blob_id *id,
+                           index_done_fn *done, void *arg);
+
+/*
+ * Moves pointers to the ledger, by (seq, id): a seq alone could name another message after a
+ * restore. What is not there any more is no error. by: who, for the ledger, e.g. `pop3 <sid>`.
+ */
+struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
+                         const size_t *which, size_t n, uint64_t grace_ms, struct span by,
+                         index_done_fn *done, void *arg);
+
+/* A file that was begun and given up: a ledger row, so that the reaper removes it after grace. */
+struct op *index_discard(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
+                         uint64_t grace_ms, struct span by, index_done_fn *done, void *arg);
+
+/* Does this pointer still stand? OK, NOTFOUND, or a fault. */
+struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
+                     index_done_fn *done, void *arg);
+
+/* All volumes. */
+typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);
+struct op *index_volumes(struct index *ix, index_volumes_fn *done, void *arg);
+
+/* For the operator's command and the node table: other batches on the same connections. */
+struct pg *index_pg(struct index *ix);
+
+#endif

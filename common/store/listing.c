@@ -1,0 +1,1 @@
+/* listing: see listing.h */

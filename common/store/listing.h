@@ -1,0 +1,18 @@
+/*
+ * listing: the cached form of a maildrop.
+ *
+ * Compact and versioned: 32 octets a message and what is imported behind it. The decoder trusts
+ * nothing but the seal: every length is checked.
+ */
+#ifndef MAILFLEET_STORE_LISTING_H
+#define MAILFLEET_STORE_LISTING_H
+
+#include "base/buffer.h"
+#include "base/maildrop.h"
+
+/* ERR_LIMIT: larger than out may grow. */
+enum err listing_encode(const struct maildrop *m, struct buf *out);
+/* ERR_CORRUPT for anything that listing_encode did not write. The caller owns *out. */
+enum err listing_decode(struct span in, struct maildrop **out);
+
+#endif

@@ -1,0 +1,1 @@
+/* login: see login.h */

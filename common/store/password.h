@@ -1,0 +1,30 @@
+/*
+ * password: crypt(3) in a worker pool, so that hashing never blocks the loop.
+ *
+ * yescrypt and every imported scheme are libxcrypt's. An account that does not exist is checked
+ * against a dummy hash, so that it takes the same time as one that does.
+ */
+#ifndef MAILFLEET_STORE_PASSWORD_H
+#define MAILFLEET_STORE_PASSWORD_H
+
+#include "base/span.h"
+#include "net/op.h"
+#include "net/pool.h"
+
+struct password;
+
+struct password *password_open(struct loop *l, unsigned threads, unsigned queue);
+void password_close(struct password **p);
+
+/* OK: right. DENIED: wrong. LIMIT: too many are waiting. TEMP: could not be told. */
+typedef void password_fn(void *arg, enum err e);
+/* hash empty: the dummy is checked and the answer is DENIED. The copy of the secret is wiped. */
+struct op *password_check(struct password *p, struct span secret, const char *hash,
+                          password_fn *done, void *arg);
+
+/* Blocking, for the operator's command: a new hash under a crypt(3) prefix such as "$y$". */
+enum err password_hash(struct span secret, const char *prefix, char *out, size_t size);
+/* Whether text is a hash that crypt(3) here can check. */
+bool password_hash_valid(const char *text);
+
+#endif

@@ -1,0 +1,103 @@
+/*
+ * store: the mail store as a session sees it. Policy lives here: cache before database, tombstones
+ * around every commit, what an unknown outcome means, who may log in. It has no SQL, no file call
+ * and no memcached call of its own: index, spool and cache have.
+ *
+ * Every call is an op (net/op.h) or an object with one owner; completion is posted, never inline.
+ * Errors never lie (promise 6): NOTFOUND and DENIED are answers, everything a fault causes is
+ * TEMP, and an outcome that is not known is never reported as one.
+ */
+#ifndef MAILFLEET_STORE_STORE_H
+#define MAILFLEET_STORE_STORE_H
+
+#include "base/config.h"
+#include "base/maildrop.h"
+#include "net/loop.h"
+#include "net/op.h"
+#include "store/directory.h"
+#include "store/spool.h"
+
+struct store;
+
+/* Opens everything the configuration names. On failure why holds one line. */
+enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
+                    size_t why_size);
+/* No op may be open. */
+void store_close(struct store **s);
+
+/* --- login (common/store/login.c) ----------------------------------------------------------- */
+
+struct lease;
+
+struct login {
+    struct maildrop *maildrop; /* the callee's if it nulls it */
+    struct lease *lease;       /* the callee's; NULL without */
+};
+/*
+ * OK. DENIED: unknown, suspended or wrong password, all alike and after the same time. BUSY:
+ * another session holds the mailbox. LIMIT: too many logins are waiting. Else TEMP.
+ */
+typedef void store_login_fn(void *arg, enum err e, struct login *l);
+/* user and password are copied; the copy of the password is wiped. */
+struct op *store_login(struct store *s, struct span user, struct span password,
+                       store_login_fn *done, void *arg);
+void store_lease_drop(struct store *s, struct lease **lease);
+
+/* --- reading and deleting (common/store/store.c) ---------------------------------------------- */
+
+struct store_reader;
+/* As spool_read_fn. NOTFOUND only when the database agrees that the message is gone. */
+typedef void store_read_fn(void *arg, enum err e, struct span piece, bool last);
+struct store_reader *store_read(struct store *s, const struct maildrop *m, size_t i,
+                                store_read_fn *fn, void *arg);
+void store_read_next(struct store_reader *r);
+void store_read_close(struct store_reader **r);
+
+typedef void store_done_fn(void *arg, enum err e);
+/* Moves the messages to the ledger: OK, or TEMP with none known to be moved. by: for the ledger. */
+struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t *which, size_t n,
+                         struct span by, store_done_fn *done, void *arg);
+
+/* --- delivery (common/store/delivery.c) ------------------------------------------------------- */
+
+/* What n canonical addresses lead to, in their order; entries[i] is the callee's if it nulls it.
+ * `@domain` asks for the domain. e is OK or TEMP. */
+typedef void store_lookup_fn(void *arg, enum err e, struct entry **entries, size_t n);
+struct op *store_lookup(struct store *s, const struct span *addresses, size_t n,
+                        store_lookup_fn *done, void *arg);
+
+/* Is there room for a message of size octets (0: any)? Asks the database. */
+typedef void store_room_fn(void *arg, enum err e, const enum room *room, size_t n);
+struct op *store_room(struct store *s, const uint64_t *mailboxes, size_t n, uint64_t size,
+                      store_room_fn *done, void *arg);
+
+struct delivery;
+
+enum delivery_event {
+    DELIVERY_READY, /* delivery_append may go on */
+    DELIVERY_DONE   /* the last event; the delivery is gone after return */
+};
+/*
+ * DONE: e is OK when the file is durable and the pointers are committed; room[i] then tells about
+ * mailbox i (with all_or_nothing all are ROOM_OK). LIMIT: all_or_nothing and one had no room,
+ * which room[] tells. Else TEMP: nothing was accepted. n is the number of mailboxes.
+ */
+typedef void delivery_fn(void *arg, enum delivery_event ev, enum err e, const enum room *room,
+                         size_t n);
+
+/* Begins a message for n different mailboxes (checked). Everything is copied. */
+enum err delivery_open(struct store *s, struct span reverse_path,
+                       const struct envelope_recipient *to, size_t n, bool all_or_nothing,
+                       delivery_fn *fn, void *arg, struct delivery **out);
+const struct blob_id *delivery_id(const struct delivery *d);
+/* False: wait for DELIVERY_READY before the next. All of it is copied, always. */
+bool delivery_append(struct delivery *d, struct span octets);
+/* DELIVERY_DONE follows. */
+void delivery_commit(struct delivery *d);
+/*
+ * Gives it up; nulls it; no event follows. After delivery_commit it only detaches: the message may
+ * still be accepted, as after any lost connection. May be called with *d NULL.
+ */
+void delivery_abort(struct delivery **d);
+
+#endif

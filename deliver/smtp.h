@@ -1,0 +1,122 @@
+/*
+ * smtp: the ESMTP and LMTP server as an engine without I/O (RFC 5321, 2033, 1870, 2034, 2920,
+ * 3207, 6152, 6531).
+ *
+ * smtp_step eats bytes, appends replies and returns one action by value. The action stays open
+ * until it is answered; no input is eaten meanwhile, so the order of pipelined commands and
+ * backpressure follow by themselves. The engine has no clock, no socket, no file. LMTP is a mode:
+ * LHLO instead of EHLO and one reply a recipient after the data. One owner: the session.
+ *
+ *   action       answered by                 meaning
+ *   NEED_INPUT   more bytes                  nothing to do
+ *   FLUSH        smtp_step once out drained  out is full
+ *   STARTTLS     smtp_tls_answer             220 is in out: send it, then negotiate
+ *   RCPT         smtp_rcpt_answer            who is this recipient?
+ *   DATA_BEGIN   smtp_data_answer            open a delivery; 354 follows an OK
+ *   DATA         smtp_step once taken        a piece of the message, decoded
+ *   DATA_END     smtp_end_answer             commit; the reply is the peer's receipt
+ *   RESET        smtp_step                   forget the transaction (RSET, EHLO, a refused message)
+ *   CLOSE        -                           send what is in out, then close
+ */
+#ifndef MAILFLEET_DELIVER_SMTP_H
+#define MAILFLEET_DELIVER_SMTP_H
+
+#include "address.h"
+#include "base/buffer.h"
+
+#define SMTP_CLOSE_LIST(X)                                 \
+    X(QUIT, "quit")                                        \
+    X(ERRORS, "too many errors")
+
+enum smtp_close {
+#define X(name, text) SMTP_CLOSE_##name,
+    SMTP_CLOSE_LIST(X)
+#undef X
+};
+const char *smtp_close_text(enum smtp_close c);
+
+enum smtp_action_kind {
+    SMTP_NEED_INPUT,
+    SMTP_FLUSH,
+    SMTP_STARTTLS,
+    SMTP_RCPT,
+    SMTP_DATA_BEGIN,
+    SMTP_DATA,
+    SMTP_DATA_END,
+    SMTP_RESET,
+    SMTP_CLOSE
+};
+
+struct smtp_action {
+    enum smtp_action_kind kind;
+    union {
+        const struct address *rcpt; /* borrowed until the answer */
+        struct span data;           /* borrowed until the next smtp_step */
+        enum smtp_close close;
+    } u;
+};
+
+struct smtp_options {
+    bool lmtp;
+    bool tls_offered;
+    bool normalize_newlines; /* else a bare CR or LF makes the message 550 5.6.0 */
+    uint64_t max_size;       /* octets, announced by SIZE */
+    unsigned max_recipients;
+    unsigned max_received;
+    unsigned max_errors;
+    const char *hostname;    /* borrowed for the engine's life */
+};
+
+struct smtp; /* opaque */
+
+struct smtp *smtp_new(const struct smtp_options *o);
+void smtp_free(struct smtp **s);
+
+void smtp_greet(struct smtp *s, struct buf *out);
+/* A refusal in place of a greeting: `421 4.3.2 text`. */
+void smtp_refuse(const struct smtp_options *o, struct span text, struct buf *out);
+
+#define SMTP_OUT_MIN 4096
+/* Eats from *in; out needs SMTP_OUT_MIN octets of room, else the action is FLUSH. */
+struct smtp_action smtp_step(struct smtp *s, struct span *in, struct buf *out);
+
+/* TLS is up: the peer must greet again (RFC 3207, section 4.2). */
+void smtp_tls_answer(struct smtp *s);
+
+/*
+ * What became of a recipient or a message. Each value is one reply; the table is in smtp.c.
+ *
+ *   value        reply               RCPT  end of data
+ */
+enum smtp_verdict {
+    SMTP_OK,           /* 250 2.1.5 / 250 2.0.0 */
+    SMTP_UNKNOWN,      /* 550 5.1.1 no such mailbox */
+    SMTP_NO_RELAY,     /* 550 5.7.1 not a domain of ours */
+    SMTP_SUSPENDED,    /* 550 5.2.1 mailbox is disabled */
+    SMTP_OVER_QUOTA,   /* 452 4.2.2 mailbox is full */
+    SMTP_TOO_LARGE,    /* 552 5.3.4 larger than this mailbox takes */
+    SMTP_TOO_MANY,     /* 452 4.5.3 too many recipients (an alias that grows too large) */
+    SMTP_FAULT         /* 451 4.3.0 try again */
+};
+
+void smtp_rcpt_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
+
+/* OK: 354, go on. Else the refusal in its place; the transaction is over. */
+void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
+
+/*
+ * SMTP: one verdict (n = 1). LMTP: one for each recipient that RCPT answered with OK, in their
+ * order (checked). text is put behind a 250, the id of the message say; may be empty.
+ */
+void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struct span text,
+                     struct buf *out);
+
+/* Of the open transaction; for the envelope and Received: (RFC 5321, section 4.4). */
+const struct address *smtp_reverse_path(const struct smtp *s);
+struct span smtp_helo(const struct smtp *s); /* what the peer called itself; empty before EHLO */
+bool smtp_esmtp(const struct smtp *s);       /* greeted with EHLO or LHLO */
+bool smtp_utf8(const struct smtp *s);        /* MAIL said SMTPUTF8 */
+bool smtp_tls(const struct smtp *s);
+uint64_t smtp_declared_size(const struct smtp *s); /* MAIL's SIZE=, 0 when not given */
+
+#endif

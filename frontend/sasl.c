@@ -1,0 +1,1 @@
+/* sasl: see sasl.h */

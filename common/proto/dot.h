@@ -37,11 +37,11 @@ void dot_encode_init(struct dot_encoder *e);
 void dot_encode_top_init(struct dot_encoder *e, uint64_t n);
 /*
  * Appends a piece of the message to out, stuffed; a line that starts with a dot gets another one.
- * False when TOP has all it wants: the rest of the message is not needed. ERR_LIMIT can't happen:
- * out needs room for twice the piece (checked).
+ * False when TOP has all it wants: the rest of the message is not needed. It can't fail: out needs
+ * room for twice the piece (checked).
  */
 bool dot_encode(struct dot_encoder *e, struct span piece, struct buf *out);
-/* The end: CRLF when the message did not end in one, then the terminator. */
+/* The end: CRLF when the message did not end in one, then the terminator; at most 5 octets. */
 void dot_encode_end(struct dot_encoder *e, struct buf *out);
 
 #endif

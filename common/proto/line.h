@@ -2,7 +2,7 @@
  * line: cuts a stream of bytes into command lines (RFC 5321, section 2.3.8; RFC 1939, section 3).
  *
  * A value embedded in an engine. It eats whatever it is given, in any split, and never keeps more
- * than LINE_MAX octets. A line ends with CRLF or, as clients in the field send it, with a bare LF;
+ * than LINE_MAX_OCTETS. A line ends with CRLF or, as clients in the field send it, with a bare LF;
  * a longer line is eaten to its end and reported once as ERR_LIMIT, so that nothing in it can be
  * taken for a command.
  */

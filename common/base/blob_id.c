@@ -1,1 +1,76 @@
-/* blob_id: see blob_id.h */
+/*
+ * blob_id: making an id and its text, and reading it back.
+ *
+ * Values only; no memory, no clock and no source of randomness. Both the bytes and the characters
+ * are big-endian, which is what makes ids, their texts and their times sort alike.
+ */
+#include "base/blob_id.h"
+
+/* Crockford's base32 in lower case: no i, l, o or u. In ASCII order, so that texts sort. */
+static const char alphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
+
+enum { TIME_BYTES = 6 };
+
+struct blob_id blob_id_make(uint64_t unix_ms, const uint8_t random[10])
+{
+    struct blob_id id;
+    for (size_t i = 0; i < TIME_BYTES; i++) {
+        id.b[i] = (uint8_t)(unix_ms >> (8 * (TIME_BYTES - 1 - i)));
+    }
+    memcpy(id.b + TIME_BYTES, random, BLOB_ID_SIZE - TIME_BYTES);
+    return id;
+}
+
+uint64_t blob_id_time(const struct blob_id *id)
+{
+    uint64_t ms = 0;
+    for (size_t i = 0; i < TIME_BYTES; i++) {
+        ms = ms << 8 | id->b[i];
+    }
+    return ms;
+}
+
+/* 26 characters hold 130 bits: two zero bits come first, so the first character is 0 to 7. */
+void blob_id_text(const struct blob_id *id, char out[BLOB_ID_CHARS + 1])
+{
+    uint32_t acc = 0;
+    unsigned bits = 2;
+    for (size_t i = 0; i < BLOB_ID_SIZE; i++) {
+        acc = acc << 8 | id->b[i];
+        for (bits += 8; bits >= 5;) {
+            bits -= 5;
+            *out++ = alphabet[acc >> bits & 31];
+        }
+    }
+    *out = '\0';
+}
+
+enum err blob_id_parse(struct span s, struct blob_id *out)
+{
+    struct blob_id id;
+    uint32_t acc = 0;
+    unsigned bits = 0;
+    size_t n = 0;
+    if (s.n != BLOB_ID_CHARS) {
+        return ERR_INVALID;
+    }
+    for (size_t i = 0; i < s.n; i++) {
+        const char *at = memchr(alphabet, s.p[i], sizeof alphabet - 1);
+        if (!at || (i == 0 && at - alphabet > 7)) {
+            return ERR_INVALID;
+        }
+        acc = acc << 5 | (uint32_t)(at - alphabet);
+        bits += i == 0 ? 3 : 5;
+        if (bits >= 8) {
+            bits -= 8;
+            id.b[n++] = (uint8_t)(acc >> bits);
+        }
+    }
+    *out = id;
+    return ERR_OK;
+}
+
+bool blob_id_eq(const struct blob_id *a, const struct blob_id *b)
+{
+    return memcmp(a->b, b->b, BLOB_ID_SIZE) == 0;
+}

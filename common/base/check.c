@@ -1,1 +1,39 @@
-/* check: see check.h */
+/*
+ * check: the end of a process that has met a bug of its own, and allocation that does not fail.
+ *
+ * Owns nothing: what mem_* return is the caller's. The last words go straight to standard error,
+ * as plain text and without allocation, because the state of everything else is in doubt.
+ */
+#include "base/check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void check_failed(const char *what, const char *file, int line)
+{
+    fprintf(stderr, "%s:%d: check failed: %s\n", file, line, what);
+    abort();
+}
+
+/* Sizes of 0 are asked for as 1, so that NULL always means that memory is out. */
+void *mem_new(size_t n, size_t size)
+{
+    void *p = calloc(n ? n : 1, size ? size : 1);
+    CHECK(p != NULL);
+    return p;
+}
+
+void *mem_grow(void *p, size_t n, size_t size)
+{
+    p = reallocarray(p, n ? n : 1, size ? size : 1);
+    CHECK(p != NULL);
+    return p;
+}
+
+char *mem_strdup(const char *s)
+{
+    char *p = strdup(s);
+    CHECK(p != NULL);
+    return p;
+}

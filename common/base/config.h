@@ -20,7 +20,6 @@ typedef struct config_list config_list;
 typedef uint64_t config_number;
 typedef uint64_t config_size;          /* octets */
 typedef uint64_t config_time;          /* milliseconds */
-typedef bool config_flag;
 typedef unsigned config_choice;        /* index into the words of the table */
 
 struct config {

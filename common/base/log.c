@@ -1,1 +1,176 @@
-/* log: see log.h */
+/*
+ * log: puts a line together on the stack and writes it at once.
+ *
+ * Owns no memory but the level and a borrowed node name, both set at start. A line fits in
+ * PIPE_BUF, so that lines of several workers on one pipe never mix. It keeps no file, rotates
+ * nothing and has no memory of lost lines: standard error belongs to the service manager.
+ */
+#include "base/log.h"
+
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { VALUE_MAX = 256 };
+
+static const char *const level_names[] = { "debug", "info", "warn", "error" };
+
+static _Atomic enum log_level lowest = LOG_INFO;
+static const char *node;
+
+/* A line being built; `full` once something did not fit, and nothing is added after that. */
+struct text {
+    char mem[PIPE_BUF];
+    size_t n;
+    bool full;
+};
+
+bool log_enabled(enum log_level level)
+{
+    return level >= atomic_load_explicit(&lowest, memory_order_relaxed);
+}
+
+void log_set_level(enum log_level level)
+{
+    atomic_store_explicit(&lowest, level, memory_order_relaxed);
+}
+
+void log_set_node(const char *name)
+{
+    node = name;
+}
+
+enum err log_level_parse(struct span s, enum log_level *out)
+{
+    for (size_t i = 0; i < sizeof level_names / sizeof *level_names; i++) {
+        if (span_eq(s, span_str(level_names[i]))) {
+            *out = (enum log_level)i;
+            return ERR_OK;
+        }
+    }
+    return ERR_INVALID;
+}
+
+/* What is put behind the last field that fits when one does not. */
+#define CUT_MARK SPAN(" cut=yes\n")
+
+static void put(struct text *t, struct span s)
+{
+    if (t->full || s.n > sizeof t->mem - CUT_MARK.n - t->n) {
+        t->full = true;
+    } else if (s.n) {
+        memcpy(t->mem + t->n, s.p, s.n);
+        t->n += s.n;
+    }
+}
+
+static void put_str(struct text *t, const char *s)
+{
+    put(t, span_str(s));
+}
+
+static bool plain(struct span s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] <= ' ' || s.p[i] > '~' || strchr("\"\\=", s.p[i])) {
+            return false;
+        }
+    }
+    return s.n > 0;
+}
+
+/* Between quotes: printable ASCII as it is, all else as \xHH, so that one line stays one line. */
+static void put_quoted(struct text *t, struct span s)
+{
+    static const char hex[] = "0123456789abcdef";
+    put(t, SPAN("\""));
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        char code[] = { '\\', 'x', hex[c >> 4], hex[c & 15] };
+        if (c < ' ' || c > '~') {
+            put(t, span_of(code, sizeof code));
+        } else {
+            if (c == '"' || c == '\\') {
+                put(t, SPAN("\\"));
+            }
+            put(t, span_of(&s.p[i], 1));
+        }
+    }
+    put(t, SPAN("\""));
+}
+
+static void put_value(struct text *t, struct span s)
+{
+    bool cut = s.n > VALUE_MAX;
+    s = span_first(s, VALUE_MAX);
+    if (plain(s)) {
+        put(t, s);
+    } else {
+        put_quoted(t, s);
+    }
+    put(t, cut ? SPAN("...") : SPAN(""));
+}
+
+/* A field that does not fit is left out whole, and with it the rest. */
+static void put_field(struct text *t, const struct log_field *f)
+{
+    char number[24];
+    size_t before = t->n;
+    put(t, SPAN(" "));
+    put_str(t, f->key);
+    put(t, SPAN("="));
+    switch (f->type) {
+    case LOG_FIELD_SPAN:
+        put_value(t, f->s);
+        break;
+    case LOG_FIELD_U64:
+        snprintf(number, sizeof number, "%ju", (uintmax_t)f->u);
+        put_str(t, number);
+        break;
+    case LOG_FIELD_I64:
+        snprintf(number, sizeof number, "%jd", (intmax_t)f->i);
+        put_str(t, number);
+        break;
+    }
+    if (t->full) {
+        t->n = before;
+    }
+}
+
+/* RFC 3339, UTC, milliseconds. */
+static void put_time(struct text *t)
+{
+    struct timespec now;
+    struct tm tm;
+    char date[32], millis[8];
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(millis, sizeof millis, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
+    put_str(t, date);
+    put_str(t, millis);
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n)
+{
+    struct text t = { .n = 0 };
+    put_time(&t);
+    put(&t, SPAN(" "));
+    put_str(&t, level_names[level]);
+    put(&t, SPAN(" "));
+    put_str(&t, event);
+    if (node) {
+        put_field(&t, &F_STR("node", node));
+    }
+    for (size_t i = 0; i < n; i++) {
+        put_field(&t, &fields[i]);
+    }
+    struct span end = t.full ? CUT_MARK : SPAN("\n");
+    memcpy(t.mem + t.n, end.p, end.n); /* put() has kept the room */
+    t.n += end.n;
+    /* There is nobody to tell when the log can't be written. */
+    ssize_t written = write(STDERR_FILENO, t.mem, t.n);
+    (void)written;
+}

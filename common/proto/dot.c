@@ -26,8 +26,10 @@ enum {
 
 static void add(struct buf *out, struct span s)
 {
-    enum err e = buf_add(out, s);
-    CHECK(e == ERR_OK);
+    if (s.n > 0) {
+        enum err e = buf_add(out, s);
+        CHECK(e == ERR_OK);
+    }
 }
 
 static void add_octet(struct buf *out, char c)

@@ -3,8 +3,8 @@
  *
  * A value embedded in an engine. It eats whatever it is given, in any split, and never keeps more
  * than LINE_MAX_OCTETS. A line ends with CRLF or, as clients in the field send it, with a bare LF;
- * a longer line is eaten to its end and reported once as ERR_LIMIT, so that nothing in it can be
- * taken for a command.
+ * a longer line is eaten to its end and reported once, so that nothing in it can be taken for a
+ * command.
  */
 #ifndef MAILFLEET_PROTO_LINE_H
 #define MAILFLEET_PROTO_LINE_H

@@ -1,1 +1,25 @@
-int main(void) { return 0; }
+/*
+ * mailfleet-deliver: the SMTP and LMTP daemon. What it listens on, and who takes the connections;
+ * all else is in daemon (processes), session (one peer) and store (mail).
+ */
+#include <stddef.h>
+
+#include "session.h"
+
+static const struct daemon_port ports[] = {
+    { .setting = offsetof(struct config, smtp_listen), .tag = SESSION_SMTP },
+    { .setting = offsetof(struct config, smtp_proxy_listen), .proxy = true, .tag = SESSION_SMTP },
+    { .setting = offsetof(struct config, lmtp_listen), .tag = SESSION_LMTP },
+};
+
+int main(int argc, char **argv)
+{
+    static const struct daemon_service service = {
+        .name = "mailfleet-deliver",
+        .ports = ports,
+        .n = sizeof ports / sizeof *ports,
+        .health = offsetof(struct config, deliver_health),
+        .accept = session_accept,
+    };
+    return daemon_main(argc, argv, &service);
+}

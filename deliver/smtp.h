@@ -111,8 +111,16 @@ void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struct span text,
                      struct buf *out);
 
+/* A last line when the session ends the conversation: 421 4.3.2 going down, 421 4.4.2 too slow. */
+void smtp_shutdown(struct smtp *s, struct buf *out);
+void smtp_timeout(struct smtp *s, struct buf *out);
+
+/* A word for logs: ok, unknown, over quota... */
+const char *smtp_verdict_text(enum smtp_verdict v);
+
 /* Of the open transaction; for the envelope and Received: (RFC 5321, section 4.4). */
 const struct address *smtp_reverse_path(const struct smtp *s);
+const struct address *smtp_rcpt(const struct smtp *s); /* of the open RCPT action */
 struct span smtp_helo(const struct smtp *s); /* what the peer called itself; empty before EHLO */
 bool smtp_esmtp(const struct smtp *s);       /* greeted with EHLO or LHLO */
 bool smtp_utf8(const struct smtp *s);        /* MAIL said SMTPUTF8 */

@@ -1,1 +1,26 @@
-int main(void) { return 0; }
+/*
+ * mailfleet-frontend: the POP3 daemon. What it listens on, and who takes the connections; all
+ * else is in daemon (processes), session (one client) and store (mail).
+ */
+#include <stddef.h>
+
+#include "session.h"
+
+static const struct daemon_port ports[] = {
+    { .setting = offsetof(struct config, pop3_listen) },
+    { .setting = offsetof(struct config, pop3_tls_listen), .tls = true },
+    { .setting = offsetof(struct config, pop3_proxy_listen), .proxy = true },
+    { .setting = offsetof(struct config, pop3_proxy_tls_listen), .proxy = true, .tls = true },
+};
+
+int main(int argc, char **argv)
+{
+    static const struct daemon_service service = {
+        .name = "mailfleet-frontend",
+        .ports = ports,
+        .n = sizeof ports / sizeof *ports,
+        .health = offsetof(struct config, frontend_health),
+        .accept = session_accept,
+    };
+    return daemon_main(argc, argv, &service);
+}

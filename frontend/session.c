@@ -1,1 +1,415 @@
-/* session: see session.h */
+/*
+ * session: the only place where the POP3 engine, a conn and the store meet.
+ *
+ * It owns the conn, the engine, the lease and at most one request to the store. Every callback
+ * records a fact and calls session_run, which takes steps until one has to wait:
+ *
+ *   ENGINE   the engine eats input; its action names the next step
+ *   INPUT    waits for bytes
+ *   FLUSH    waits until the reply is with the kernel
+ *   TLS      waits for the handshake
+ *   LOGIN, FETCH, COMMIT
+ *            waits for the store
+ *   MORE     the last piece has been sent: asks for the next
+ *   RELEASE  waits until the mailbox is free for others; only then the client hears the end of
+ *            QUIT, so that its next login finds it so
+ *
+ * It knows no byte of the protocol (pop3.c) and no rule of the store.
+ */
+#include "session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/stats.h"
+#include "pop3.h"
+
+#define LINGER_MS 5000 /* for a last reply that the client is slow to take */
+
+enum step {
+    STEP_ENGINE,
+    STEP_INPUT,
+    STEP_FLUSH,
+    STEP_TLS,
+    STEP_LOGIN,
+    STEP_FETCH,
+    STEP_MORE,
+    STEP_COMMIT,
+    STEP_RELEASE
+};
+
+struct session {
+    struct worker_session base;
+    struct conn *conn;
+    struct pop3 *engine;
+    enum step step;
+    struct op *op;
+    struct store_reader *reader;
+    struct lease *lease;
+    bool eof; /* the peer has gone or sends no more */
+    char peer[NETADDR_TEXT];
+    char user[256]; /* for the log, cut */
+    uint64_t retrieved, deleted;
+};
+
+static void session_run(struct session *s);
+
+static struct store *session_store(struct session *s)
+{
+    return s->base.worker->store;
+}
+
+static uint64_t session_deadline(struct session *s)
+{
+    return loop_now(s->base.worker->loop) + s->base.worker->config->pop3_timeout;
+}
+
+/* Sends what is there. The clock of the peer begins anew with each reply, not with each byte. */
+static bool session_flush(struct session *s)
+{
+    if (buf_len(conn_out(s->conn)) > 0) {
+        conn_deadline(s->conn, session_deadline(s));
+    }
+    return conn_flush(s->conn);
+}
+
+/* --- the end --------------------------------------------------------------------------------- */
+
+/* Logs the session, gives back everything but the conn, which goes on to send its last reply. */
+static void session_close(struct session *s, const char *reason)
+{
+    LOG(LOG_INFO, "pop3.session", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
+        F_STR("user", s->user), F_STR("tls", conn_tls_text(s->conn)),
+        F_U64("retrieved", s->retrieved), F_U64("deleted", s->deleted), F_STR("reason", reason));
+    store_read_close(&s->reader);
+    op_cancel(&s->op);
+    store_lease_drop(session_store(s), &s->lease, NULL, NULL);
+    pop3_free(&s->engine);
+    worker_session_end(&s->base);
+    conn_own(s->conn, NULL, NULL);
+    conn_close(&s->conn, s->eof ? 0 : LINGER_MS);
+    free(s);
+}
+
+static void session_drain(struct worker_session *base)
+{
+    struct session *s = CONTAINER_OF(base, struct session, base);
+    if (s->step == STEP_INPUT && !pop3_maildrop(s->engine)) {
+        session_close(s, "shutdown"); /* nothing has begun; the client tries another node */
+    }
+}
+
+static void session_end(struct worker_session *base)
+{
+    struct session *s = CONTAINER_OF(base, struct session, base);
+    if (s->step == STEP_INPUT) {
+        pop3_refuse(SPAN("this server is going down"), conn_out(s->conn));
+    }
+    session_close(s, "shutdown");
+}
+
+/* --- answers of the store -------------------------------------------------------------------- */
+
+static void session_go_on(struct session *s)
+{
+    s->step = STEP_ENGINE;
+    session_run(s);
+}
+
+static void count_login(enum err e)
+{
+    switch (e) {
+    case ERR_OK:
+        stats_add(STAT_pop3_logins, 1);
+        break;
+    case ERR_DENIED:
+        stats_add(STAT_pop3_login_denied, 1);
+        break;
+    case ERR_BUSY:
+        stats_add(STAT_pop3_login_in_use, 1);
+        break;
+    default:
+        stats_add(STAT_pop3_login_faults, 1);
+    }
+}
+
+static void on_login_done(void *arg, enum err e, struct login *l)
+{
+    struct session *s = arg;
+    s->op = NULL;
+    s->lease = l->lease;
+    l->lease = NULL;
+    count_login(e);
+    LOG(LOG_INFO, "pop3.login", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
+        F_STR("user", s->user), F_STR("result", err_text(e)),
+        F_U64("messages", l->maildrop ? l->maildrop->count : 0));
+    pop3_login_answer(s->engine, e, &l->maildrop, conn_out(s->conn));
+    session_go_on(s);
+}
+
+static void on_fetch_piece(void *arg, enum err e, struct span piece, bool last)
+{
+    struct session *s = arg;
+    if (last) {
+        s->reader = NULL;
+    }
+    if (e != ERR_OK) {
+        stats_add(STAT_pop3_read_faults, 1);
+    }
+    pop3_fetch_answer(s->engine, e, piece, last, conn_out(s->conn));
+    session_go_on(s);
+}
+
+static void on_commit_done(void *arg, enum err e)
+{
+    struct session *s = arg;
+    s->op = NULL;
+    if (e == ERR_OK) {
+        stats_add(STAT_pop3_deleted, s->deleted);
+    } else {
+        s->deleted = 0;
+    }
+    pop3_commit_answer(s->engine, e, conn_out(s->conn));
+    session_go_on(s);
+}
+
+static void on_released(void *arg, enum err e)
+{
+    struct session *s = arg;
+    (void)e; /* a lease that could not be dropped ends by itself */
+    s->op = NULL;
+    session_close(s, pop3_close_text(POP3_CLOSE_QUIT));
+}
+
+/* --- actions of the engine ------------------------------------------------------------------- */
+
+static void begin_login(struct session *s, const struct pop3_action *a)
+{
+    struct span user = span_first(a->u.login.user, sizeof s->user - 1);
+    memcpy(s->user, user.p, user.n);
+    s->user[user.n] = '\0';
+    s->step = STEP_LOGIN;
+    s->op = store_login(session_store(s), a->u.login.user, a->u.login.password, on_login_done, s);
+}
+
+static void begin_fetch(struct session *s, const struct pop3_action *a)
+{
+    s->step = STEP_FETCH;
+    s->retrieved++;
+    stats_add(STAT_pop3_messages_read, 1);
+    s->reader = store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index,
+                           on_fetch_piece, s);
+}
+
+static void begin_commit(struct session *s, const struct pop3_action *a)
+{
+    char by[64];
+    int n = snprintf(by, sizeof by, "pop3 %s %s", s->base.worker->config->node_name, s->base.sid);
+    s->step = STEP_COMMIT;
+    s->deleted = a->u.commit.n;
+    s->op = store_expunge(session_store(s), pop3_maildrop(s->engine), a->u.commit.marked,
+                          a->u.commit.n,
+                          span_of(by, (size_t)n < sizeof by ? (size_t)n : sizeof by - 1),
+                          on_commit_done, s);
+}
+
+/* False when it can't go on now; s may be gone then. */
+static bool begin_tls(struct session *s)
+{
+    s->step = STEP_TLS;
+    conn_deadline(s->conn, session_deadline(s));
+    if (conn_start_tls(s->conn, s->base.worker->tls) != ERR_OK) {
+        session_close(s, "plain text behind STLS");
+    }
+    return false;
+}
+
+static bool begin_close(struct session *s, enum pop3_close reason)
+{
+    if (reason != POP3_CLOSE_QUIT || !s->lease) {
+        session_close(s, pop3_close_text(reason));
+        return false;
+    }
+    s->step = STEP_RELEASE;
+    s->op = store_lease_drop(session_store(s), &s->lease, on_released, s);
+    return false;
+}
+
+/* Does what the engine asks for. True: go on with the step that it set. */
+static bool session_act(struct session *s, const struct pop3_action *a)
+{
+    switch (a->kind) {
+    case POP3_NEED_INPUT:
+        session_flush(s);
+        s->step = STEP_INPUT;
+        return true;
+    case POP3_FLUSH:
+        s->step = STEP_FLUSH;
+        return true;
+    case POP3_FETCH_MORE:
+        s->step = STEP_MORE;
+        return true;
+    case POP3_FETCH_STOP:
+        store_read_close(&s->reader);
+        return true;
+    case POP3_STARTTLS:
+        return begin_tls(s);
+    case POP3_LOGIN:
+        begin_login(s, a);
+        return false;
+    case POP3_FETCH:
+        begin_fetch(s, a);
+        return false;
+    case POP3_COMMIT:
+        begin_commit(s, a);
+        return false;
+    case POP3_CLOSE:
+        return begin_close(s, a->u.close);
+    }
+    UNREACHABLE();
+}
+
+/* --- the steps ------------------------------------------------------------------------------- */
+
+static bool step_engine(struct session *s)
+{
+    struct buf *in = conn_in(s->conn);
+    struct span rest = buf_span(in);
+    size_t before = rest.n;
+    struct pop3_action a = pop3_step(s->engine, &rest, conn_out(s->conn));
+    buf_take(in, before - rest.n);
+    conn_taken(s->conn);
+    return session_act(s, &a);
+}
+
+static bool step_input(struct session *s)
+{
+    if (buf_len(conn_in(s->conn)) > 0) {
+        s->step = STEP_ENGINE;
+        return true;
+    }
+    if (s->eof) {
+        session_close(s, "connection lost");
+    }
+    return false;
+}
+
+static bool step_more(struct session *s)
+{
+    if (!session_flush(s)) {
+        return false;
+    }
+    conn_deadline(s->conn, 0); /* the store has its own */
+    s->step = STEP_FETCH;
+    store_read_next(s->reader);
+    return false;
+}
+
+static bool step_flush(struct session *s)
+{
+    if (!session_flush(s)) {
+        return false;
+    }
+    s->step = STEP_ENGINE;
+    return true;
+}
+
+static void session_run(struct session *s)
+{
+    bool go = true;
+    while (go) {
+        switch (s->step) {
+        case STEP_ENGINE:
+            go = step_engine(s);
+            break;
+        case STEP_INPUT:
+            go = step_input(s);
+            break;
+        case STEP_FLUSH:
+            go = step_flush(s);
+            break;
+        case STEP_MORE:
+            go = step_more(s);
+            break;
+        default:
+            return; /* waits for TLS or the store */
+        }
+    }
+}
+
+/* --- events of the conn ---------------------------------------------------------------------- */
+
+static void on_eof(struct session *s)
+{
+    s->eof = true;
+    switch (s->step) {
+    case STEP_COMMIT:
+    case STEP_RELEASE:
+        break; /* what QUIT began is brought to its end */
+    case STEP_INPUT:
+        session_run(s);
+        break;
+    default:
+        session_close(s, s->step == STEP_TLS ? "TLS handshake failed" : "connection lost");
+    }
+}
+
+static void on_conn(void *owner, struct conn *c, enum conn_event ev)
+{
+    struct session *s = owner;
+    (void)c;
+    switch (ev) {
+    case CONN_DATA:
+        if (s->step == STEP_INPUT) {
+            session_run(s);
+        }
+        break;
+    case CONN_DRAINED:
+        if (s->step == STEP_FLUSH || s->step == STEP_MORE) {
+            session_run(s);
+        }
+        break;
+    case CONN_TLS_UP:
+        pop3_tls_answer(s->engine);
+        session_go_on(s);
+        break;
+    case CONN_EOF:
+        on_eof(s);
+        break;
+    case CONN_DEADLINE:
+        if (s->step == STEP_INPUT || s->step == STEP_FLUSH || s->step == STEP_MORE ||
+            s->step == STEP_TLS) {
+            session_close(s, "timeout"); /* silently, as RFC 1939, section 3 asks */
+        }
+        break;
+    case CONN_CLOSED:
+        break;
+    }
+}
+
+void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
+{
+    (void)tag;
+    if (refused) {
+        pop3_refuse(SPAN("too many sessions, try again later"), conn_out(c));
+        conn_close(&c, LINGER_MS);
+        return;
+    }
+    const struct config *cf = w->config;
+    struct session *s = NEW(struct session);
+    s->conn = c;
+    s->engine =
+        pop3_new(&(struct pop3_options){ .tls_offered = w->tls != NULL,
+                                         .tls_active = conn_tls(c),
+                                         .plaintext_login =
+                                             cf->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
+                                         .max_errors = (unsigned)cf->pop3_max_errors,
+                                         .login_tries = (unsigned)cf->pop3_login_tries });
+    netaddr_host(conn_peer(c), s->peer);
+    worker_session_begin(&s->base, w, session_drain, session_end);
+    pop3_greet(s->engine, span_str(w->hostname), conn_out(c));
+    conn_own(c, on_conn, s);
+    session_run(s); /* in ENGINE, which asks for input and so sends the greeting */
+}

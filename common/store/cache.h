@@ -90,7 +90,10 @@ struct lease;
 typedef void cache_lease_fn(void *arg, enum err e, struct lease *lease);
 /* A cancelled op gives back the lease that it may have won. */
 struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, cache_lease_fn *done, void *arg);
-/* Free for others at once; does not wait. May be called with *lease NULL. */
-void cache_lease_drop(struct cache *c, struct lease **lease);
+/*
+ * Gives the lease back and nulls it; it is free for others before done is called. done may be
+ * NULL: nobody waits, and NULL is returned, as for *lease NULL.
+ */
+struct op *cache_lease_drop(struct cache *c, struct lease **lease, cache_done_fn *done, void *arg);
 
 #endif

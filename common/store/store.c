@@ -1,1 +1,474 @@
-/* store: see store.h */
+/*
+ * store: opens the parts, keeps the list of volumes fresh, and does what needs no file of its own:
+ * looking up addresses and lists through the cache, reading a message, expunging.
+ *
+ * Each call allocates one request that embeds its op; the request is freed where its last inner
+ * call ends, whether or not the caller still listens. Logins are in login.c, deliveries in
+ * delivery.c.
+ */
+#include "store/store.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/stats.h"
+#include "store/listing.h"
+#include "store/store_parts.h"
+
+#define VOLUMES_EVERY_MS 10000 /* how late a node learns of a new volume or state */
+#define VOLUMES_RETRY_MS 1000  /* while the database can't be asked */
+#define CACHED_LIST_MAX (48u * 1024 * 1024)
+#define CACHED_ENTRY_MAX (512u * 1024)
+#define EXPUNGE_TRIES 3
+
+/* --- opening --------------------------------------------------------------------------------- */
+
+static void on_epoch(void *arg, uint64_t epoch)
+{
+    struct store *s = arg;
+    if (cache_epoch(s->cache) != epoch) {
+        LOG(LOG_INFO, "cache.epoch", F_U64("epoch", epoch));
+        cache_set_epoch(s->cache, epoch);
+    }
+}
+
+static void volumes_ask(uv_timer_t *t);
+
+static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
+{
+    struct store *s = arg;
+    s->volumes_op = NULL;
+    if (e == ERR_OK) {
+        spool_set_volumes(s->spool, v, n);
+        health_set("volumes", true, n ? NULL : "no volume is defined");
+    }
+    uv_timer_start(&s->volumes_timer, volumes_ask,
+                   e == ERR_OK && n > 0 ? VOLUMES_EVERY_MS : VOLUMES_RETRY_MS, 0);
+}
+
+static void volumes_ask(uv_timer_t *t)
+{
+    struct store *s = t->data;
+    s->volumes_op = index_volumes(s->index, on_volumes, s);
+}
+
+enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
+                    size_t why_size)
+{
+    struct seal *seal;
+    enum err e = seal_load(c->node_fleet_key_file, &seal, why, why_size);
+    if (e != ERR_OK) {
+        return e;
+    }
+    struct store *s = NEW(struct store);
+    s->loop = l;
+    s->seal = seal;
+    s->grace_ms = c->spool_grace;
+    s->lock = c->pop3_lock == POP3_LOCK_LEASE;
+    s->cache = cache_open(l, &(struct cache_options){ .servers = &c->cache_servers,
+                                                      .timeout_ms = c->cache_timeout,
+                                                      .list_ttl_ms = c->cache_list_ttl,
+                                                      .account_ttl_ms = c->cache_account_ttl,
+                                                      .tombstone_ttl_ms = c->cache_tombstone_ttl,
+                                                      .seal = seal });
+    s->index =
+        index_open(l, &(struct index_options){ .url = c->database_url,
+                                               .read_connections = (unsigned)c->database_read_connections,
+                                               .write_connections = (unsigned)c->database_write_connections,
+                                               .timeout_ms = c->database_timeout,
+                                               .on_epoch = on_epoch,
+                                               .arg = s });
+    s->spool = spool_open(l, &(struct spool_options){ .buffer = c->spool_buffer,
+                                                      .read_chunk = c->spool_read_chunk,
+                                                      .threads = (unsigned)c->spool_threads,
+                                                      .queue = (unsigned)c->spool_queue,
+                                                      .timeout_ms = c->spool_timeout });
+    s->password = password_open(l, (unsigned)c->auth_threads, (unsigned)c->auth_queue);
+    health_set("volumes", true, "not yet known");
+    CHECK(uv_timer_init(loop_uv(l), &s->volumes_timer) == 0);
+    s->volumes_timer.data = s;
+    uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);
+    *out = s;
+    return ERR_OK;
+}
+
+static void on_timer_closed(uv_handle_t *h)
+{
+    free(h->data);
+}
+
+void store_close(struct store **ps)
+{
+    struct store *s = *ps;
+    *ps = NULL;
+    op_cancel(&s->volumes_op);
+    password_close(&s->password);
+    spool_close(&s->spool);
+    index_close(&s->index);
+    cache_close(&s->cache);
+    seal_free(&s->seal);
+    uv_close((uv_handle_t *)&s->volumes_timer, on_timer_closed);
+}
+
+/* --- addresses ------------------------------------------------------------------------------- */
+
+struct lookup_item {
+    struct lookup *lookup;
+    struct op *op;
+    char *address;
+    struct cache_fill fill;
+    struct entry *entry; /* NULL until it is known */
+};
+
+struct lookup {
+    struct op op;
+    struct store *store;
+    store_lookup_fn *done;
+    size_t pending; /* cache reads */
+    size_t n;
+    struct lookup_item items[];
+};
+
+static void lookup_end(struct lookup *lk, enum err e)
+{
+    struct entry **entries = NEW_ARRAY(struct entry *, lk->n);
+    for (size_t i = 0; i < lk->n; i++) {
+        entries[i] = lk->items[i].entry;
+    }
+    if (!lk->op.cancelled) {
+        lk->done(lk->op.arg, e, entries, e == ERR_OK ? lk->n : 0);
+    }
+    for (size_t i = 0; i < lk->n; i++) {
+        entry_free(&entries[i]);
+        free(lk->items[i].address);
+    }
+    free(entries);
+    free(lk);
+}
+
+static void entry_to_cache(struct store *s, struct lookup_item *it)
+{
+    /*
+     * That an address does not exist is never cached: a tombstone that could not be written must
+     * not make a new account look unknown, because senders bounce.
+     */
+    if (it->entry->kind == ENTRY_NONE) {
+        return;
+    }
+    struct buf b;
+    buf_init(&b, CACHED_ENTRY_MAX);
+    entry_encode(it->entry, &b);
+    struct cache_key k = { .kind = CACHE_ADDRESS, .address = span_str(it->address) };
+    cache_put(s->cache, &k, &it->fill, buf_span(&b));
+    buf_fini(&b);
+}
+
+static void on_lookup_database(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    struct lookup *lk = arg;
+    size_t j = 0;
+    for (size_t i = 0; e == ERR_OK && i < lk->n; i++) {
+        struct lookup_item *it = &lk->items[i];
+        if (it->entry) {
+            continue;
+        }
+        CHECK(j < n);
+        it->entry = entries[j];
+        entries[j++] = NULL;
+        entry_to_cache(lk->store, it);
+    }
+    lookup_end(lk, e == ERR_OK ? ERR_OK : ERR_TEMP);
+}
+
+static void lookup_database(struct lookup *lk)
+{
+    struct span *missing = NEW_ARRAY(struct span, lk->n);
+    size_t n = 0;
+    for (size_t i = 0; i < lk->n; i++) {
+        if (!lk->items[i].entry) {
+            missing[n++] = span_str(lk->items[i].address);
+        }
+    }
+    if (n > 0) {
+        index_lookup(lk->store->index, missing, n, on_lookup_database, lk);
+    } else {
+        lookup_end(lk, ERR_OK);
+    }
+    free(missing);
+}
+
+static void on_lookup_cache(void *arg, const struct cache_reply *r)
+{
+    struct lookup_item *it = arg;
+    if (!r->hit || entry_decode(r->value, &it->entry) != ERR_OK) {
+        it->fill = r->fill;
+    }
+    if (--it->lookup->pending == 0) {
+        lookup_database(it->lookup);
+    }
+}
+
+struct op *store_lookup(struct store *s, const struct span *addresses, size_t n,
+                        store_lookup_fn *done, void *arg)
+{
+    CHECK(n > 0);
+    struct lookup *lk = mem_new(1, sizeof *lk + n * sizeof lk->items[0]);
+    *lk = (struct lookup){ .op = { .arg = arg }, .store = s, .done = done, .pending = n, .n = n };
+    for (size_t i = 0; i < n; i++) {
+        struct lookup_item *it = &lk->items[i];
+        it->lookup = lk;
+        it->address = span_dup(addresses[i]);
+        struct cache_key k = { .kind = CACHE_ADDRESS, .address = addresses[i] };
+        cache_get(s->cache, &k, on_lookup_cache, it);
+    }
+    return &lk->op;
+}
+
+/* --- lists ----------------------------------------------------------------------------------- */
+
+struct list_request {
+    struct op op;
+    struct store *store;
+    index_list_fn *done;
+    uint64_t mailbox_id;
+    struct cache_fill fill;
+};
+
+static void list_end(struct list_request *r, enum err e, struct maildrop *m)
+{
+    if (!r->op.cancelled) {
+        r->done(r->op.arg, e, &m);
+    }
+    maildrop_free(&m);
+    free(r);
+}
+
+static void on_list_database(void *arg, enum err e, struct maildrop **pm)
+{
+    struct list_request *r = arg;
+    if (e != ERR_OK) {
+        list_end(r, e, NULL);
+        return;
+    }
+    struct maildrop *m = *pm;
+    *pm = NULL;
+    if (r->fill.allowed) {
+        struct buf b;
+        buf_init(&b, CACHED_LIST_MAX);
+        if (listing_encode(m, &b) == ERR_OK) {
+            struct cache_key k = list_key(r->mailbox_id);
+            cache_put(r->store->cache, &k, &r->fill, buf_span(&b));
+        }
+        buf_fini(&b);
+    }
+    list_end(r, ERR_OK, m);
+}
+
+static void on_list_cache(void *arg, const struct cache_reply *reply)
+{
+    struct list_request *r = arg;
+    struct maildrop *m;
+    /* The seal says who wrote it and for which key; the mailbox id is looked at all the same. */
+    if (reply->hit && listing_decode(reply->value, &m) == ERR_OK) {
+        if (m->mailbox_id == r->mailbox_id) {
+            list_end(r, ERR_OK, m);
+            return;
+        }
+        maildrop_free(&m);
+    }
+    r->fill = reply->fill;
+    index_list(r->store->index, r->mailbox_id, on_list_database, r);
+}
+
+struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg)
+{
+    struct list_request *r = NEW(struct list_request);
+    *r = (struct list_request){
+        .op = { .arg = arg }, .store = s, .done = done, .mailbox_id = mailbox_id
+    };
+    struct cache_key k = list_key(mailbox_id);
+    cache_get(s->cache, &k, on_list_cache, r);
+    return &r->op;
+}
+
+struct op *store_drop_lists(struct store *s, const uint64_t *mailboxes, size_t n,
+                            cache_done_fn *done, void *arg)
+{
+    struct cache_key *keys = NEW_ARRAY(struct cache_key, n);
+    for (size_t i = 0; i < n; i++) {
+        keys[i] = list_key(mailboxes[i]);
+    }
+    struct op *op = cache_tombstone(s->cache, keys, n, done, arg);
+    free(keys);
+    return op;
+}
+
+struct op *store_room(struct store *s, const uint64_t *mailboxes, size_t n, uint64_t size,
+                      store_room_fn *done, void *arg)
+{
+    return index_room(s->index, mailboxes, n, size, done, arg);
+}
+
+/* --- reading --------------------------------------------------------------------------------- */
+
+struct store_reader {
+    struct store *store;
+    struct spool_reader *reader;
+    struct op *has;
+    store_read_fn *fn;
+    void *arg;
+    uint64_t mailbox_id;
+    struct pointer pointer;
+};
+
+static void reader_end(struct store_reader *r, enum err e)
+{
+    if (e != ERR_OK && e != ERR_NOTFOUND) {
+        char id[BLOB_ID_CHARS + 1];
+        blob_id_text(&r->pointer.id, id);
+        LOG(e == ERR_TEMP ? LOG_WARN : LOG_ERROR, "message.unreadable", F_STR("id", id),
+            F_U64("volume", r->pointer.volume), F_U64("mailbox", r->mailbox_id), F_ERR(e));
+    }
+    r->fn(r->arg, e, (struct span){ 0 }, true);
+    free(r);
+}
+
+/* The file is not there. Another session's delete is an answer; a missing file is a fault. */
+static void on_reader_has(void *arg, enum err e)
+{
+    struct store_reader *r = arg;
+    r->has = NULL;
+    reader_end(r, e == ERR_NOTFOUND ? ERR_NOTFOUND : e == ERR_OK ? ERR_CORRUPT : ERR_TEMP);
+}
+
+static void on_reader_piece(void *arg, enum err e, struct span piece, bool last)
+{
+    struct store_reader *r = arg;
+    if (e == ERR_OK && !last) {
+        r->fn(r->arg, ERR_OK, piece, false);
+        return;
+    }
+    r->reader = NULL;
+    if (e == ERR_OK) {
+        r->fn(r->arg, ERR_OK, piece, true);
+        free(r);
+    } else if (e == ERR_NOTFOUND) {
+        r->has =
+            index_has(r->store->index, r->mailbox_id, &r->pointer, on_reader_has, r);
+    } else {
+        reader_end(r, e == ERR_CORRUPT ? ERR_CORRUPT : ERR_TEMP);
+    }
+}
+
+struct store_reader *store_read(struct store *s, const struct maildrop *m, size_t i,
+                                store_read_fn *fn, void *arg)
+{
+    struct store_reader *r = NEW(struct store_reader);
+    *r = (struct store_reader){ .store = s,
+                                .fn = fn,
+                                .arg = arg,
+                                .mailbox_id = m->mailbox_id,
+                                .pointer = m->msgs[i] };
+    r->reader = spool_read(s->spool, &r->pointer, maildrop_handle(m, i), on_reader_piece, r);
+    return r;
+}
+
+void store_read_next(struct store_reader *r)
+{
+    spool_read_next(r->reader);
+}
+
+void store_read_close(struct store_reader **pr)
+{
+    struct store_reader *r = *pr;
+    if (!r) {
+        return;
+    }
+    *pr = NULL;
+    spool_read_close(&r->reader);
+    op_cancel(&r->has);
+    free(r);
+}
+
+/* --- expunging ------------------------------------------------------------------------------- */
+
+struct expunge {
+    struct op op;
+    struct store *store;
+    store_done_fn *done;
+    uint64_t mailbox_id;
+    struct pointer *msgs;
+    size_t *which; /* 0 to n - 1: msgs holds the marked ones alone */
+    size_t n;
+    char *by;
+    unsigned tries;
+    enum err err;
+};
+
+static void expunge_send(struct expunge *x);
+
+static void on_expunge_dropped_again(void *arg, enum err e)
+{
+    struct expunge *x = arg;
+    (void)e;
+    if (!x->op.cancelled) {
+        x->done(x->op.arg, x->err);
+    }
+    free(x->msgs);
+    free(x->which);
+    free(x->by);
+    free(x);
+}
+
+static void on_expunged(void *arg, enum err e)
+{
+    struct expunge *x = arg;
+    /*
+     * The statement may be sent again whatever became of the first: it moves what is still there
+     * and takes the rest for done.
+     */
+    if (e != ERR_OK && e != ERR_NOTFOUND && ++x->tries < EXPUNGE_TRIES) {
+        expunge_send(x);
+        return;
+    }
+    x->err = e == ERR_OK ? ERR_OK : ERR_TEMP;
+    if (e != ERR_OK) {
+        LOG(LOG_WARN, "expunge.failed", F_U64("mailbox", x->mailbox_id), F_ERR(e));
+    }
+    fault_at(FAULT_expunge_committed);
+    store_drop_lists(x->store, &x->mailbox_id, 1, on_expunge_dropped_again, x);
+}
+
+static void expunge_send(struct expunge *x)
+{
+    index_expunge(x->store->index, x->mailbox_id, x->msgs, x->which, x->n, x->store->grace_ms,
+                  span_str(x->by), on_expunged, x);
+}
+
+static void on_expunge_dropped(void *arg, enum err e)
+{
+    (void)e;
+    expunge_send(arg);
+}
+
+struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t *which, size_t n,
+                         struct span by, store_done_fn *done, void *arg)
+{
+    struct expunge *x = NEW(struct expunge);
+    *x = (struct expunge){ .op = { .arg = arg },
+                           .store = s,
+                           .done = done,
+                           .mailbox_id = m->mailbox_id,
+                           .msgs = NEW_ARRAY(struct pointer, n),
+                           .which = NEW_ARRAY(size_t, n),
+                           .n = n,
+                           .by = span_dup(by) };
+    for (size_t i = 0; i < n; i++) {
+        x->msgs[i] = m->msgs[which[i]];
+        x->which[i] = i;
+    }
+    store_drop_lists(s, &x->mailbox_id, 1, on_expunge_dropped, x);
+    return &x->op;
+}

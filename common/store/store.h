@@ -19,6 +19,8 @@
 
 struct store;
 
+typedef void store_done_fn(void *arg, enum err e);
+
 /* Opens everything the configuration names. On failure why holds one line. */
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size);
@@ -41,7 +43,11 @@ typedef void store_login_fn(void *arg, enum err e, struct login *l);
 /* user and password are copied; the copy of the password is wiped. */
 struct op *store_login(struct store *s, struct span user, struct span password,
                        store_login_fn *done, void *arg);
-void store_lease_drop(struct store *s, struct lease **lease);
+/*
+ * Gives the lease back and nulls it; the mailbox is free for others before done is called. done may
+ * be NULL: nobody waits, and NULL is returned, as for *lease NULL.
+ */
+struct op *store_lease_drop(struct store *s, struct lease **lease, store_done_fn *done, void *arg);
 
 /* --- reading and deleting (common/store/store.c) ---------------------------------------------- */
 
@@ -53,7 +59,6 @@ struct store_reader *store_read(struct store *s, const struct maildrop *m, size_
 void store_read_next(struct store_reader *r);
 void store_read_close(struct store_reader **r);
 
-typedef void store_done_fn(void *arg, enum err e);
 /* Moves the messages to the ledger: OK, or TEMP with none known to be moved. by: for the ledger. */
 struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t *which, size_t n,
                          struct span by, store_done_fn *done, void *arg);

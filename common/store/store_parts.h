@@ -1,0 +1,44 @@
+/*
+ * store_parts: what the files of the store share among themselves (store.c, login.c, delivery.c).
+ * Not for anybody above the store.
+ */
+#ifndef MAILFLEET_STORE_PARTS_H
+#define MAILFLEET_STORE_PARTS_H
+
+#include "base/check.h"
+#include "store/cache.h"
+#include "store/index.h"
+#include "store/password.h"
+#include "store/seal.h"
+#include "store/store.h"
+
+struct store {
+    struct loop *loop;
+    struct seal *seal;
+    struct cache *cache;
+    struct index *index;
+    struct spool *spool;
+    struct password *password;
+    uv_timer_t volumes_timer;
+    struct op *volumes_op;
+    uint64_t grace_ms;
+    bool lock; /* one session a mailbox */
+};
+
+/* The key of a mailbox's cached list. */
+static inline struct cache_key list_key(uint64_t mailbox_id)
+{
+    return (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = mailbox_id };
+}
+
+/* The maildrop through the cache: a hit, or the database and a fill. As index_list. */
+struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg);
+
+/*
+ * Tombstones of the lists of n mailboxes; done is called whatever becomes of them: a cache that is
+ * down stops no commit (design: the list's own life bounds what it may show).
+ */
+struct op *store_drop_lists(struct store *s, const uint64_t *mailboxes, size_t n,
+                            cache_done_fn *done, void *arg);
+
+#endif

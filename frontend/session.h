@@ -1,0 +1,12 @@
+/*
+ * session: one POP3 client, from its first byte to its log line.
+ */
+#ifndef MAILFLEET_FRONTEND_SESSION_H
+#define MAILFLEET_FRONTEND_SESSION_H
+
+#include "daemon/daemon.h"
+
+/* Takes the conn. refused: the worker is full; the client is told so and let go. */
+void session_accept(struct worker *w, struct conn *c, int tag, bool refused);
+
+#endif

@@ -26,17 +26,17 @@ void stats_use(struct stats *slot)
     mine = slot;
 }
 
-void stats_add(enum stat s, uint64_t n)
+void stats_add(enum stat_id s, uint64_t n)
 {
     atomic_fetch_add_explicit(&mine->v[s], n, memory_order_relaxed);
 }
 
-void stats_sub(enum stat s, uint64_t n)
+void stats_sub(enum stat_id s, uint64_t n)
 {
     atomic_fetch_sub_explicit(&mine->v[s], n, memory_order_relaxed);
 }
 
-uint64_t stats_get(const struct stats *slot, enum stat s)
+uint64_t stats_get(const struct stats *slot, enum stat_id s)
 {
     return atomic_load_explicit(&slot->v[s], memory_order_relaxed);
 }

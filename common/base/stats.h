@@ -12,7 +12,7 @@
 
 #include "base/span.h"
 
-enum stat {
+enum stat_id {
 #define STAT(kind, name, help) STAT_##name,
 #include "base/stats.def"
 #undef STAT
@@ -24,9 +24,9 @@ struct stat_doc {
 };
 extern const struct stat_doc stat_docs[STAT_COUNT];
 
-#define HEALTH_MAX 32
+#define HEALTH_MAX  32
 #define HEALTH_NAME 48
-#define HEALTH_WHY 120
+#define HEALTH_WHY  120
 
 /* One thing that a worker depends on: "database", "cache", "volume 3". */
 struct health_item {
@@ -47,10 +47,10 @@ struct stats {
 
 /* The slot this process writes to; a private one until stats_use is called. */
 void stats_use(struct stats *slot);
-void stats_add(enum stat s, uint64_t n);
+void stats_add(enum stat_id s, uint64_t n);
 /* A gauge that falls. */
-void stats_sub(enum stat s, uint64_t n);
-uint64_t stats_get(const struct stats *slot, enum stat s);
+void stats_sub(enum stat_id s, uint64_t n);
+uint64_t stats_get(const struct stats *slot, enum stat_id s);
 
 /*
  * Sets one item, adding it at its first mention; NULL or "" as why means that it is well.

@@ -21,8 +21,8 @@ enum {
     DOT_CR      /* decoder: behind such a dot and a CR, both held back */
 };
 
-/* The most octets that one octet of input sets free: a held CR as CRLF, and itself as CRLF. */
-#define DECODE_MOST 4
+/* Room for what one octet of input may set free: a held CR as CRLF, and itself. */
+#define DECODE_ROOM 4
 
 static void add(struct buf *out, struct span s)
 {
@@ -107,7 +107,7 @@ static size_t text_run(struct span s)
 
 bool dot_decode(struct dot_decoder *d, struct span *in, struct buf *out)
 {
-    while (in->n > 0 && buf_room(out) >= DECODE_MOST) {
+    while (in->n > 0 && buf_room(out) >= DECODE_ROOM) {
         if (d->state == TEXT) {
             size_t n = text_run(span_first(*in, buf_room(out)));
             if (n > 0) {

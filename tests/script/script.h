@@ -3,16 +3,21 @@
  *
  * A script is a text file:
  *   O name=value ...   options of the engine, first line; the adapter knows them
- *   C text             the client sends text and CRLF; \r \n \t \0 \\ \xHH are understood
+ *   C text             the client sends text and CRLF
  *   C- text            the same without CRLF
  *   C* n text          text n times, without CRLF
- *   S text             the next reply line is this (same escapes), without its CRLF
+ *   S text             the next reply line is this, without its CRLF
  *   S* text            the next reply line begins with this
  *   A text             the engine's next action, as the adapter writes it
  *   = text             the answer to that action, in the adapter's words
  *   # ...              a comment; empty lines too
+ * In every text \r \n \t \0 \\ \xHH are understood. S, A and = lines are compared in their order;
+ * what comes before an A has been said when the engine asks for it. C lines are one stream: the
+ * engine may read on only as far as its actions let it.
+ *
  * Each script runs three ways, with the same result: all input at once, byte by byte, and split at
- * random places from a fixed seed that is printed on failure. At the end nothing may be left over.
+ * random places from fixed seeds, which are printed on failure. At the end nothing may be left
+ * over: no input, no reply, no line of the script.
  */
 #ifndef MAILFLEET_TESTS_SCRIPT_H
 #define MAILFLEET_TESTS_SCRIPT_H
@@ -24,7 +29,7 @@ struct script_adapter {
     void *(*open)(struct span options, struct buf *out);
     /*
      * One step. Appends to action what the engine asks for, or nothing when it needs input. FLUSH
-     * is handled inside. False: the engine has closed.
+     * is handled inside. False: the engine has closed. The memory of *in is gone afterwards.
      */
     bool (*step)(void *engine, struct span *in, struct buf *out, struct buf *action);
     /* Answers the open action; false if the text makes no sense. Not called for actions that the

@@ -11,7 +11,7 @@
 
 #include "base/span.h"
 
-#define BLOB_ID_SIZE 16
+#define BLOB_ID_SIZE  16
 #define BLOB_ID_CHARS 26
 
 struct blob_id {

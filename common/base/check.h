@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-#define CHECK(cond) ((cond) ? (void)0 : check_failed(#cond, __FILE__, __LINE__))
+#define CHECK(cond)   ((cond) ? (void)0 : check_failed(#cond, __FILE__, __LINE__))
 #define UNREACHABLE() check_failed("unreachable", __FILE__, __LINE__)
 
 _Noreturn void check_failed(const char *what, const char *file, int line);
@@ -21,11 +21,11 @@ void *mem_new(size_t n, size_t size);
 void *mem_grow(void *p, size_t n, size_t size);
 char *mem_strdup(const char *s);
 
-#define NEW(type) ((type *)mem_new(1, sizeof(type)))
+#define NEW(type)          ((type *)mem_new(1, sizeof(type)))
 #define NEW_ARRAY(type, n) ((type *)mem_new((n), sizeof(type)))
 
 /* The struct that embeds a member. */
 #define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 
 #endif

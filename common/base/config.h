@@ -15,12 +15,12 @@ struct config_list {
     const char **v;
 };
 
-typedef const char *config_text;       /* never NULL */
+typedef const char *config_text; /* never NULL */
 typedef struct config_list config_list;
 typedef uint64_t config_number;
-typedef uint64_t config_size;          /* octets */
-typedef uint64_t config_time;          /* milliseconds */
-typedef unsigned config_choice;        /* index into the words of the table */
+typedef uint64_t config_size;   /* octets */
+typedef uint64_t config_time;   /* milliseconds */
+typedef unsigned config_choice; /* index into the words of the table */
 
 struct config {
 #define S(type, section, key, def, range, help) config_##type section##_##key;

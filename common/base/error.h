@@ -7,6 +7,7 @@
 #ifndef MAILFLEET_BASE_ERROR_H
 #define MAILFLEET_BASE_ERROR_H
 
+/* clang-format off */
 /*      name       text                                  what the caller does */
 #define ERR_LIST(X)                                                            \
     X(OK,        "ok")                 /* go on */                             \
@@ -26,6 +27,7 @@ enum err {
 #undef X
     ERR_COUNT
 };
+/* clang-format on */
 
 /* The text of an err, for logs; never NULL. */
 const char *err_text(enum err e);

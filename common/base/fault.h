@@ -2,15 +2,17 @@
  * fault: named points at which a test can stop the process or make a call fail.
  *
  * Armed by the environment variable MAILFLEET_FAULT=NAME[:COUNT]=ACTION[,...], which only builds
- * with -Dfaults=true read; elsewhere fault_at is nothing at all. kill: SIGKILL to the own process group
- * at the COUNT-th pass. fail: fault_at returns true, and the caller fails as its header says.
- * stop: SIGSTOP. COUNT is 1 by default. The names are in this table and nowhere else.
+ * with -Dfaults=true read; elsewhere fault_at is nothing at all. The action happens once in each
+ * process, at the COUNT-th pass (1 by default). kill: SIGKILL to the own process group; stop:
+ * SIGSTOP; fail: fault_at returns true, and the caller fails as the table says. The names are in
+ * this table and nowhere else.
  */
 #ifndef MAILFLEET_BASE_FAULT_H
 #define MAILFLEET_BASE_FAULT_H
 
 #include <stdbool.h>
 
+/* clang-format off */
 #define FAULT_LIST(X)                                                         \
     X(deliver_file_written, "the file is durable, the commit not yet sent")   \
     X(deliver_committed, "the commit is acknowledged, the second tombstone not yet set") \
@@ -26,6 +28,7 @@ enum fault {
 #undef X
     FAULT_COUNT
 };
+/* clang-format on */
 
 #ifdef MAILFLEET_FAULTS
 bool fault_at(enum fault f);

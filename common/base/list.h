@@ -53,7 +53,8 @@ static inline struct list *list_pop(struct list *head)
 
 #define LIST_FOR(l, head) for (struct list *l = (head)->next; l != (head); l = l->next)
 /* The body may remove l. */
-#define LIST_FOR_SAFE(l, head) \
-    for (struct list *l = (head)->next, *l##_next = l->next; l != (head); l = l##_next, l##_next = l->next)
+#define LIST_FOR_SAFE(l, head)                                                                     \
+    for (struct list *l = (head)->next, *l##_next = l->next; l != (head);                          \
+         l = l##_next, l##_next = l->next)
 
 #endif

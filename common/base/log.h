@@ -22,18 +22,18 @@ struct log_field {
 };
 
 #define F_SPAN(k, v) ((struct log_field){ .key = (k), .type = LOG_FIELD_SPAN, .s = (v) })
-#define F_STR(k, v) F_SPAN((k), span_str(v))
-#define F_U64(k, v) ((struct log_field){ .key = (k), .type = LOG_FIELD_U64, .u = (v) })
-#define F_I64(k, v) ((struct log_field){ .key = (k), .type = LOG_FIELD_I64, .i = (v) })
-#define F_ERR(v) F_STR("err", err_text(v))
+#define F_STR(k, v)  F_SPAN((k), span_str(v))
+#define F_U64(k, v)  ((struct log_field){ .key = (k), .type = LOG_FIELD_U64, .u = (v) })
+#define F_I64(k, v)  ((struct log_field){ .key = (k), .type = LOG_FIELD_I64, .i = (v) })
+#define F_ERR(v)     F_STR("err", err_text(v))
 
 /* LOG(LOG_INFO, "login", F_STR("sid", sid), F_U64("msgs", n)); at least one field. */
-#define LOG(level, event, ...)                                                          \
-    do {                                                                                \
-        if (log_enabled(level)) {                                                       \
-            const struct log_field log_fields_[] = { __VA_ARGS__ };                     \
-            log_write((level), (event), log_fields_, sizeof log_fields_ / sizeof *log_fields_); \
-        }                                                                               \
+#define LOG(level, event, ...)                                                                     \
+    do {                                                                                           \
+        if (log_enabled(level)) {                                                                  \
+            const struct log_field log_fields_[] = { __VA_ARGS__ };                                \
+            log_write((level), (event), log_fields_, sizeof log_fields_ / sizeof *log_fields_);    \
+        }                                                                                          \
     } while (0)
 
 bool log_enabled(enum log_level level);

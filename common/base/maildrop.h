@@ -10,7 +10,7 @@
 
 #include "base/blob_id.h"
 
-#define UIDL_MAX 70   /* RFC 1939, section 7 */
+#define UIDL_MAX   70 /* RFC 1939, section 7 */
 #define HANDLE_MAX 64 /* octets of an NFSv3 file handle (RFC 1813, section 2.5) */
 
 /* Where one message of one mailbox is. */

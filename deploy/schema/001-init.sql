@@ -1,0 +1,382 @@
+-- The schema of mailfleet: accounts, and a pointer for every message of every mailbox. Message
+-- content is never here.
+--
+-- Applied by `mailfleet migrate` in one transaction, which also records it in schema_version.
+-- Names are unqualified: the schema in front of the role's search_path is used.
+--
+-- The same tables and functions are meant for plain PostgreSQL and, when one machine is outgrown,
+-- for Citus: mailbox, account, message and ledger distributed by mailbox_id and colocated, address
+-- by addr, blob_shared by blob_id; volume, domain, fleet and node as reference tables. So
+--   - every hot table carries mailbox_id, in every unique key too, and each hot statement names it;
+--   - each hot operation is one plpgsql function with the distribution column as its first
+--     argument, and ids and times are given by the client: times in milliseconds since 1970;
+--   - there are no foreign keys, triggers, advisory locks, NOTIFY, temporary tables or session
+--     settings (PgBouncer in transaction mode must work as well).
+--
+-- Locks: a function that changes a mailbox locks its mailbox row first, and a transaction that
+-- changes several takes them in ascending order. Everything else deadlocks.
+--
+-- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found.
+-- Codes and states are the numbers of the C enums that the comments name.
+--
+-- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
+--   mailbox (mailbox_id and limits), account (mailbox_id, addr, hash), address (addr, domain,
+--   mailbox_id). It ends with remove_mailbox() and the deletion of its address rows.
+-- A domain is a row of domain and a row '@name' of address, which holds its catch-all.
+
+CREATE TABLE schema_version (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row. Raising epoch puts everything that is cached out of reach.
+CREATE TABLE fleet (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch bigint  NOT NULL DEFAULT 1
+);
+INSERT INTO fleet DEFAULT VALUES;
+
+CREATE TABLE volume (
+    volume_id  smallint PRIMARY KEY CHECK (volume_id > 0),
+    uuid       uuid     NOT NULL UNIQUE,    -- what the sentinel file holds
+    url        text     NOT NULL UNIQUE CHECK (octet_length(url) BETWEEN 1 AND 1023),
+    fanout     smallint NOT NULL DEFAULT 2 CHECK (fanout BETWEEN 0 AND 4), -- never changed
+    state      smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 2),  -- enum volume_state
+    weight     integer  NOT NULL DEFAULT 100 CHECK (weight >= 0),
+    free_floor bigint   NOT NULL DEFAULT 0 CHECK (free_floor >= 0)         -- octets
+);
+
+-- Limits here are what new accounts of the domain begin with; 0 is none.
+CREATE TABLE domain (
+    name         text COLLATE "C" PRIMARY KEY CHECK (name = lower(name)),
+    max_octets   bigint      NOT NULL DEFAULT 0 CHECK (max_octets >= 0),
+    max_messages bigint      NOT NULL DEFAULT 0 CHECK (max_messages >= 0),
+    max_size     bigint      NOT NULL DEFAULT 0 CHECK (max_size >= 0),
+    created_at   timestamptz NOT NULL DEFAULT now()
+);
+
+-- What USER and RCPT look up, in canonical form. A mailbox, or an alias with targets, or
+-- '@domain', whose targets are the catch-all (NULL: none).
+CREATE TABLE address (
+    addr       text COLLATE "C" PRIMARY KEY
+               CHECK (addr = lower(addr) AND octet_length(addr) BETWEEN 2 AND 320),
+    domain     text COLLATE "C" NOT NULL,
+    mailbox_id bigint,
+    targets    text[] CHECK (cardinality(targets) BETWEEN 1 AND 1000), -- ENTRY_TARGETS_MAX
+    CHECK (CASE WHEN addr LIKE '@%' THEN mailbox_id IS NULL
+                ELSE (mailbox_id IS NULL) <> (targets IS NULL) END)
+);
+CREATE INDEX address_domain ON address (domain);
+CREATE INDEX address_mailbox ON address (mailbox_id) WHERE mailbox_id IS NOT NULL;
+
+CREATE SEQUENCE mailbox_ids;
+
+-- The hot row of a mailbox: counters and limits move under one lock, so quotas are exact. No other
+-- index and a fillfactor, so that its updates stay on their page.
+CREATE TABLE mailbox (
+    mailbox_id   bigint   PRIMARY KEY,
+    version      bigint   NOT NULL DEFAULT 0,  -- rises with each change of its pointers
+    next_seq     bigint   NOT NULL DEFAULT 1,
+    msgs         bigint   NOT NULL DEFAULT 0,
+    octets       bigint   NOT NULL DEFAULT 0,
+    max_octets   bigint   NOT NULL DEFAULT 0 CHECK (max_octets >= 0),   -- 0 is none
+    max_messages bigint   NOT NULL DEFAULT 0 CHECK (max_messages >= 0), -- 0 is none
+    max_size     bigint   NOT NULL DEFAULT 0 CHECK (max_size >= 0),     -- 0 is the fleet's
+    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1))    -- enum account_state
+) WITH (fillfactor = 70);
+
+-- The cold row: what only a login needs.
+CREATE TABLE account (
+    mailbox_id bigint      PRIMARY KEY,
+    addr       text        NOT NULL,
+    hash       text        NOT NULL DEFAULT '' CHECK (octet_length(hash) <= 383), -- crypt(3)
+    scram      text,       -- SCRAM-SHA-256 keys in the form of RFC 5803; NULL: not enrolled
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- A row a message; its key covers the listing, which so reads the index alone. uidl and handle are
+-- in it although most are empty: an empty one is one octet of what alignment would pad anyway,
+-- both in the row and in the index, while a NULL would cost 8 octets in each (a null bitmap), and
+-- leaving them out would send every listing to the table.
+CREATE TABLE message (
+    mailbox_id bigint   NOT NULL,
+    seq        bigint   NOT NULL,              -- place in the mailbox; never used twice
+    blob_id    uuid     NOT NULL,
+    size       integer  NOT NULL,              -- octets as RETR sends it
+    skip       integer  NOT NULL,              -- octets of the envelope block in front
+    volume_id  smallint NOT NULL,
+    shared     boolean  NOT NULL,              -- other mailboxes name the file: blob_shared
+    uidl       text     NOT NULL DEFAULT '' CHECK (octet_length(uidl) <= 70), -- '': the id's text
+    handle     bytea    NOT NULL DEFAULT '' CHECK (octet_length(handle) <= 64),
+    PRIMARY KEY (mailbox_id, seq)
+        INCLUDE (blob_id, size, skip, volume_id, shared, uidl, handle)
+) WITH (
+    -- Rows in pages that were not vacuumed yet cost a listing a look at the table.
+    autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_vacuum_scale_factor = 0.02
+);
+
+-- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
+-- file that was given up, or a recipient of a shared file without room. A row can go back while
+-- claimed_at is NULL; then a reaper has it.
+CREATE TABLE ledger (
+    mailbox_id   bigint      NOT NULL,
+    blob_id      uuid        NOT NULL,
+    seq          bigint      NOT NULL,
+    size         integer     NOT NULL,
+    skip         integer     NOT NULL,
+    volume_id    smallint    NOT NULL,
+    shared       boolean     NOT NULL,
+    uidl         text        NOT NULL DEFAULT '',
+    handle       bytea       NOT NULL DEFAULT '',
+    deleted_at   timestamptz NOT NULL,
+    unlink_after timestamptz NOT NULL,
+    claimed_at   timestamptz,
+    by_whom      text        NOT NULL,
+    PRIMARY KEY (mailbox_id, blob_id, seq)
+);
+CREATE INDEX ledger_due ON ledger (unlink_after);
+
+-- How many pointers and ledger rows of all mailboxes name a shared file. At 0 a reaper unlinks it,
+-- and forgets the row when the unlink has answered.
+CREATE TABLE blob_shared (
+    blob_id   uuid     PRIMARY KEY,
+    volume_id smallint NOT NULL,
+    refs      integer  NOT NULL CHECK (refs >= 0)
+);
+CREATE INDEX blob_shared_free ON blob_shared (blob_id) WHERE refs = 0;
+
+CREATE TABLE node (
+    name     text        PRIMARY KEY,
+    roles    text        NOT NULL,
+    version  text        NOT NULL,
+    since    timestamptz NOT NULL,
+    seen     timestamptz NOT NULL,
+    sessions integer     NOT NULL
+);
+
+-- The fleet's epoch and the timeline of the write-ahead log in one number: a promotion or a
+-- point-in-time restore changes it without anybody's help. Fails on a standby.
+CREATE FUNCTION fleet_epoch() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT (epoch << 32) | ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))
+                                   ::bit(32)::bigint
+              FROM fleet);
+END $$;
+
+CREATE FUNCTION ms_time(ms bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql
+RETURN to_timestamp(ms / 1000.0);
+
+-- Whether a mailbox with these counters takes len octets more: enum room. An expression that the
+-- planner inlines; a row as argument would not be found on Citus' shards.
+CREATE FUNCTION room(state smallint, msgs bigint, octets bigint, max_messages bigint,
+                     max_octets bigint, max_size bigint, len bigint)
+RETURNS integer IMMUTABLE LANGUAGE sql
+RETURN CASE
+    WHEN state <> 0 THEN 4
+    WHEN max_size > 0 AND len > max_size OR max_octets > 0 AND len > max_octets THEN 2
+    WHEN max_messages > 0 AND msgs >= max_messages
+      OR max_octets > 0 AND octets + len > max_octets THEN 1
+    ELSE 0
+END;
+
+-- What an address leads to: no row when it is unknown. Two look-ups rather than a join, as address
+-- and mailbox are distributed differently; STABLE, so that both see one snapshot.
+CREATE FUNCTION lookup(a text)
+RETURNS TABLE (box bigint, box_state smallint, most_octets bigint, most_messages bigint,
+               most_size bigint, password text, leads_to text[])
+STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT d.mailbox_id, d.targets INTO box, leads_to FROM address d WHERE d.addr = a;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF box IS NOT NULL THEN
+        SELECT b.state, b.max_octets, b.max_messages, b.max_size, c.hash
+          INTO box_state, most_octets, most_messages, most_size, password
+          FROM mailbox b JOIN account c ON c.mailbox_id = b.mailbox_id
+         WHERE b.mailbox_id = box;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'address % names mailbox %, which is not there', a, box
+                USING ERRCODE = 'data_corrupted';
+        END IF;
+    END IF;
+    RETURN NEXT;
+END $$;
+
+-- Counts the mailboxes of a file before they are delivered to: a failure may leak the file, but
+-- can't unlink it too early.
+CREATE FUNCTION share(blob uuid, vol bigint, n bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO blob_shared (blob_id, volume_id, refs) VALUES (blob, vol, n);
+END $$;
+
+-- A ledger row for a file that the mailbox never listed.
+CREATE FUNCTION discard(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
+                        now_ms bigint, grace_ms bigint, who text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
+                        deleted_at, unlink_after, by_whom)
+    VALUES (box, blob, 0, len, head, vol, many, ms_time(now_ms), ms_time(now_ms + grace_ms), who)
+    ON CONFLICT DO NOTHING;
+END $$;
+
+-- Gives a mailbox its pointer; returns enum room. Without room: strict raises MF001, which undoes
+-- the whole transaction; else the file's place in the mailbox goes to the ledger.
+CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
+                        fh bytea, strict boolean, now_ms bigint, grace_ms bigint)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    place bigint;
+    code  integer;
+BEGIN
+    UPDATE mailbox b
+       SET version = b.version + 1, next_seq = b.next_seq + 1,
+           msgs = b.msgs + 1, octets = b.octets + len
+     WHERE b.mailbox_id = box
+       AND room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len) = 0
+    RETURNING b.next_seq - 1 INTO place;
+    IF FOUND THEN
+        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, handle)
+        VALUES (box, place, blob, len, head, vol, many, fh);
+        RETURN 0;
+    END IF;
+
+    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len)
+      INTO code FROM mailbox b WHERE b.mailbox_id = box;
+    IF NOT FOUND THEN
+        code := 3;
+    ELSIF code = 0 THEN
+        code := 1; -- room was made since: as the code says, a later try may find it
+    END IF;
+    IF strict THEN
+        RAISE EXCEPTION 'no room in mailbox %', box
+            USING ERRCODE = 'MF001', DETAIL = format('%s %s', box, code);
+    END IF;
+    PERFORM discard(box, blob, vol, len, head, many, now_ms, grace_ms, 'no room');
+    RETURN code;
+END $$;
+
+-- Whether a delivery committed, when its answer was lost. The lock waits for one under way.
+CREATE FUNCTION delivered(box bigint, blob uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    PERFORM FROM message m WHERE m.mailbox_id = box AND m.blob_id = blob
+      ORDER BY m.seq DESC LIMIT 1;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    RETURN EXISTS (SELECT FROM ledger l
+                    WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq > 0);
+END $$;
+
+-- Moves pointers to the ledger; returns how many. They are named by place and id: after a restore
+-- a place alone could name another message.
+CREATE FUNCTION expunge(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, grace_ms bigint,
+                        who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n   bigint;
+    len bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    WITH gone AS (
+        DELETE FROM message m USING unnest(seqs, blobs) AS w (seq, blob_id)
+         WHERE m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
+        RETURNING m.*
+    ), kept AS (
+        INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
+                            deleted_at, unlink_after, by_whom)
+        SELECT g.mailbox_id, g.blob_id, g.seq, g.size, g.skip, g.volume_id, g.shared, g.uidl,
+               g.handle, ms_time(now_ms), ms_time(now_ms + grace_ms), who
+          FROM gone g
+        RETURNING size
+    )
+    SELECT count(*), coalesce(sum(k.size), 0) INTO n, len FROM kept k;
+    IF n > 0 THEN
+        UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len
+         WHERE b.mailbox_id = box;
+    END IF;
+    RETURN n;
+END $$;
+
+-- Ends a mailbox: its pointers go to the ledger, its rows go. Returns how many pointers.
+CREATE FUNCTION remove_mailbox(box bigint, now_ms bigint, grace_ms bigint, who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no mailbox %', box USING ERRCODE = 'MF002';
+    END IF;
+    WITH gone AS (
+        DELETE FROM message m WHERE m.mailbox_id = box RETURNING m.*
+    )
+    INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
+                        deleted_at, unlink_after, by_whom)
+    SELECT g.mailbox_id, g.blob_id, g.seq, g.size, g.skip, g.volume_id, g.shared, g.uidl, g.handle,
+           ms_time(now_ms), ms_time(now_ms + grace_ms), who
+      FROM gone g;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    DELETE FROM account c WHERE c.mailbox_id = box;
+    DELETE FROM mailbox b WHERE b.mailbox_id = box;
+    RETURN n;
+END $$;
+
+-- The reaper. Any number may run at once:
+--   1. SELECT DISTINCT mailbox_id FROM ledger WHERE unlink_after <= now [LIMIT n];
+--   2. claim() what is due of each. A claim that is older than stale_ms was a dead reaper's.
+--   3. a row that is not shared: unlink the file, then release() the row;
+--      a shared one: release() and unshare() in one transaction;
+--   4. SELECT blob_id, volume_id FROM blob_shared WHERE refs = 0: unlink, then forget().
+-- Each step may be repeated after a crash: an unlink finds no file, release() raises MF002 and
+-- takes unshare() back with it.
+
+-- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox.
+CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint)
+RETURNS SETOF ledger LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    UPDATE ledger l SET claimed_at = ms_time(now_ms)
+     WHERE l.mailbox_id = box AND (l.blob_id, l.seq) IN (
+        SELECT d.blob_id, d.seq FROM ledger d
+         WHERE d.mailbox_id = box
+           AND d.unlink_after <= ms_time(now_ms)
+           AND (d.claimed_at IS NULL OR d.claimed_at < ms_time(now_ms - stale_ms))
+           AND NOT EXISTS (SELECT FROM message m
+                            WHERE m.mailbox_id = box AND m.blob_id = d.blob_id)
+           AND NOT EXISTS (SELECT FROM ledger y
+                            WHERE y.mailbox_id = box AND y.blob_id = d.blob_id
+                              AND y.unlink_after > ms_time(now_ms))
+         LIMIT most FOR UPDATE OF d SKIP LOCKED)
+    RETURNING l.*;
+END $$;
+
+CREATE FUNCTION release(box bigint, blob uuid, place bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM ledger l WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such ledger row' USING ERRCODE = 'MF002';
+    END IF;
+END $$;
+
+-- Counts down; returns what is left.
+CREATE FUNCTION unshare(blob uuid) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    left_over integer;
+BEGIN
+    UPDATE blob_shared s SET refs = s.refs - 1 WHERE s.blob_id = blob RETURNING s.refs INTO left_over;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'file % is shared but not counted', blob
+            USING ERRCODE = 'data_corrupted';
+    END IF;
+    RETURN left_over;
+END $$;
+
+CREATE FUNCTION forget(blob uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0;
+END $$;

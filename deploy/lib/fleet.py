@@ -1,0 +1,686 @@
+"""A whole mailfleet on one machine, under one state folder.
+
+PostgreSQL, memcached, delivery nodes, front-ends and HAProxy in front of each pair, all private:
+own data, own ports, nothing of the system's own servers is touched. deploy/quickstart is the
+command line of this module, and the system tests use it as their library.
+
+The parts are started detached and found again through <state>/run, so that any later process can
+look after them. It supervises nothing: a part that dies stays dead until start() is called. It is
+for trying and testing on one machine, not a way to run a service.
+"""
+
+import collections
+import contextlib
+import fcntl
+import glob
+import grp
+import http.client
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+DOMAIN = "quickstart.test"
+DEFAULT_BASE_PORT = 20100
+PORTS = 100  # a fleet's ports are base .. base + PORTS - 1
+MAX_NODES = 4  # of each kind, by the port plan below
+
+PROGRAMS = {
+    "mailfleet": "admin/mailfleet",
+    "mailfleet-deliver": "deliver/mailfleet-deliver",
+    "mailfleet-frontend": "frontend/mailfleet-frontend",
+}
+
+
+class FleetError(Exception):
+    """Something that the operator is told, in one or more lines."""
+
+
+class Ports:
+    """The port plan: everything is a fixed distance from the base port."""
+
+    def __init__(self, base):
+        self.base = base
+        self.smtp, self.pop3, self.pop3s = base, base + 1, base + 2  # the balancer's
+        self.postgres, self.memcached = base + 3, base + 4
+
+    def deliver(self, n):
+        first = self.base + 10 * n
+        return {"smtp": first, "smtp_proxy": first + 1, "lmtp": first + 2, "health": first + 9}
+
+    def frontend(self, n):
+        first = self.base + 50 + 10 * n
+        return {"pop3": first, "pop3s": first + 1, "pop3_proxy": first + 2,
+                "pop3s_proxy": first + 3, "health": first + 9}
+
+    def all(self):
+        nodes = [p for n in range(1, MAX_NODES + 1) for p in (self.deliver(n), self.frontend(n))]
+        return [self.smtp, self.pop3, self.pop3s, self.postgres, self.memcached,
+                *(port for node in nodes for port in node.values())]
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+Process = collections.namedtuple("Process", "pid parent session state started")
+
+
+def read_process(pid):
+    """What /proc says of a process, or None."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2:].split()
+    return Process(int(pid), int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
+
+
+def processes():
+    """Every living process of the machine, by pid. Zombies are not alive."""
+    found = (read_process(name) for name in os.listdir("/proc") if name.isdigit())
+    return {p.pid: p for p in found if p and p.state not in "ZX"}
+
+
+class Part:
+    """One program of the fleet: how it is started, found, stopped, and known to be ready."""
+
+    stop_signal = signal.SIGTERM
+    stop_timeout = 20
+    user = None  # who it is started as, when root starts it
+
+    def __init__(self, fleet, name):
+        self.fleet = fleet
+        self.name = name
+        self.log = fleet.state / "log" / f"{name}.log"
+        self.pid_file = fleet.state / "run" / f"{name}.pid"
+        self.child = None  # the Popen, when this very process started it
+
+    # What a kind of part has of its own:
+
+    def prepare(self):
+        """Writes its configuration."""
+
+    def command(self):
+        raise NotImplementedError
+
+    def probe(self):
+        """Why it is not ready yet, or None."""
+        raise NotImplementedError
+
+    # What all have in common:
+
+    def pids(self):
+        """The pids of the master, first, and of everything it started."""
+        self.reap()
+        try:
+            pid, started = map(int, self.pid_file.read_text().split())
+        except (OSError, ValueError):
+            return []
+        alive = processes()
+        if pid in alive and alive[pid].started != started:
+            return []  # the number belongs to another process by now
+        # Children by parent; and by session, for those that have outlived their master.
+        ours = {p.pid for p in alive.values() if p.session == pid or p.pid == pid}
+        while more := {p.pid for p in alive.values() if p.parent in ours} - ours:
+            ours |= more
+        return sorted(ours, key=lambda p: (p != pid, p))
+
+    def start(self, env=None):
+        """Starts it unless it runs. wait_ready() tells when it can be used."""
+        if self.pids():
+            return
+        self.prepare()
+        with open(self.log, "ab") as log:
+            self.child = subprocess.Popen(
+                [str(word) for word in self.command()], cwd="/", stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+                env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.user))
+        process = read_process(self.child.pid)
+        self.pid_file.write_text(f"{process.pid} {process.started}\n")
+
+    def wait_ready(self, timeout=60):
+        deadline = time.monotonic() + timeout
+        while True:
+            reason = self.probe()
+            if reason is None:
+                return
+            if not self.pids():
+                raise FleetError(f"{self.name} has ended\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise FleetError(f"{self.name} is not ready: {reason}\n{self.log_tail()}")
+            time.sleep(0.05)
+
+    def up(self, env=None):
+        if not self.pids():
+            self.fleet.say(f"starting {self.name}")
+        self.start(env)
+        self.wait_ready()
+
+    def signal(self, number):
+        """Sends a signal to every process of the part, the master first."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill(self):
+        """SIGKILL to all of it, and waits until it is gone."""
+        victims = self.pids()
+        while self.pids() or processes().keys() & victims:
+            self.signal(signal.SIGKILL)
+            time.sleep(0.01)
+        # PostgreSQL takes a dead master for a living one until its parent has reaped it.
+        deadline = time.monotonic() + 5
+        while victims and read_process(victims[0]) and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(0.01)
+        self.pid_file.unlink(missing_ok=True)
+
+    def reap(self):
+        """Takes the status of the master when it is dead and a child of this process."""
+        if self.child:
+            self.child.poll()
+
+    def stop(self):
+        """Stops it in good order; False when it had to be killed."""
+        pids = self.pids()
+        if pids:
+            self.signal(signal.SIGCONT)
+            os.kill(pids[0], self.stop_signal)
+        deadline = time.monotonic() + self.stop_timeout
+        while self.pids() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        in_order = not self.pids()
+        self.kill()
+        return in_order
+
+    def log_tail(self, lines=20):
+        try:
+            tail = self.log.read_text(errors="replace").splitlines()[-lines:]
+        except OSError:
+            tail = []
+        return "\n".join([f"the end of {self.log}:", *(f"    {line}" for line in tail)])
+
+
+class Postgres(Part):
+    stop_signal = signal.SIGINT  # a fast shutdown: sessions are ended, the data is left clean
+    user = "postgres"
+
+    def __init__(self, fleet, name):
+        super().__init__(fleet, name)
+        self.data = fleet.state / "data" / "postgres"
+
+    def programs(self):
+        found = glob.glob("/usr/lib/postgresql/*/bin/postgres")
+        if not found:
+            raise FleetError("PostgreSQL's programs are not in /usr/lib/postgresql")
+        return Path(max(found, key=lambda path: int(path.split("/")[4]))).parent
+
+    def prepare(self):
+        fleet = self.fleet
+        if not (self.data / "PG_VERSION").exists():
+            # A cluster that was half made is made anew: nothing is in it yet.
+            shutil.rmtree(self.data, ignore_errors=True)
+            fleet.make_dir(self.data, self.user, 0o700)
+            password = fleet.state / "run" / "postgres-password"
+            fleet.write(password, fleet.saved["postgres_password"] + "\n", self.user, 0o600)
+            fleet.run([self.programs() / "initdb", "-D", self.data, "-U", "postgres",
+                       f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8",
+                       "--locale=C.UTF-8", "--data-checksums"], user=self.user)
+            password.unlink()
+
+    def command(self):
+        # TCP alone: the path of a socket would have to be short. What durability rests on (fsync,
+        # synchronous_commit, full_page_writes) stays as it is by default: on.
+        settings = {
+            "listen_addresses": HOST, "port": self.fleet.ports.postgres,
+            "unix_socket_directories": "", "max_connections": 300, "timezone": "UTC",
+            "log_timezone": "UTC", "log_line_prefix": "%m [%p] %q%u@%d ",
+            **self.fleet.postgres_settings,
+        }
+        return [self.programs() / "postgres", "-D", self.data,
+                *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
+
+    def probe(self):
+        try:
+            self.fleet.sql("SELECT 1", superuser=True, database="postgres")
+        except FleetError as error:
+            return str(error)
+        return None
+
+
+class Memcached(Part):
+    user = "memcache"
+
+    def command(self):
+        return ["/usr/bin/memcached", "-l", HOST, "-p", self.fleet.ports.memcached, "-U", "0",
+                "-m", "256"]
+
+    def probe(self):
+        reply = greeting(self.fleet.ports.memcached, b"version\r\n")
+        return None if reply.startswith(b"VERSION") else "no answer on its port"
+
+
+class Node(Part):
+    """A delivery node or a front-end. When root starts it, it goes to its own user by itself."""
+
+    def __init__(self, fleet, name, program, ports):
+        super().__init__(fleet, name)
+        self.program = program
+        self.ports = ports
+        self.config = fleet.state / "config" / f"{name}.conf"
+
+    def listeners(self):
+        """The settings that name its ports."""
+        at = {kind: f"{HOST}:{port}" for kind, port in self.ports.items()}
+        if "smtp" in at:
+            return {"smtp.listen": at["smtp"], "smtp.proxy_listen": at["smtp_proxy"],
+                    "lmtp.listen": at["lmtp"], "deliver.health": at["health"]}
+        return {"pop3.listen": at["pop3"], "pop3.tls_listen": at["pop3s"],
+                "pop3.proxy_listen": at["pop3_proxy"],
+                "pop3.proxy_tls_listen": at["pop3s_proxy"], "frontend.health": at["health"]}
+
+    def prepare(self):
+        self.fleet.write_config(self.config, {"node.name": self.name, **self.listeners(),
+                                              **self.fleet.node_settings.get(self.name, {})})
+
+    def command(self):
+        return [self.fleet.state / "bin" / self.program, "--config", self.config]
+
+    def probe(self):
+        return self.get("/readyz")[1]
+
+    def get(self, path):
+        """Asks the health listener: the body, and why the answer is not 200 or None."""
+        connection = http.client.HTTPConnection(HOST, self.ports["health"], timeout=5)
+        try:
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            body = reply.read().decode(errors="replace")
+            return body, None if reply.status == 200 else body.strip() or str(reply.status)
+        except (OSError, http.client.HTTPException) as error:
+            return "", f"its health port does not answer ({error})"
+        finally:
+            connection.close()
+
+
+class Haproxy(Part):
+    """Starts as root when it can, and then goes to its own user by itself."""
+
+    def __init__(self, fleet, name):
+        super().__init__(fleet, name)
+        self.config = fleet.state / "config" / "haproxy.cfg"
+
+    def servers(self, nodes, kind):
+        return "\n".join(f"    server {node.name} {HOST}:{node.ports[kind]} "
+                         f"check port {node.ports['health']}" for node in nodes)
+
+    def prepare(self):
+        fleet = self.fleet
+        template = string.Template((ROOT / "deploy/haproxy/haproxy.cfg").read_text())
+        fleet.write(self.config, template.substitute(
+            drop_root="    user haproxy\n    group haproxy\n" if fleet.root else "",
+            smtp=f"{HOST}:{fleet.ports.smtp}", pop3=f"{HOST}:{fleet.ports.pop3}",
+            pop3s=f"{HOST}:{fleet.ports.pop3s}",
+            smtp_servers=self.servers(fleet.delivery_nodes, "smtp_proxy"),
+            pop3_servers=self.servers(fleet.front_ends, "pop3_proxy"),
+            pop3s_servers=self.servers(fleet.front_ends, "pop3s_proxy")), None, 0o644)
+
+    def command(self):
+        return ["/usr/sbin/haproxy", "-db", "-f", self.config]
+
+    def probe(self):
+        for port, hello in (self.fleet.ports.smtp, b"220 "), (self.fleet.ports.pop3, b"+OK"):
+            if not greeting(port).startswith(hello):
+                return f"no greeting through port {port}"
+        return None
+
+
+def greeting(port, send=b"", timeout=5):
+    """What a server says first (after send), or nothing."""
+    try:
+        with socket.create_connection((HOST, port), timeout=timeout) as s:
+            s.sendall(send)
+            return s.recv(1024)
+    except OSError:
+        return b""
+
+
+# --- the fleet -----------------------------------------------------------------------------------
+
+
+class Fleet:
+    """All parts, by name: fleet["deliver1"].kill().
+
+    settings go into the configuration of every node ("spool.grace": "1s"), node_settings into
+    that of one ({"deliver1": {...}}), postgres_settings into PostgreSQL's. env is what every part
+    finds in its environment. say is told of every step.
+    """
+
+    def __init__(self, state, base_port=None, build=None, delivery_nodes=2, front_ends=2,
+                 settings=None, node_settings=None, postgres_settings=None, env=None,
+                 say=lambda line: None):
+        self.state = Path(state).absolute()
+        self.root = os.geteuid() == 0
+        self.user = "mailfleet" if self.root else pwd.getpwuid(os.geteuid()).pw_name
+        self.build = Path(build) if build else None
+        self.say = say
+        self.settings = settings or {}
+        self.node_settings = node_settings or {}
+        self.postgres_settings = postgres_settings or {}
+        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **(env or {})}
+        self.saved = self.load(base_port)
+        self.ports = Ports(self.saved["base_port"])
+        self.config = self.state / "config" / "mailfleet.conf"
+        self.admin_program = self.state / "bin" / "mailfleet"
+        self.ca = self.state / "tls" / "ca.pem"
+        self.spool = self.state / "spool"
+
+        self.delivery_nodes = [
+            Node(self, f"deliver{n}", "mailfleet-deliver", self.ports.deliver(n))
+            for n in range(1, delivery_nodes + 1)]
+        self.front_ends = [
+            Node(self, f"frontend{n}", "mailfleet-frontend", self.ports.frontend(n))
+            for n in range(1, front_ends + 1)]
+        self.parts = [Postgres(self, "postgres"), Memcached(self, "memcached"),
+                      *self.delivery_nodes, *self.front_ends, Haproxy(self, "haproxy")]
+
+    def __getitem__(self, name):
+        for part in self.parts:
+            if part.name == name:
+                return part
+        names = ", ".join(part.name for part in self.parts)
+        raise FleetError(f"there is no part {name}; there are: {names}")
+
+    # --- state -----------------------------------------------------------------------------
+
+    def load(self, base_port):
+        """What is remembered between runs: ports, passwords, accounts."""
+        try:
+            saved = json.loads((self.state / "state.json").read_text())
+        except FileNotFoundError:
+            return {"base_port": base_port or DEFAULT_BASE_PORT, "accounts": [], "volumes": [],
+                    "postgres_password": secrets.token_hex(16),
+                    "database_password": secrets.token_hex(16)}
+        if base_port and base_port != saved["base_port"]:
+            raise FleetError(f"the fleet in {self.state} has base port {saved['base_port']}; "
+                             "use another --state for another one")
+        return saved
+
+    def save(self):
+        self.write(self.state / "state.json", json.dumps(self.saved, indent=2) + "\n", None, 0o600)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """One command at a time changes a fleet."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        with open(self.state / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.say("waiting for another command on this fleet")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def run_as(self, user):
+        """The arguments of subprocess that start a program as user, when that can be chosen."""
+        if not self.root or user is None:
+            return {}
+        entry = pwd.getpwnam(user)
+        return {"user": entry.pw_uid, "group": entry.pw_gid,
+                "extra_groups": os.getgrouplist(user, entry.pw_gid)}
+
+    def own(self, path, user, mode):
+        if self.root and user:
+            entry = pwd.getpwnam(user)
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+        os.chmod(path, mode)
+
+    def make_dir(self, path, user, mode):
+        path.mkdir(parents=True, exist_ok=True)
+        self.own(path, user, mode)
+
+    def write(self, path, text, user, mode):
+        """Writes a whole file or none: a reader never sees half of it."""
+        new = path.with_name(path.name + ".new")
+        new.touch(0o600)
+        self.own(new, user, mode)
+        new.write_text(text)
+        new.rename(path)
+
+    def write_config(self, path, extra):
+        """mailfleet.conf for one node; sections as the keys' first words."""
+        sections = collections.defaultdict(dict)
+        for name, value in {**self.base_settings(), **self.settings, **extra}.items():
+            section, key = name.split(".")
+            sections[section][key] = value
+        text = "\n".join(
+            f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+            for section, keys in sections.items())
+        self.write(path, text, self.user, 0o640)
+
+    def base_settings(self):
+        return {
+            **({"node.user": self.user} if self.root else {}),
+            "node.drain_time": "5s",
+            "node.fleet_key_file": self.state / "secret" / "fleet.key",
+            "database.url": self.database_url,
+            "cache.servers": f"{HOST}:{self.ports.memcached}",
+            "tls.certificate": self.state / "tls" / "node.pem",
+            "tls.key": self.state / "tls" / "node.key",
+        }
+
+    @property
+    def database_url(self):
+        return (f"postgresql://mailfleet:{self.saved['database_password']}@{HOST}:"
+                f"{self.ports.postgres}/mailfleet?target_session_attrs=read-write")
+
+    # --- programs that end by themselves ------------------------------------------------------
+
+    def run(self, argv, user=None, env=None, stdin="", timeout=120):
+        """Runs a program to its end and returns its output; what it complained of is the error."""
+        argv = [str(word) for word in argv]
+        try:
+            done = subprocess.run(argv, cwd="/", input=stdin, text=True, errors="replace",
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
+                                  env={**self.env, **(env or {})}, check=False,
+                                  **self.run_as(user))
+        except subprocess.TimeoutExpired:
+            raise FleetError(f"{argv[0]} did not end within {timeout} s") from None
+        if done.returncode != 0:
+            raise FleetError(f"{' '.join(argv)} failed ({done.returncode}): "
+                             f"{(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def sql(self, statement, superuser=False, database="mailfleet"):
+        """Runs SQL; the rows, as lists of strings."""
+        user = "postgres" if superuser else "mailfleet"
+        password = self.saved["postgres_password" if superuser else "database_password"]
+        output = self.run(["/usr/bin/psql", "-XAtqw", "-F", "\t", "-v", "ON_ERROR_STOP=1",
+                           "-h", HOST, "-p", self.ports.postgres, "-U", user, "-d", database],
+                          env={"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "5"}, stdin=statement)
+        return [line.split("\t") for line in output.splitlines()]
+
+    def admin(self, *words, stdin=""):
+        """The operator's command; its output."""
+        return self.run([self.admin_program, "--config", self.config, *words], user=self.user,
+                        stdin=stdin)
+
+    # --- up and down ----------------------------------------------------------------------------
+
+    def up(self):
+        """Starts what is missing; everything that was there stays."""
+        self.lay_out()
+        self["postgres"].up()
+        self.create_database()
+        self["memcached"].up()
+        self.init_store()
+        for node in self.delivery_nodes + self.front_ends:
+            if not node.pids():
+                self.say(f"starting {node.name}")
+            node.start()
+        for node in self.delivery_nodes + self.front_ends:
+            node.wait_ready()
+        self["haproxy"].up()
+
+    def down(self):
+        """Stops everything, what is in front first."""
+        for part in reversed(self.parts):
+            if part.pids():
+                self.say(f"stopping {part.name}")
+                if not part.stop():
+                    self.say(f"{part.name} did not stop in time and was killed")
+            part.pid_file.unlink(missing_ok=True)
+
+    def lay_out(self):
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not (self.state / "state.json").exists():
+            self.check_ports()
+        if self.root:
+            self.make_user()
+            self.check_reachable()
+        os.chmod(self.state, 0o755)
+        for name in "bin", "config", "data", "log", "run", "tls":
+            self.make_dir(self.state / name, None, 0o755)
+        for name in "secret", "spool":
+            self.make_dir(self.state / name, self.user, 0o750)
+        self.save()
+        self.copy_programs()
+        self.make_certificates()
+        self.write_config(self.config, {})
+
+    def check_ports(self):
+        for port in self.ports.all():
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    s.bind((HOST, port))
+                except OSError:
+                    raise FleetError(
+                        f"port {port} is taken by another program; choose other ports with "
+                        f"--base-port N (N to N + {PORTS - 1} are used)") from None
+
+    def make_user(self):
+        try:
+            grp.getgrnam(self.user)
+            pwd.getpwnam(self.user)
+        except KeyError:
+            self.say(f"adding the system user {self.user}")
+            self.run(["/usr/sbin/useradd", "--system", "--user-group", "--no-create-home",
+                      "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", self.user])
+
+    def check_reachable(self):
+        """The parts run as other users than root: they must be able to get to their files."""
+        for folder in self.state.parents:
+            if not folder.stat().st_mode & 0o001:
+                raise FleetError(f"{folder} is closed to the users that the fleet runs as; "
+                                 "choose another folder with --state DIR")
+
+    def copy_programs(self):
+        """Out of the build, which the fleet's users may not be able to reach."""
+        if not self.build:
+            return
+        for name, where in PROGRAMS.items():
+            new = self.state / "bin" / (name + ".new")
+            shutil.copyfile(self.build / where, new)
+            new.chmod(0o755)
+            new.rename(self.state / "bin" / name)
+
+    def make_certificates(self):
+        """A certificate authority, and one certificate for all nodes."""
+        tls = self.state / "tls"
+        if (tls / "node.pem").exists():
+            return
+        names = ["localhost", DOMAIN, f"*.{DOMAIN}", socket.gethostname(),
+                 *(f"deliver{n}" for n in range(1, MAX_NODES + 1)),
+                 *(f"frontend{n}" for n in range(1, MAX_NODES + 1))]
+        alternatives = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1", "IP:::1"])
+        new = ["/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+               "ec_paramgen_curve:P-256", "-noenc", "-days", "3650"]
+        self.run([*new, "-keyout", tls / "ca.key", "-out", self.ca,
+                  "-subj", "/CN=mailfleet quickstart",
+                  "-addext", "basicConstraints=critical,CA:TRUE",
+                  "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
+        self.run([*new, "-CA", self.ca, "-CAkey", tls / "ca.key", "-keyout", tls / "node.key",
+                  "-out", tls / "node.pem.new", "-subj", "/CN=localhost",
+                  "-addext", f"subjectAltName={alternatives}",
+                  "-addext", "basicConstraints=critical,CA:FALSE",
+                  "-addext", "extendedKeyUsage=serverAuth"])
+        self.own(tls / "ca.key", None, 0o600)
+        self.own(self.ca, None, 0o644)
+        self.own(tls / "node.key", self.user, 0o640)
+        self.own(tls / "node.pem.new", None, 0o644)
+        (tls / "node.pem.new").rename(tls / "node.pem")
+
+    def create_database(self):
+        if not self.sql("SELECT 1 FROM pg_roles WHERE rolname = 'mailfleet'", True, "postgres"):
+            self.sql("CREATE ROLE mailfleet LOGIN PASSWORD "
+                     f"'{self.saved['database_password']}'", True, "postgres")
+        if not self.sql("SELECT 1 FROM pg_database WHERE datname = 'mailfleet'", True, "postgres"):
+            self.sql("CREATE DATABASE mailfleet OWNER mailfleet", True, "postgres")
+
+    def init_store(self):
+        """Schema, fleet key, and one volume: a local directory."""
+        self.admin("init")
+        self.own(self.state / "secret" / "fleet.key", self.user, 0o640)
+        if not self.volumes():
+            self.admin("volume", "add", f"file://{self.spool}")
+
+    # --- what is in it -----------------------------------------------------------------------------
+
+    def volumes(self):
+        """The volumes as the database has them; as they were last seen, when it is away."""
+        try:
+            listed = json.loads(self.admin("volume", "list", "--json"))
+        except FleetError:
+            return self.saved["volumes"]
+        volumes = [{"id": volume["id"], "url": volume["url"]} for volume in listed]
+        if volumes != self.saved["volumes"]:
+            self.saved["volumes"] = volumes
+            self.save()
+        return volumes
+
+    def add_account(self, address, *options):
+        """An account with a random password, which is remembered and returned."""
+        password = secrets.token_urlsafe(12)
+        self.admin("account", "add", address, "--password-stdin", *options, stdin=password + "\n")
+        self.saved["accounts"].append({"address": address, "password": password})
+        self.save()
+        return password
+
+    def password(self, address):
+        """The remembered password of an account, or None."""
+        return next((account["password"] for account in self.saved["accounts"]
+                     if account["address"] == address), None)
+
+    def status(self):
+        """What tools may rely on; deploy/quickstart status --json prints it."""
+        ports = self.ports
+        return {
+            "pop3": [{"name": node.name, "host": HOST, "port": node.ports["pop3"],
+                      "tls_port": node.ports["pop3s"], "proxy_port": node.ports["pop3_proxy"],
+                      "health": f"{HOST}:{node.ports['health']}"} for node in self.front_ends],
+            "smtp": [{"name": node.name, "host": HOST, "port": node.ports["smtp"],
+                      "proxy_port": node.ports["smtp_proxy"],
+                      "health": f"{HOST}:{node.ports['health']}"}
+                     for node in self.delivery_nodes],
+            "lmtp": [{"name": node.name, "host": HOST, "port": node.ports["lmtp"]}
+                     for node in self.delivery_nodes],
+            "balancer": {"pop3": {"host": HOST, "port": ports.pop3, "tls_port": ports.pop3s},
+                         "smtp": {"host": HOST, "port": ports.smtp}},
+            "database": self.database_url,
+            "memcached": [f"{HOST}:{ports.memcached}"],
+            "volumes": self.volumes(),
+            "ca": str(self.ca),
+            "accounts": self.saved["accounts"],
+            "pids": {part.name: part.pids() for part in self.parts},
+            "admin": str(self.admin_program),
+            "config": str(self.config),
+        }

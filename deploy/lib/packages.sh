@@ -1,0 +1,36 @@
+# packages: installs the Debian packages that lists name, when some are missing. Sourced.
+#
+# A list has one package a line, and comments behind #. Nothing is done, and no right is asked for,
+# when all of them are there.
+
+# install_packages LIST...
+install_packages() {
+    local package missing=() as_root=()
+    while read -r package; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+            missing+=("$package")
+    done < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$@" | sort -u)
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || {
+            echo "install these packages first (sudo is missing): ${missing[*]}" >&2
+            return 1
+        }
+        as_root=(sudo)
+    fi
+    echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
+    local log apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+        apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+    log=$(mktemp)
+    {
+        "${apt[@]}" update &&
+            "${apt[@]}" install --no-install-recommends "${missing[@]}"
+    } </dev/null >"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        echo "the packages could not be installed" >&2
+        return 1
+    }
+    rm -f "$log"
+}

@@ -1,1 +1,735 @@
-/* pop3: see pop3.h */
+/*
+ * pop3: the engine: commands, replies and the one open action.
+ *
+ * A command is a row of the table at the end: its name, where it may be given, how many words it
+ * takes, what it does. pop3_step goes by the engine's step:
+ *
+ *   COMMAND   the next line is a command
+ *   RESPONSE  the next line answers an AUTH challenge
+ *   LISTING   LIST or UIDL of the whole maildrop goes on with message `listed`
+ *   STOP      TOP has sent enough; the reader is told so
+ *   ANSWER    the action is open (CLOSE for ever)
+ *
+ * The engine owns the maildrop, the marks of DELE, and the one copy of a password, which is wiped
+ * when the login is answered. It echoes nothing that the client said, so no reply can be forged.
+ */
+#include "pop3.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "proto/dot.h"
+#include "proto/line.h"
+#include "sasl.h"
+
+#define USER_MAX_OCTETS     320   /* local part, @ and domain (RFC 5321, section 4.5.3.1) */
+#define PASSWORD_MAX_OCTETS 512   /* what crypt(3) takes */
+#define LISTING_LINE_MAX    128   /* a number, a UIDL, CRLF, and the terminator behind them */
+#define LISTING_PIECE       65536 /* a listing is sent in such pieces, to keep out small */
+#define WORDS_ANY           SIZE_MAX
+
+/* Bits, for the table of commands. The third of RFC 1939, UPDATE, is the COMMIT action. */
+enum state { AUTHORIZATION = 1, TRANSACTION = 2 };
+
+enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_ANSWER };
+
+struct pop3 {
+    struct pop3_options opt;
+    enum state state;
+    enum step step;
+    struct pop3_action action; /* in STEP_ANSWER */
+    unsigned errors;
+    unsigned failed_logins;
+
+    struct line line;
+    char user[USER_MAX_OCTETS];
+    size_t user_n;
+    char password[PASSWORD_MAX_OCTETS];
+
+    struct maildrop *drop; /* in TRANSACTION */
+    bool *marked;          /* a flag a message; NULL until the first DELE */
+    size_t marked_n;
+    uint64_t marked_octets;
+    size_t *commit; /* what COMMIT borrows out */
+
+    bool list_uidl;
+    size_t listed;
+
+    struct dot_encoder dot; /* of the message being sent */
+    uint64_t fetched;       /* its octets so far */
+};
+
+struct command {
+    const char *name;
+    unsigned states;
+    size_t least, most; /* words; WORDS_ANY: the rest of the line as it is */
+    void (*run)(struct pop3 *p, struct span args, struct buf *out);
+};
+
+static const char fault_text[] = "[SYS/TEMP] something is down here, try again later";
+static const char no_tls_text[] = "a password is taken over TLS only: use STLS first";
+
+/* What an err of the store means to the client; where there is nothing, it is a fault. */
+static const struct {
+    const char *login, *fetch;
+} err_texts[ERR_COUNT] = {
+    [ERR_DENIED] = { .login = "[AUTH] wrong user or password" },
+    [ERR_BUSY] = { .login = "[IN-USE] another session has the mailbox open" },
+    [ERR_NOTFOUND] = { .fetch = "another session has removed the message" },
+    [ERR_CORRUPT] = { .fetch = "[SYS/PERM] the message is damaged" },
+};
+
+const char *pop3_close_text(enum pop3_close c)
+{
+    static const char *const texts[] = {
+#define X(name, text) text,
+        POP3_CLOSE_LIST(X)
+#undef X
+    };
+    return texts[c];
+}
+
+/* --- replies --------------------------------------------------------------------------------- */
+
+/* Never fails: a step begins with POP3_OUT_MIN octets of room, and no single reply is as long. */
+static void put(struct buf *out, struct span s)
+{
+    enum err e = buf_add(out, s);
+    CHECK(e == ERR_OK);
+}
+
+static void put_text(struct buf *out, const char *s)
+{
+    put(out, span_str(s));
+}
+
+static void put_number(struct buf *out, uint64_t n)
+{
+    enum err e = buf_addu(out, n);
+    CHECK(e == ERR_OK);
+}
+
+static void reply_ok(struct buf *out, const char *text)
+{
+    put_text(out, "+OK ");
+    put_text(out, text);
+    put_text(out, "\r\n");
+}
+
+static void reply_err(struct buf *out, const char *text)
+{
+    put_text(out, "-ERR ");
+    put_text(out, text ? text : fault_text);
+    put_text(out, "\r\n");
+}
+
+/* --- actions --------------------------------------------------------------------------------- */
+
+static void ask(struct pop3 *p, struct pop3_action a)
+{
+    p->action = a;
+    p->step = STEP_ANSWER;
+}
+
+/* An answer may only come to the action that is open. */
+static void answered(struct pop3 *p, enum pop3_action_kind kind)
+{
+    CHECK(p->step == STEP_ANSWER && p->action.kind == kind);
+    p->step = STEP_COMMAND;
+}
+
+static void close_session(struct pop3 *p, enum pop3_close reason)
+{
+    ask(p, (struct pop3_action){ .kind = POP3_CLOSE, .u.close = reason });
+}
+
+/* The client has broken the protocol: only so many times. */
+static void bad(struct pop3 *p, const char *text, struct buf *out)
+{
+    reply_err(out, text);
+    if (++p->errors >= p->opt.max_errors) {
+        close_session(p, POP3_CLOSE_ERRORS);
+    }
+}
+
+/* --- AUTHORIZATION --------------------------------------------------------------------------- */
+
+static bool may_login(const struct pop3 *p)
+{
+    return p->opt.plaintext_login || p->opt.tls_active;
+}
+
+static void forget_login(struct pop3 *p)
+{
+    explicit_bzero(p->password, sizeof p->password);
+    p->user_n = 0;
+}
+
+static bool set_user(struct pop3 *p, struct span user)
+{
+    if (user.n > sizeof p->user) {
+        return false;
+    }
+    memcpy(p->user, user.p, user.n);
+    p->user_n = user.n;
+    return true;
+}
+
+static void begin_login(struct pop3 *p, struct span password)
+{
+    memcpy(p->password, password.p, password.n);
+    ask(p, (struct pop3_action){ .kind = POP3_LOGIN,
+                                 .u.login = { .user = span_of(p->user, p->user_n),
+                                              .password = span_of(p->password, password.n) } });
+}
+
+static void login_refused(struct pop3 *p, enum err e, struct buf *out)
+{
+    forget_login(p);
+    reply_err(out, err_texts[e].login);
+    if (e == ERR_DENIED && ++p->failed_logins >= p->opt.login_tries) {
+        close_session(p, POP3_CLOSE_LOGIN_TRIES);
+    }
+}
+
+static void put_maildrop(const struct pop3 *p, struct buf *out)
+{
+    put_text(out, "+OK ");
+    put_number(out, p->drop->count - p->marked_n);
+    put_text(out, " messages, ");
+    put_number(out, p->drop->octets - p->marked_octets);
+    put_text(out, " octets\r\n");
+}
+
+void pop3_login_answer(struct pop3 *p, enum err e, struct maildrop **m, struct buf *out)
+{
+    answered(p, POP3_LOGIN);
+    if (e != ERR_OK) {
+        login_refused(p, e, out);
+        return;
+    }
+    forget_login(p);
+    p->drop = *m;
+    *m = NULL;
+    CHECK(p->drop);
+    p->state = TRANSACTION;
+    put_maildrop(p, out);
+}
+
+/* No answer tells whether there is such a user. */
+static void run_user(struct pop3 *p, struct span args, struct buf *out)
+{
+    if (!may_login(p)) {
+        bad(p, no_tls_text, out);
+    } else if (!set_user(p, args)) {
+        bad(p, "the user name is too long", out);
+    } else {
+        reply_ok(out, "now PASS");
+    }
+}
+
+static void run_pass(struct pop3 *p, struct span args, struct buf *out)
+{
+    if (!may_login(p)) {
+        bad(p, no_tls_text, out);
+    } else if (p->user_n == 0) {
+        bad(p, "USER comes first", out);
+    } else if (args.n > PASSWORD_MAX_OCTETS) {
+        bad(p, "the password is too long", out);
+    } else {
+        begin_login(p, args);
+    }
+}
+
+static void login_plain(struct pop3 *p, struct span message, struct buf *out)
+{
+    struct span user, password;
+    enum err e = sasl_plain(message, &user, &password);
+    if (e == ERR_DENIED) {
+        login_refused(p, e, out);
+    } else if (e != ERR_OK) {
+        bad(p, "this is no PLAIN message", out);
+    } else if (password.n > PASSWORD_MAX_OCTETS || !set_user(p, user)) {
+        bad(p, "the user name or the password is too long", out);
+    } else {
+        begin_login(p, password);
+    }
+}
+
+static void decode_plain(struct pop3 *p, struct span base64, struct buf *out)
+{
+    char message[LINE_MAX_OCTETS];
+    size_t n;
+    if (base64_decode(base64, message, &n) == ERR_OK) {
+        login_plain(p, span_of(message, n), out);
+    } else {
+        bad(p, "this is not base64", out);
+    }
+    explicit_bzero(message, sizeof message);
+}
+
+static void list_mechanisms(const struct pop3 *p, struct buf *out)
+{
+    reply_ok(out, "mechanisms:");
+    put_text(out, may_login(p) ? "PLAIN\r\n.\r\n" : ".\r\n");
+}
+
+static void run_auth(struct pop3 *p, struct span args, struct buf *out)
+{
+    struct span mechanism = span_word(&args);
+    if (mechanism.n == 0) {
+        list_mechanisms(p, out);
+    } else if (!span_eq_nocase(mechanism, SPAN("PLAIN"))) {
+        bad(p, "there is no such mechanism here", out);
+    } else if (!may_login(p)) {
+        bad(p, no_tls_text, out);
+    } else if (args.n == 0) {
+        put_text(out, "+ \r\n");
+        p->step = STEP_RESPONSE;
+    } else {
+        /* `=` is how an empty message is written here (RFC 5034, section 4). */
+        decode_plain(p, span_eq(args, SPAN("=")) ? SPAN("") : args, out);
+    }
+}
+
+static void run_response(struct pop3 *p, struct span line, struct buf *out)
+{
+    if (span_eq(line, SPAN("*"))) {
+        bad(p, "authentication is cancelled", out);
+    } else {
+        decode_plain(p, line, out);
+    }
+}
+
+static void run_stls(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    if (p->opt.tls_active) {
+        bad(p, "TLS is active", out);
+    } else if (!p->opt.tls_offered) {
+        bad(p, "there is no TLS here", out);
+    } else {
+        reply_ok(out, "begin TLS");
+        ask(p, (struct pop3_action){ .kind = POP3_STARTTLS });
+    }
+}
+
+void pop3_tls_answer(struct pop3 *p)
+{
+    answered(p, POP3_STARTTLS);
+    p->opt.tls_active = true;
+    line_init(&p->line);
+    forget_login(p);
+}
+
+/* USER and SASL are named in both states, as RFC 2449, section 5 wants it; STLS in the first. */
+static void run_capa(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    reply_ok(out, "capabilities:");
+    put_text(out, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
+    if (may_login(p)) {
+        put_text(out, "USER\r\nSASL PLAIN\r\n");
+    }
+    if (p->state == AUTHORIZATION && p->opt.tls_offered && !p->opt.tls_active) {
+        put_text(out, "STLS\r\n");
+    }
+    put_text(out, "IMPLEMENTATION mailfleet\r\n.\r\n");
+}
+
+/* --- TRANSACTION ----------------------------------------------------------------------------- */
+
+static bool is_marked(const struct pop3 *p, size_t i)
+{
+    return p->marked && p->marked[i];
+}
+
+/* The index of the message that the client means; else the client has been told why not. */
+static bool find_message(struct pop3 *p, struct span word, struct buf *out, size_t *index)
+{
+    uint64_t n = 0;
+    enum err e = span_u64(word, p->drop->count, &n);
+    if (e == ERR_INVALID) {
+        bad(p, "a message number is digits only", out);
+    } else if (e != ERR_OK || n == 0) {
+        reply_err(out, "there is no such message");
+    } else if (is_marked(p, n - 1)) {
+        reply_err(out, "the message is deleted");
+    } else {
+        *index = n - 1;
+        return true;
+    }
+    return false;
+}
+
+static void run_stat(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    put_text(out, "+OK ");
+    put_number(out, p->drop->count - p->marked_n);
+    put_text(out, " ");
+    put_number(out, p->drop->octets - p->marked_octets);
+    put_text(out, "\r\n");
+}
+
+static void put_listing_line(const struct pop3 *p, bool uidl, size_t i, struct buf *out)
+{
+    put_number(out, i + 1);
+    put_text(out, " ");
+    if (uidl) {
+        char text[UIDL_MAX + 1];
+        put(out, span_of(text, maildrop_uidl(p->drop, i, text)));
+    } else {
+        put_number(out, p->drop->msgs[i].size);
+    }
+    put_text(out, "\r\n");
+}
+
+static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf *out)
+{
+    size_t i;
+    if (args.n == 0) {
+        put_maildrop(p, out);
+        p->list_uidl = uidl;
+        p->listed = 0;
+        p->step = STEP_LISTING;
+    } else if (find_message(p, args, out, &i)) {
+        put_text(out, "+OK ");
+        put_listing_line(p, uidl, i, out);
+    }
+}
+
+/* False when out has to be sent first. */
+static bool list_on(struct pop3 *p, struct buf *out)
+{
+    for (; p->listed < p->drop->count; p->listed++) {
+        if (buf_room(out) < LISTING_LINE_MAX || buf_len(out) >= LISTING_PIECE) {
+            return false;
+        }
+        if (!is_marked(p, p->listed)) {
+            put_listing_line(p, p->list_uidl, p->listed, out);
+        }
+    }
+    put_text(out, ".\r\n");
+    p->step = STEP_COMMAND;
+    return true;
+}
+
+static void run_list(struct pop3 *p, struct span args, struct buf *out)
+{
+    run_listing(p, false, args, out);
+}
+
+static void run_uidl(struct pop3 *p, struct span args, struct buf *out)
+{
+    run_listing(p, true, args, out);
+}
+
+static void begin_fetch(struct pop3 *p, size_t index, bool top)
+{
+    p->fetched = 0;
+    ask(p, (struct pop3_action){ .kind = POP3_FETCH, .u.fetch = { .index = index, .top = top } });
+}
+
+static void run_retr(struct pop3 *p, struct span args, struct buf *out)
+{
+    size_t i;
+    if (find_message(p, args, out, &i)) {
+        dot_encode_init(&p->dot);
+        begin_fetch(p, i, false);
+    }
+}
+
+static void run_top(struct pop3 *p, struct span args, struct buf *out)
+{
+    size_t i;
+    uint64_t lines;
+    struct span number = span_word(&args);
+    if (span_u64(args, UINT64_MAX, &lines) != ERR_OK) {
+        bad(p, "the number of lines is none", out);
+    } else if (find_message(p, number, out, &i)) {
+        dot_encode_top_init(&p->dot, lines);
+        begin_fetch(p, i, true);
+    }
+}
+
+/*
+ * LIST has promised a size. A file that has another is not what was delivered, and a client that
+ * gets it with a terminator would take it for the message and delete it.
+ */
+static bool size_is_right(const struct pop3 *p, bool last)
+{
+    uint64_t size = p->drop->msgs[p->action.u.fetch.index].size;
+    return last ? p->fetched == size : p->fetched <= size;
+}
+
+static void put_fetch_ok(const struct pop3 *p, struct buf *out)
+{
+    if (p->action.u.fetch.top) {
+        reply_ok(out, "the top of the message");
+        return;
+    }
+    put_text(out, "+OK ");
+    put_number(out, p->drop->msgs[p->action.u.fetch.index].size);
+    put_text(out, " octets\r\n");
+}
+
+void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
+{
+    bool first = p->action.kind == POP3_FETCH;
+    answered(p, first ? POP3_FETCH : POP3_FETCH_MORE);
+    p->fetched += piece.n;
+    if (e == ERR_OK && !size_is_right(p, last)) {
+        e = ERR_CORRUPT;
+    }
+    if (e != ERR_OK && first) {
+        reply_err(out, err_texts[e].fetch);
+        return;
+    }
+    if (e != ERR_OK) {
+        close_session(p, POP3_CLOSE_FETCH_FAULT);
+        return;
+    }
+    if (first) {
+        put_fetch_ok(p, out);
+    }
+    bool more = dot_encode(&p->dot, piece, out);
+    if (more && !last) {
+        struct pop3_action next = p->action;
+        next.kind = POP3_FETCH_MORE;
+        ask(p, next);
+        return;
+    }
+    dot_encode_end(&p->dot, out);
+    p->step = last ? STEP_COMMAND : STEP_STOP;
+}
+
+static void run_dele(struct pop3 *p, struct span args, struct buf *out)
+{
+    size_t i;
+    if (!find_message(p, args, out, &i)) {
+        return;
+    }
+    if (!p->marked) {
+        p->marked = NEW_ARRAY(bool, p->drop->count);
+    }
+    p->marked[i] = true;
+    p->marked_n++;
+    p->marked_octets += p->drop->msgs[i].size;
+    reply_ok(out, "deleted at QUIT");
+}
+
+static void run_noop(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)p;
+    (void)args;
+    reply_ok(out, "nothing done");
+}
+
+static void run_rset(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    free(p->marked);
+    p->marked = NULL;
+    p->marked_n = 0;
+    p->marked_octets = 0;
+    put_maildrop(p, out);
+}
+
+/* --- UPDATE ---------------------------------------------------------------------------------- */
+
+static void begin_commit(struct pop3 *p)
+{
+    size_t n = 0;
+    p->commit = NEW_ARRAY(size_t, p->marked_n);
+    for (size_t i = 0; i < p->drop->count; i++) {
+        if (is_marked(p, i)) {
+            p->commit[n++] = i;
+        }
+    }
+    CHECK(n == p->marked_n);
+    ask(p, (struct pop3_action){ .kind = POP3_COMMIT, .u.commit = { p->commit, n } });
+}
+
+static void run_quit(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    if (p->marked_n > 0) {
+        begin_commit(p);
+        return;
+    }
+    reply_ok(out, "bye");
+    close_session(p, POP3_CLOSE_QUIT);
+}
+
+void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out)
+{
+    answered(p, POP3_COMMIT);
+    if (e == ERR_OK) {
+        reply_ok(out, "messages deleted, bye");
+    } else {
+        reply_err(out, "[SYS/TEMP] the deleted messages may still be there");
+    }
+    close_session(p, POP3_CLOSE_QUIT);
+}
+
+/* --- lines ----------------------------------------------------------------------------------- */
+
+static const struct command commands[] = {
+    { "CAPA", AUTHORIZATION | TRANSACTION, 0, 0, run_capa },
+    { "STLS", AUTHORIZATION, 0, 0, run_stls },
+    { "USER", AUTHORIZATION, 1, 1, run_user },
+    { "PASS", AUTHORIZATION, 1, WORDS_ANY, run_pass }, /* blanks are part of a password */
+    { "AUTH", AUTHORIZATION, 0, 2, run_auth },
+    { "STAT", TRANSACTION, 0, 0, run_stat },
+    { "LIST", TRANSACTION, 0, 1, run_list },
+    { "UIDL", TRANSACTION, 0, 1, run_uidl },
+    { "RETR", TRANSACTION, 1, 1, run_retr },
+    { "TOP", TRANSACTION, 2, 2, run_top },
+    { "DELE", TRANSACTION, 1, 1, run_dele },
+    { "NOOP", TRANSACTION, 0, 0, run_noop },
+    { "RSET", TRANSACTION, 0, 0, run_rset },
+    { "QUIT", AUTHORIZATION | TRANSACTION, 0, 0, run_quit },
+};
+
+static const struct command *find_command(struct span name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (span_eq_nocase(name, span_str(commands[i].name))) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+static size_t count_words(struct span s)
+{
+    size_t n = 0;
+    while (s.n > 0) {
+        span_word(&s);
+        n++;
+    }
+    return n;
+}
+
+static void run_command(struct pop3 *p, struct span line, struct buf *out)
+{
+    size_t name_n = span_find(line, ' ');
+    const struct command *c = find_command(span_first(line, name_n));
+    struct span args = span_skip(line, name_n + 1), trimmed = span_trim(args);
+    size_t words = count_words(trimmed);
+    if (!c) {
+        bad(p, "there is no such command", out);
+    } else if (!(c->states & p->state)) {
+        bad(p, p->state == AUTHORIZATION ? "log in first" : "you are logged in", out);
+    } else if (words < c->least) {
+        bad(p, "an argument is missing", out);
+    } else if (words > c->most) {
+        bad(p, "there are too many arguments", out);
+    } else {
+        c->run(p, c->most == WORDS_ANY ? args : trimmed, out);
+    }
+}
+
+/* False when there is no whole line. */
+static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
+{
+    struct span line;
+    bool response = p->step == STEP_RESPONSE;
+    enum line_result r = line_next(&p->line, in, &line);
+    if (r == LINE_MORE) {
+        return false;
+    }
+    p->step = STEP_COMMAND;
+    if (r == LINE_TOO_LONG) {
+        bad(p, "the line is too long", out);
+    } else if (span_find(line, '\0') < line.n) {
+        bad(p, "there is a NUL in the line", out);
+    } else if (response) {
+        run_response(p, line, out);
+    } else {
+        run_command(p, line, out);
+    }
+    if (p->state == AUTHORIZATION) {
+        explicit_bzero(p->line.mem, sizeof p->line.mem); /* it may hold a password */
+    }
+    return true;
+}
+
+static struct pop3_action step_answer(const struct pop3 *p, const struct buf *out)
+{
+    /* The first piece of a message gets all the room, whatever was pipelined in front of it. */
+    if (p->action.kind == POP3_FETCH && buf_len(out) > 0) {
+        return (struct pop3_action){ .kind = POP3_FLUSH };
+    }
+    return p->action;
+}
+
+struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out)
+{
+    while (buf_room(out) >= POP3_OUT_MIN) {
+        switch (p->step) {
+        case STEP_COMMAND:
+        case STEP_RESPONSE:
+            if (!take_line(p, in, out)) {
+                return (struct pop3_action){ .kind = POP3_NEED_INPUT };
+            }
+            break;
+        case STEP_LISTING:
+            if (!list_on(p, out)) {
+                return (struct pop3_action){ .kind = POP3_FLUSH };
+            }
+            break;
+        case STEP_STOP:
+            p->step = STEP_COMMAND;
+            return (struct pop3_action){ .kind = POP3_FETCH_STOP };
+        case STEP_ANSWER:
+            return step_answer(p, out);
+        }
+    }
+    return (struct pop3_action){ .kind = POP3_FLUSH };
+}
+
+/* --- life ------------------------------------------------------------------------------------ */
+
+struct pop3 *pop3_new(const struct pop3_options *o)
+{
+    struct pop3 *p = NEW(struct pop3);
+    p->opt = *o;
+    p->state = AUTHORIZATION;
+    line_init(&p->line);
+    return p;
+}
+
+void pop3_free(struct pop3 **p)
+{
+    if (*p) {
+        maildrop_free(&(*p)->drop);
+        free((*p)->marked);
+        free((*p)->commit);
+        explicit_bzero(*p, sizeof **p);
+        free(*p);
+        *p = NULL;
+    }
+}
+
+/* Without a timestamp in it, which would offer APOP, and that needs passwords in the clear. */
+void pop3_greet(struct pop3 *p, struct span hostname, struct buf *out)
+{
+    (void)p;
+    put_text(out, "+OK ");
+    put(out, hostname);
+    put_text(out, " mailfleet POP3 ready\r\n");
+}
+
+void pop3_refuse(struct span text, struct buf *out)
+{
+    put_text(out, "-ERR [SYS/TEMP] ");
+    put(out, text);
+    put_text(out, "\r\n");
+}
+
+const struct maildrop *pop3_maildrop(const struct pop3 *p)
+{
+    return p->drop;
+}

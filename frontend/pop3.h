@@ -1,5 +1,5 @@
 /*
- * pop3: the POP3 server as an engine without I/O (RFC 1939, 2449, 2595, 3206, 5034, 6186).
+ * pop3: the POP3 server as an engine without I/O (RFC 1939, 2449, 2595, 3206, 5034).
  *
  * pop3_step eats bytes, appends replies and returns one action by value. The action stays open
  * until it is answered; no input is eaten meanwhile, so the order of pipelined commands and
@@ -11,8 +11,8 @@
  *   FLUSH          pop3_step once out is drained  a long reply goes on
  *   STARTTLS       pop3_tls_answer                +OK is in out: send it, then negotiate
  *   LOGIN          pop3_login_answer              check user and password, open the maildrop
- *   FETCH          pop3_fetch_answer, _chunk...   send message `index`
- *   FETCH_MORE     pop3_fetch_chunk               give the next piece once out is drained
+ *   FETCH          pop3_fetch_answer              send message `index`; out is empty then
+ *   FETCH_MORE     pop3_fetch_answer              give the next piece once out is drained
  *   FETCH_STOP     pop3_step                      TOP has enough: close the reader
  *   COMMIT         pop3_commit_answer             QUIT: delete the marked messages
  *   CLOSE          -                              send what is in out, then close
@@ -86,7 +86,10 @@ void pop3_greet(struct pop3 *p, struct span hostname, struct buf *out);
 /* A refusal in place of a greeting: `-ERR [SYS/TEMP] text`. */
 void pop3_refuse(struct span text, struct buf *out);
 
-/* Eats from *in. out needs POP3_OUT_MIN octets of room, else the answer is FLUSH at once. */
+/*
+ * Eats from *in. out needs POP3_OUT_MIN octets of room, else the answer is FLUSH at once. While an
+ * action is open it is given again.
+ */
 #define POP3_OUT_MIN 4096
 struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out);
 
@@ -104,7 +107,8 @@ void pop3_login_answer(struct pop3 *p, enum err e, struct maildrop **m, struct b
  * To FETCH: OK and the first piece, which decides between +OK and -ERR. NOTFOUND: the message has
  * been removed by another session. CORRUPT: [SYS/PERM]. Else [SYS/TEMP].
  * To FETCH_MORE: the next piece; a fault now can only close the session.
- * last: no further piece. The piece is borrowed until return; out needs room for twice the piece.
+ * last: no further piece. The pieces must come to the size that the maildrop has; else it is
+ * CORRUPT. The piece is borrowed until return; out needs room for twice the piece and POP3_OUT_MIN.
  */
 void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out);
 

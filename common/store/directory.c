@@ -1,1 +1,135 @@
-/* directory: see directory.h */
+/*
+ * directory: entries in memory, and as bytes in the cache.
+ *
+ *   format 1 | kind 1 | state 1 | mailbox_id 8 | max_octets 8 | max_messages 8 | max_size 8
+ *   hash length 2 | targets 2 | hash | for each target: length 2, address
+ *
+ * An entry owns its targets. One entry has exactly one form. What an address leads to is read by
+ * index; who may receive there is the business of the delivery node's route.
+ */
+#include "store/directory.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "store/wire.h"
+
+enum { FORMAT = 1, HEAD_SIZE = 1 + 1 + 1 + 8 + 8 + 8 + 8 + 2 + 2 };
+
+struct entry *entry_new(enum entry_kind kind)
+{
+    struct entry *e = NEW(struct entry);
+    e->kind = kind;
+    return e;
+}
+
+void entry_free(struct entry **e)
+{
+    if (*e) {
+        for (size_t i = 0; i < (*e)->n; i++) {
+            free((*e)->targets[i]);
+        }
+        free((*e)->targets);
+        free(*e);
+        *e = NULL;
+    }
+}
+
+/* Text that a C string can hold, of a length that the cached form can tell. */
+static bool target_valid(struct span addr)
+{
+    return addr.n > 0 && addr.n <= ENTRY_TARGET_MAX && span_find(addr, '\0') == addr.n;
+}
+
+enum err entry_add_target(struct entry *e, struct span addr)
+{
+    if (!target_valid(addr)) {
+        return ERR_INVALID;
+    }
+    if (e->n == ENTRY_TARGETS_MAX) {
+        return ERR_LIMIT;
+    }
+    e->targets = mem_grow(e->targets, e->n + 1, sizeof *e->targets);
+    e->targets[e->n++] = span_dup(addr);
+    return ERR_OK;
+}
+
+static size_t encoded_size(const struct entry *e)
+{
+    size_t n = HEAD_SIZE + strlen(e->hash);
+    for (size_t i = 0; i < e->n; i++) {
+        n += 2 + strlen(e->targets[i]);
+    }
+    return n;
+}
+
+enum err entry_encode(const struct entry *e, struct buf *out)
+{
+    size_t n = encoded_size(e), hash_len = strlen(e->hash);
+    char *to = buf_reserve(out, n);
+    if (!to) {
+        return ERR_LIMIT;
+    }
+    to = wire_put8(to, FORMAT);
+    to = wire_put8(to, (uint8_t)e->kind);
+    to = wire_put8(to, (uint8_t)e->state);
+    to = wire_put64(to, e->mailbox_id);
+    to = wire_put64(to, e->max_octets);
+    to = wire_put64(to, e->max_messages);
+    to = wire_put64(to, e->max_size);
+    to = wire_put16(to, (uint16_t)hash_len);
+    to = wire_put16(to, (uint16_t)e->n);
+    to = wire_put(to, e->hash, hash_len);
+    for (size_t i = 0; i < e->n; i++) {
+        size_t len = strlen(e->targets[i]);
+        to = wire_put16(to, (uint16_t)len);
+        to = wire_put(to, e->targets[i], len);
+    }
+    buf_commit(out, n);
+    return ERR_OK;
+}
+
+/* The hash is a C string in an array of its own size. */
+static enum err get_hash(struct wire *w, size_t len, struct entry *e)
+{
+    struct span hash = wire_get(w, len);
+    if (w->bad || hash.n > PASSWORD_HASH_MAX || span_find(hash, '\0') != hash.n) {
+        return ERR_CORRUPT;
+    }
+    memcpy(e->hash, hash.p, hash.n);
+    return ERR_OK;
+}
+
+static enum err get_targets(struct wire *w, size_t n, struct entry *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct span addr = wire_get(w, wire_get16(w));
+        if (w->bad || entry_add_target(e, addr) != ERR_OK) {
+            return ERR_CORRUPT;
+        }
+    }
+    return ERR_OK;
+}
+
+enum err entry_decode(struct span in, struct entry **out)
+{
+    struct wire w = { .rest = in };
+    uint8_t format = wire_get8(&w), kind = wire_get8(&w), state = wire_get8(&w);
+    if (w.bad || format != FORMAT || kind > ENTRY_DOMAIN || state > ACCOUNT_SUSPENDED) {
+        return ERR_CORRUPT;
+    }
+    struct entry *e = entry_new((enum entry_kind)kind);
+    e->state = (enum account_state)state;
+    e->mailbox_id = wire_get64(&w);
+    e->max_octets = wire_get64(&w);
+    e->max_messages = wire_get64(&w);
+    e->max_size = wire_get64(&w);
+    uint16_t hash_len = wire_get16(&w), targets = wire_get16(&w);
+    if (get_hash(&w, hash_len, e) != ERR_OK || get_targets(&w, targets, e) != ERR_OK ||
+        !wire_end(&w)) {
+        entry_free(&e);
+        return ERR_CORRUPT;
+    }
+    *out = e;
+    return ERR_OK;
+}

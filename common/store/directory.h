@@ -29,6 +29,7 @@ enum room {
 
 #define PASSWORD_HASH_MAX 383 /* CRYPT_OUTPUT_SIZE less its NUL */
 #define ENTRY_TARGETS_MAX 1000
+#define ENTRY_TARGET_MAX 320 /* octets: a local part of 64, @, a domain of 255 */
 
 struct entry {
     enum entry_kind kind;
@@ -43,11 +44,13 @@ struct entry {
 };
 
 struct entry *entry_new(enum entry_kind kind);
-void entry_add_target(struct entry *e, struct span addr);
+/* Copies. LIMIT: it has ENTRY_TARGETS_MAX. INVALID: empty, too long, or a NUL in it. */
+enum err entry_add_target(struct entry *e, struct span addr);
 void entry_free(struct entry **e);
 
-/* The cached form. ERR_CORRUPT for anything that entry_encode did not write. */
-void entry_encode(const struct entry *e, struct buf *out);
+/* The cached form. ERR_LIMIT: larger than out may grow; out is unchanged then. */
+enum err entry_encode(const struct entry *e, struct buf *out);
+/* ERR_CORRUPT for anything that entry_encode did not write. The caller owns *out. */
 enum err entry_decode(struct span in, struct entry **out);
 
 #endif

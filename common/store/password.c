@@ -1,1 +1,218 @@
-/* password: see password.h */
+/*
+ * password: checking and making crypt(3) hashes (libxcrypt), off the loop.
+ *
+ * A check is a job that owns a copy of the secret, which is wiped as soon as it was hashed. The
+ * pool's bound is what keeps a flood of logins from becoming a queue. It remembers nothing: that
+ * is done by the login, with a keyed hash in the cache.
+ */
+#include "store/password.h"
+
+#include <crypt.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include <openssl/crypto.h>
+
+#include "base/check.h"
+#include "base/log.h"
+
+/* From submission; the client waits meanwhile, and a later answer would be of no use to it. */
+#define CHECK_TIMEOUT_MS 20000
+
+/*
+ * The setting that crypt_gensalt makes for new passwords, with a salt of our own. No password is
+ * right for it: the result is never compared.
+ */
+static const char DUMMY[] = "$y$j9T$mailfleet.dummy.salt./$";
+
+struct password {
+    struct loop *loop;
+    struct pool *pool;
+};
+
+struct request {
+    struct op op;
+    struct job job;
+    struct task refused; /* for what the pool did not take */
+    enum err refusal;
+    password_fn *done;
+    enum err result; /* of run */
+    char *secret;    /* NUL-terminated */
+    size_t secret_len;
+    bool hopeless; /* no secret can be right: only the time is spent */
+    char hash[CRYPT_OUTPUT_SIZE];
+};
+
+/* What crypt(3) makes of a secret; nothing of it stays behind. */
+static enum err hash_secret(const char *secret, const char *setting, char out[CRYPT_OUTPUT_SIZE])
+{
+    struct crypt_data *data = NEW(struct crypt_data); /* 32 KiB, too much for a thread's stack */
+    const char *made = crypt_rn(secret, setting, data, sizeof *data);
+    enum err e = ERR_OK;
+    if (made) {
+        memcpy(out, made, strlen(made) + 1);
+    } else {
+        e = errno == ENOMEM ? ERR_TEMP : errno == ERANGE ? ERR_LIMIT : ERR_INVALID;
+    }
+    OPENSSL_cleanse(data, sizeof *data);
+    free(data);
+    return e;
+}
+
+static bool hash_eq(const char *a, const char *b)
+{
+    size_t n = strlen(a);
+    return n == strlen(b) && CRYPTO_memcmp(a, b, n) == 0;
+}
+
+/* --- checking -------------------------------------------------------------------------------- */
+
+/*
+ * A secret that crypt(3) cannot take (ERANGE) is not the password of anybody; a stored hash that
+ * it cannot take is a fault of ours, and must not look like a wrong password.
+ */
+static enum err check(const struct request *r)
+{
+    char made[CRYPT_OUTPUT_SIZE];
+    enum err e = hash_secret(r->secret, r->hash, made);
+    CHECK(!r->hopeless || e != ERR_INVALID); /* the dummy costs what it should */
+    if (r->hopeless || e == ERR_LIMIT) {
+        return ERR_DENIED;
+    }
+    if (e == ERR_OK) {
+        e = hash_eq(made, r->hash) ? ERR_OK : ERR_DENIED;
+        OPENSSL_cleanse(made, sizeof made);
+        return e;
+    }
+    return e == ERR_TEMP ? ERR_TEMP : ERR_CORRUPT;
+}
+
+static void on_run(struct job *j)
+{
+    struct request *r = CONTAINER_OF(j, struct request, job);
+    r->result = check(r);
+    OPENSSL_cleanse(r->secret, r->secret_len);
+}
+
+static void tell(struct request *r, enum err e)
+{
+    if (!r->op.cancelled) {
+        r->done(r->op.arg, e);
+    }
+}
+
+/* A job that the pool gave up may still be running: its result is not looked at. */
+static void on_done(struct job *j, enum err e)
+{
+    struct request *r = CONTAINER_OF(j, struct request, job);
+    if (e != ERR_OK) {
+        tell(r, ERR_TEMP);
+        return;
+    }
+    if (r->result == ERR_CORRUPT) {
+        /* Nothing of it is logged: it may be a password that somebody stored as it was. */
+        LOG(LOG_ERROR, "password_hash_unusable", F_STR("why", "not a hash that crypt(3) knows"));
+        r->result = ERR_TEMP;
+    }
+    tell(r, r->result);
+}
+
+static void request_free(struct request *r)
+{
+    OPENSSL_cleanse(r->secret, r->secret_len);
+    OPENSSL_cleanse(r->hash, sizeof r->hash);
+    free(r->secret);
+    free(r);
+}
+
+static void on_free(struct job *j)
+{
+    request_free(CONTAINER_OF(j, struct request, job));
+}
+
+static void on_refused(struct task *t)
+{
+    struct request *r = CONTAINER_OF(t, struct request, refused);
+    tell(r, r->refusal);
+    request_free(r);
+}
+
+/*
+ * No account, one whose hash was locked by hand (`!` or `*` in front, as in shadow(5)), or a
+ * secret with a NUL, which crypt(3) would cut off there: nothing is right, at the usual price.
+ */
+static bool is_hopeless(struct span secret, const char *hash)
+{
+    return hash[0] == '\0' || hash[0] == '!' || hash[0] == '*' ||
+           strlen(hash) >= CRYPT_OUTPUT_SIZE || span_find(secret, '\0') != secret.n;
+}
+
+struct op *password_check(struct password *p, struct span secret, const char *hash,
+                          password_fn *done, void *arg)
+{
+    struct request *r = NEW(struct request);
+    r->op.arg = arg;
+    r->done = done;
+    r->job = (struct job){ .run = on_run, .done = on_done, .free = on_free };
+    r->secret = span_dup(secret);
+    r->secret_len = secret.n;
+    r->hopeless = is_hopeless(secret, hash);
+    const char *setting = r->hopeless ? DUMMY : hash;
+    memcpy(r->hash, setting, strlen(setting) + 1);
+    r->refusal = pool_submit(p->pool, &r->job);
+    if (r->refusal != ERR_OK) {
+        r->refused.run = on_refused;
+        loop_post(p->loop, &r->refused);
+    }
+    return &r->op;
+}
+
+struct password *password_open(struct loop *l, unsigned threads, unsigned queue)
+{
+    struct password *p = NEW(struct password);
+    p->loop = l;
+    p->pool = pool_open(l, &(struct pool_options){ .name = "password",
+                                                   .threads = threads,
+                                                   .queue = queue,
+                                                   .timeout_ms = CHECK_TIMEOUT_MS });
+    return p;
+}
+
+void password_close(struct password **p)
+{
+    if (*p) {
+        pool_close(&(*p)->pool);
+        free(*p);
+        *p = NULL;
+    }
+}
+
+/* --- for the operator's command -------------------------------------------------------------- */
+
+enum err password_hash(struct span secret, const char *prefix, char *out, size_t size)
+{
+    char setting[CRYPT_GENSALT_OUTPUT_SIZE], made[CRYPT_OUTPUT_SIZE];
+    if (span_find(secret, '\0') != secret.n ||
+        !crypt_gensalt_rn(prefix, 0, NULL, 0, setting, sizeof setting)) {
+        return ERR_INVALID;
+    }
+    char *copy = span_dup(secret);
+    enum err e = hash_secret(copy, setting, made);
+    OPENSSL_cleanse(copy, secret.n);
+    free(copy);
+    if (e == ERR_OK && strlen(made) >= size) {
+        e = ERR_LIMIT;
+    }
+    if (e == ERR_OK) {
+        memcpy(out, made, strlen(made) + 1);
+    }
+    return e;
+}
+
+/* Hashing anything under it must give a hash of the same shape: a bare setting is shorter. */
+bool password_hash_valid(const char *text)
+{
+    char made[CRYPT_OUTPUT_SIZE];
+    return strlen(text) < sizeof made && hash_secret("x", text, made) == ERR_OK &&
+           strlen(made) == strlen(text);
+}

@@ -1,1 +1,218 @@
-/* seal: see seal.h */
+/*
+ * seal: AES-256-GCM and HMAC-SHA256 out of OpenSSL, under keys derived from the fleet key.
+ *
+ * The struct is owned by its opener and never changes after it was made, which is what makes the
+ * calls safe from any thread: contexts are made for each call. It neither stores nor sends
+ * anything, and it has no way to give the key back.
+ */
+#include "store/seal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#include "base/check.h"
+
+enum { KEY_SIZE = 32, SALT_SIZE = 16, NONCE_SIZE = 12, TAG_SIZE = 16 };
+
+struct seal {
+    uint8_t key[KEY_SIZE];       /* of the fleet; only other keys are made with it */
+    uint8_t value_key[KEY_SIZE]; /* from which each value's own is derived */
+    EVP_MAC *hmac;               /* fetched once: a fetch costs more than a short HMAC */
+    EVP_CIPHER *gcm;
+};
+
+/* HMAC-SHA256 of runs of bytes, one after the other, as they are. */
+static void hmac(const struct seal *s, const uint8_t key[KEY_SIZE], const struct span *runs,
+                 size_t n, uint8_t out[SEAL_MAC_SIZE])
+{
+    char digest[] = "SHA256";
+    OSSL_PARAM params[] = { OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+                            OSSL_PARAM_construct_end() };
+    EVP_MAC_CTX *ctx = EVP_MAC_CTX_new(s->hmac);
+    CHECK(ctx && EVP_MAC_init(ctx, key, KEY_SIZE, params) == 1);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(EVP_MAC_update(ctx, (const uint8_t *)runs[i].p, runs[i].n) == 1);
+    }
+    size_t len;
+    CHECK(EVP_MAC_final(ctx, out, &len, SEAL_MAC_SIZE) == 1 && len == SEAL_MAC_SIZE);
+    EVP_MAC_CTX_free(ctx);
+}
+
+struct seal *seal_new(const uint8_t key[32])
+{
+    struct seal *s = NEW(struct seal);
+    memcpy(s->key, key, KEY_SIZE);
+    s->hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    s->gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
+    CHECK(s->hmac && s->gcm);
+    struct span purpose = SPAN("mailfleet cache value");
+    hmac(s, s->key, &purpose, 1, s->value_key);
+    return s;
+}
+
+void seal_free(struct seal **sp)
+{
+    struct seal *s = *sp;
+    if (s) {
+        EVP_MAC_free(s->hmac);
+        EVP_CIPHER_free(s->gcm);
+        OPENSSL_cleanse(s, sizeof *s);
+        free(s);
+        *sp = NULL;
+    }
+}
+
+/* --- the key file ---------------------------------------------------------------------------- */
+
+/* One octet more than any good file has, so that a longer one is seen as such. */
+enum { KEY_TEXT_MAX = 2 * KEY_SIZE + 8 };
+
+static enum err read_key_file(const char *path, char text[KEY_TEXT_MAX], size_t *n, char *why,
+                              size_t why_size)
+{
+    FILE *f = fopen(path, "re");
+    if (!f) {
+        snprintf(why, why_size, "%s: %s", path, strerror(errno));
+        return ERR_INVALID;
+    }
+    setvbuf(f, NULL, _IONBF, 0); /* no copy of the key in a buffer of stdio */
+    *n = fread(text, 1, KEY_TEXT_MAX, f);
+    bool failed = ferror(f);
+    fclose(f);
+    if (failed) {
+        snprintf(why, why_size, "%s: cannot be read", path);
+    }
+    return failed ? ERR_INVALID : ERR_OK;
+}
+
+static enum err parse_key(char *text, size_t n, uint8_t key[KEY_SIZE])
+{
+    while (n && strchr(" \t\r\n", text[n - 1])) {
+        n--;
+    }
+    if (n != 2 * KEY_SIZE) {
+        return ERR_INVALID;
+    }
+    text[n] = '\0';
+    size_t len;
+    bool hex = OPENSSL_hexstr2buf_ex(key, KEY_SIZE, &len, text, '\0') == 1;
+    return hex && len == KEY_SIZE ? ERR_OK : ERR_INVALID;
+}
+
+enum err seal_load(const char *path, struct seal **out, char *why, size_t why_size)
+{
+    char text[KEY_TEXT_MAX + 1];
+    uint8_t key[KEY_SIZE];
+    size_t n = 0;
+    enum err e = read_key_file(path, text, &n, why, why_size);
+    if (e == ERR_OK && (e = parse_key(text, n, key)) != ERR_OK) {
+        snprintf(why, why_size, "%s: must hold %d hex digits and nothing else", path, 2 * KEY_SIZE);
+    }
+    if (e == ERR_OK) {
+        *out = seal_new(key);
+    }
+    OPENSSL_cleanse(text, sizeof text);
+    OPENSSL_cleanse(key, sizeof key);
+    return e;
+}
+
+/* --- values ---------------------------------------------------------------------------------- */
+
+/* The key that a value with this salt has for itself. */
+static void derive_value_key(const struct seal *s, const uint8_t *salt, uint8_t key[KEY_SIZE])
+{
+    struct span run = span_of(salt, SALT_SIZE);
+    hmac(s, s->value_key, &run, 1, key);
+}
+
+/* With out NULL: additional data. */
+static void gcm_update(EVP_CIPHER_CTX *ctx, uint8_t *out, struct span in)
+{
+    int len;
+    CHECK(in.n <= INT32_MAX);
+    CHECK(in.n == 0 || EVP_CipherUpdate(ctx, out, &len, (const uint8_t *)in.p, (int)in.n) == 1);
+}
+
+static EVP_CIPHER_CTX *gcm_begin(const struct seal *s, const uint8_t *salt, const uint8_t *nonce,
+                                 bool encrypt, struct span ad)
+{
+    uint8_t key[KEY_SIZE];
+    derive_value_key(s, salt, key);
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    CHECK(ctx && EVP_CipherInit_ex2(ctx, s->gcm, key, nonce, encrypt, NULL) == 1);
+    OPENSSL_cleanse(key, sizeof key);
+    gcm_update(ctx, NULL, ad);
+    return ctx;
+}
+
+enum err seal_value(const struct seal *s, struct span ad, struct span plain, struct buf *out)
+{
+    if (plain.n > INT32_MAX || plain.n + SEAL_OVERHEAD > buf_room(out)) {
+        return ERR_LIMIT;
+    }
+    uint8_t *salt = (uint8_t *)buf_reserve(out, plain.n + SEAL_OVERHEAD);
+    uint8_t *nonce = salt + SALT_SIZE, *body = nonce + NONCE_SIZE, *tag = body + plain.n;
+    arc4random_buf(salt, SALT_SIZE + NONCE_SIZE);
+    EVP_CIPHER_CTX *ctx = gcm_begin(s, salt, nonce, true, ad);
+    gcm_update(ctx, body, plain);
+    int len;
+    CHECK(EVP_CipherFinal_ex(ctx, tag, &len) == 1 && len == 0);
+    CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, tag) == 1);
+    EVP_CIPHER_CTX_free(ctx);
+    buf_commit(out, plain.n + SEAL_OVERHEAD);
+    return ERR_OK;
+}
+
+enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, struct buf *out)
+{
+    if (sealed.n < SEAL_OVERHEAD || sealed.n > INT32_MAX) {
+        return ERR_CORRUPT;
+    }
+    size_t n = sealed.n - SEAL_OVERHEAD;
+    if (n > buf_room(out)) {
+        return ERR_LIMIT;
+    }
+    uint8_t *plain = (uint8_t *)buf_reserve(out, n);
+    const uint8_t *salt = (const uint8_t *)sealed.p, *nonce = salt + SALT_SIZE;
+    uint8_t tag[TAG_SIZE], rest[TAG_SIZE];
+    memcpy(tag, sealed.p + sealed.n - TAG_SIZE, TAG_SIZE);
+    EVP_CIPHER_CTX *ctx = gcm_begin(s, salt, nonce, false, ad);
+    CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag) == 1);
+    gcm_update(ctx, plain, span_of(nonce + NONCE_SIZE, n));
+    int len;
+    bool genuine = EVP_CipherFinal_ex(ctx, rest, &len) == 1;
+    EVP_CIPHER_CTX_free(ctx);
+    if (!genuine) {
+        return ERR_CORRUPT; /* nothing is committed: the bytes behind the end of out are nobody's */
+    }
+    buf_commit(out, n);
+    return ERR_OK;
+}
+
+/* --- keyed hashes ---------------------------------------------------------------------------- */
+
+void seal_mac(const struct seal *s, const char *label, const struct span *parts, size_t n,
+              uint8_t out[SEAL_MAC_SIZE])
+{
+    uint8_t key[SEAL_MAC_SIZE];
+    struct span purpose[] = { SPAN("mailfleet mac "), span_str(label) };
+    hmac(s, s->key, purpose, ARRAY_LEN(purpose), key);
+
+    /* Lengths in front: no two lists of parts are the same bytes. */
+    struct span *runs = NEW_ARRAY(struct span, 2 * n);
+    uint64_t *lengths = NEW_ARRAY(uint64_t, n);
+    for (size_t i = 0; i < n; i++) {
+        lengths[i] = htole64(parts[i].n);
+        runs[2 * i] = span_of(&lengths[i], sizeof lengths[i]);
+        runs[2 * i + 1] = parts[i];
+    }
+    hmac(s, key, runs, 2 * n, out);
+    free(runs);
+    free(lengths);
+    OPENSSL_cleanse(key, sizeof key);
+}

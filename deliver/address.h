@@ -8,14 +8,15 @@
 
 #include "base/span.h"
 
-#define LOCAL_MAX 64    /* RFC 5321, section 4.5.3.1.1 */
-#define DOMAIN_MAX 255  /* section 4.5.3.1.2 */
+#define LOCAL_MAX   64  /* RFC 5321, section 4.5.3.1.1 */
+#define DOMAIN_MAX  255 /* section 4.5.3.1.2 */
 #define ADDRESS_MAX 254 /* section 4.5.3.1.3: a path of 256 less its angle brackets */
 
 /*
- * A parsed path. text is local@domain as the peer wrote it, without brackets and source route, and
- * with a quoted local part unquoted where that is possible; canon is the form that is looked up:
- * the same in ASCII lower case. Both empty for the null reverse-path.
+ * A parsed path. text is local@domain as the peer wrote it, without brackets, source route and the
+ * dot of an absolute domain, and with a quoted local part unquoted where that is possible; canon is
+ * the form that is looked up: the same in ASCII lower case. Both empty for the null reverse-path.
+ * Neither ever holds a control character or malformed UTF-8.
  */
 struct address {
     char text[ADDRESS_MAX + 1];

@@ -15,7 +15,8 @@
  *   DATA_BEGIN   smtp_data_answer            open a delivery; 354 follows an OK
  *   DATA         smtp_step once taken        a piece of the message, decoded
  *   DATA_END     smtp_end_answer             commit; the reply is the peer's receipt
- *   RESET        smtp_step                   forget the transaction (RSET, EHLO, a refused message)
+ *   RESET        smtp_step                   forget the transaction (RSET, EHLO, a message that the
+ *                                            engine refused); it is over in the engine already
  *   CLOSE        -                           send what is in out, then close
  */
 #ifndef MAILFLEET_DELIVER_SMTP_H
@@ -24,8 +25,8 @@
 #include "address.h"
 #include "base/buffer.h"
 
-#define SMTP_CLOSE_LIST(X)                                 \
-    X(QUIT, "quit")                                        \
+#define SMTP_CLOSE_LIST(X)                                                                         \
+    X(QUIT, "quit")                                                                                \
     X(ERRORS, "too many errors")
 
 enum smtp_close {
@@ -63,8 +64,8 @@ struct smtp_options {
     uint64_t max_size;       /* octets, announced by SIZE */
     unsigned max_recipients;
     unsigned max_received;
-    unsigned max_errors;
-    const char *hostname;    /* borrowed for the engine's life */
+    unsigned max_errors;  /* since the last delivered message; then 421 4.7.0 */
+    const char *hostname; /* at most DOMAIN_MAX octets; borrowed for the engine's life */
 };
 
 struct smtp; /* opaque */
@@ -73,7 +74,7 @@ struct smtp *smtp_new(const struct smtp_options *o);
 void smtp_free(struct smtp **s);
 
 void smtp_greet(struct smtp *s, struct buf *out);
-/* A refusal in place of a greeting: `421 4.3.2 text`. */
+/* A refusal in place of a greeting: `421 4.3.2 hostname text`. */
 void smtp_refuse(const struct smtp_options *o, struct span text, struct buf *out);
 
 #define SMTP_OUT_MIN 4096
@@ -89,14 +90,14 @@ void smtp_tls_answer(struct smtp *s);
  *   value        reply               RCPT  end of data
  */
 enum smtp_verdict {
-    SMTP_OK,           /* 250 2.1.5 / 250 2.0.0 */
-    SMTP_UNKNOWN,      /* 550 5.1.1 no such mailbox */
-    SMTP_NO_RELAY,     /* 550 5.7.1 not a domain of ours */
-    SMTP_SUSPENDED,    /* 550 5.2.1 mailbox is disabled */
-    SMTP_OVER_QUOTA,   /* 452 4.2.2 mailbox is full */
-    SMTP_TOO_LARGE,    /* 552 5.3.4 larger than this mailbox takes */
-    SMTP_TOO_MANY,     /* 452 4.5.3 too many recipients (an alias that grows too large) */
-    SMTP_FAULT         /* 451 4.3.0 try again */
+    SMTP_OK,         /* 250 2.1.5 / 250 2.0.0 */
+    SMTP_UNKNOWN,    /* 550 5.1.1 no such mailbox */
+    SMTP_NO_RELAY,   /* 550 5.7.1 not a domain of ours */
+    SMTP_SUSPENDED,  /* 550 5.2.1 mailbox is disabled */
+    SMTP_OVER_QUOTA, /* 452 4.2.2 mailbox is full */
+    SMTP_TOO_LARGE,  /* 552 5.3.4 larger than this mailbox takes */
+    SMTP_TOO_MANY,   /* 452 4.5.3 too many recipients (an alias that grows too large) */
+    SMTP_FAULT       /* 451 4.3.0 try again */
 };
 
 void smtp_rcpt_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
@@ -106,7 +107,8 @@ void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 
 /*
  * SMTP: one verdict (n = 1). LMTP: one for each recipient that RCPT answered with OK, in their
- * order (checked). text is put behind a 250, the id of the message say; may be empty.
+ * order (checked). text is put behind a 250, the id of the message say; cut at 64 octets, may be
+ * empty. What doesn't fit into out comes from the next smtp_step. The transaction is over.
  */
 void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struct span text,
                      struct buf *out);

@@ -1,0 +1,257 @@
+/*
+ * smtp_adapter: the SMTP and LMTP engine as the script runner sees it.
+ *
+ * It plays the session: collects the pieces of a message, hands replies on through a buf that is as
+ * small as the engine allows, so that every long answer meets a full one, and writes actions as
+ *
+ *   starttls                                    = up
+ *   rcpt CANONICAL-ADDRESS                      = VERDICT
+ *   data <FROM> helo=NAME PROTOCOL [size=N] [utf8] [tls]    = VERDICT
+ *   message OCTETS (`message of N octets` when long)    = VERDICT... [id=RECEIPT]
+ *   reset
+ *   close REASON
+ *
+ * Options: lmtp, tls, reject (bare newlines), max_size=, max_recipients=, max_received=,
+ * max_errors=.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "script.h"
+#include "smtp.h"
+
+#define MESSAGE_MOST  (1u << 20)
+#define MESSAGE_SHOWN 2000
+
+struct adapter {
+    struct smtp *engine;
+    enum smtp_action_kind open; /* waits for a `=` line */
+    struct buf out;
+    struct buf message;
+};
+
+static const char *const verdicts[] = {
+    [SMTP_OK] = "ok",
+    [SMTP_UNKNOWN] = "unknown",
+    [SMTP_NO_RELAY] = "no-relay",
+    [SMTP_SUSPENDED] = "suspended",
+    [SMTP_OVER_QUOTA] = "over-quota",
+    [SMTP_TOO_LARGE] = "too-large",
+    [SMTP_TOO_MANY] = "too-many",
+    [SMTP_FAULT] = "fault",
+};
+
+static bool read_verdict(struct span word, enum smtp_verdict *v)
+{
+    for (size_t i = 0; i < ARRAY_LEN(verdicts); i++) {
+        if (span_eq(word, span_str(verdicts[i]))) {
+            *v = (enum smtp_verdict)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_number(struct span word, const char *name, unsigned *v)
+{
+    uint64_t n;
+    size_t len = strlen(name);
+    if (!span_starts(word, span_str(name)) ||
+        span_u64(span_skip(word, len), UINT32_MAX, &n) != ERR_OK) {
+        return false;
+    }
+    *v = (unsigned)n;
+    return true;
+}
+
+static bool read_option(struct span word, struct smtp_options *o)
+{
+    unsigned size;
+    if (span_eq(word, SPAN("lmtp"))) {
+        o->lmtp = true;
+    } else if (span_eq(word, SPAN("tls"))) {
+        o->tls_offered = true;
+    } else if (span_eq(word, SPAN("reject"))) {
+        o->normalize_newlines = false;
+    } else if (read_number(word, "max_size=", &size)) {
+        o->max_size = size;
+    } else {
+        return read_number(word, "max_recipients=", &o->max_recipients) ||
+               read_number(word, "max_received=", &o->max_received) ||
+               read_number(word, "max_errors=", &o->max_errors);
+    }
+    return true;
+}
+
+static void forward(struct buf *from, struct buf *to)
+{
+    enum err e = buf_add(to, buf_span(from));
+    CHECK(e == ERR_OK);
+    buf_clear(from);
+}
+
+static void *adapter_open(struct span options, struct buf *out)
+{
+    struct smtp_options o = {
+        .normalize_newlines = true,
+        .max_size = 100000,
+        .max_recipients = 100,
+        .max_received = 100,
+        .max_errors = 20,
+        .hostname = "mx.example.com",
+    };
+    for (struct span word; (word = span_word(&options)).n > 0;) {
+        if (!read_option(word, &o)) {
+            return NULL;
+        }
+    }
+    struct adapter *a = NEW(struct adapter);
+    a->engine = smtp_new(&o);
+    buf_init(&a->out, SMTP_OUT_MIN + 100);
+    buf_init(&a->message, MESSAGE_MOST);
+    smtp_greet(a->engine, &a->out);
+    forward(&a->out, out);
+    return a;
+}
+
+static void adapter_close(void *engine)
+{
+    struct adapter *a = engine;
+    smtp_free(&a->engine);
+    buf_fini(&a->out);
+    buf_fini(&a->message);
+    free(a);
+}
+
+static void write_data(const struct smtp *s, struct buf *action)
+{
+    buf_addf(action, "data <%s> helo=%.*s %s", smtp_reverse_path(s)->text, SPAN_ARG(smtp_helo(s)),
+             smtp_esmtp(s) ? "esmtp" : "smtp");
+    if (smtp_declared_size(s)) {
+        buf_addf(action, " size=%llu", (unsigned long long)smtp_declared_size(s));
+    }
+    buf_addf(action, "%s%s", smtp_utf8(s) ? " utf8" : "", smtp_tls(s) ? " tls" : "");
+}
+
+static void write_message(struct adapter *a, struct buf *action)
+{
+    if (buf_len(&a->message) > MESSAGE_SHOWN) {
+        buf_addf(action, "message of %zu octets", buf_len(&a->message));
+    } else {
+        buf_add(action, SPAN("message "));
+        buf_add(action, buf_span(&a->message));
+    }
+    buf_clear(&a->message);
+}
+
+/* The action in the script's words; false when the engine has closed. */
+static bool write_action(struct adapter *a, const struct smtp_action *act, struct buf *action)
+{
+    switch (act->kind) {
+    case SMTP_STARTTLS:
+        buf_add(action, SPAN("starttls"));
+        break;
+    case SMTP_RCPT:
+        buf_addf(action, "rcpt %s", act->u.rcpt->canon);
+        break;
+    case SMTP_DATA_BEGIN:
+        write_data(a->engine, action);
+        break;
+    case SMTP_DATA_END:
+        write_message(a, action);
+        break;
+    case SMTP_RESET:
+        buf_clear(&a->message);
+        buf_add(action, SPAN("reset"));
+        break;
+    case SMTP_CLOSE:
+        buf_addf(action, "close %s", smtp_close_text(act->u.close));
+        return false;
+    default:
+        break;
+    }
+    return true;
+}
+
+static bool adapter_step(void *engine, struct span *in, struct buf *out, struct buf *action)
+{
+    struct adapter *a = engine;
+    for (;;) {
+        struct smtp_action act = smtp_step(a->engine, in, &a->out);
+        forward(&a->out, out);
+        if (act.kind == SMTP_DATA) {
+            enum err e = buf_add(&a->message, act.u.data);
+            CHECK(e == ERR_OK);
+        } else if (act.kind != SMTP_FLUSH) {
+            a->open = act.kind;
+            return write_action(a, &act, action);
+        }
+    }
+}
+
+static bool adapter_waits(void *engine)
+{
+    const struct adapter *a = engine;
+    return a->open == SMTP_STARTTLS || a->open == SMTP_RCPT || a->open == SMTP_DATA_BEGIN ||
+           a->open == SMTP_DATA_END;
+}
+
+static bool answer_end(struct adapter *a, struct span text)
+{
+    enum smtp_verdict v[1000];
+    size_t n = 0;
+    struct span receipt = { 0 };
+    for (struct span word; (word = span_word(&text)).n > 0;) {
+        if (span_starts(word, SPAN("id="))) {
+            receipt = span_skip(word, 3);
+        } else if (n == ARRAY_LEN(v) || !read_verdict(word, &v[n++])) {
+            return false;
+        }
+    }
+    smtp_end_answer(a->engine, v, n, receipt, &a->out);
+    return true;
+}
+
+static bool answer(struct adapter *a, struct span text)
+{
+    enum smtp_verdict v;
+    switch (a->open) {
+    case SMTP_STARTTLS:
+        smtp_tls_answer(a->engine);
+        return span_eq(text, SPAN("up"));
+    case SMTP_RCPT:
+        if (!read_verdict(text, &v)) {
+            return false;
+        }
+        smtp_rcpt_answer(a->engine, v, &a->out);
+        return true;
+    case SMTP_DATA_BEGIN:
+        if (!read_verdict(text, &v)) {
+            return false;
+        }
+        smtp_data_answer(a->engine, v, &a->out);
+        return true;
+    default:
+        return answer_end(a, text);
+    }
+}
+
+static bool adapter_answer(void *engine, struct span text, struct buf *out)
+{
+    struct adapter *a = engine;
+    bool ok = answer(a, text);
+    a->open = SMTP_NEED_INPUT;
+    forward(&a->out, out);
+    return ok;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct script_adapter adapter = { .open = adapter_open,
+                                                   .step = adapter_step,
+                                                   .answer = adapter_answer,
+                                                   .waits = adapter_waits,
+                                                   .close = adapter_close };
+    return script_main(argc, argv, &adapter);
+}

@@ -53,6 +53,8 @@ static void bounded(void **state)
     assert_null(arena_alloc(&a, 1));
     arena_reset(&a);
     assert_non_null(arena_alloc(&a, 64));
+    a.limit = 64 + 20;
+    assert_null(arena_alloc(&a, 17)); /* would take 32 */
     arena_fini(&a);
 }
 

@@ -16,11 +16,14 @@
 
 struct conn;
 
+/* In the order in which they are told when several have come together. */
 enum conn_event {
+    CONN_TLS_UP,   /* the handshake that conn_start_tls began is done */
     CONN_DATA,     /* conn_in has grown */
     CONN_DRAINED,  /* all of conn_out went to the kernel after a conn_flush that could not finish */
-    CONN_TLS_UP,   /* the handshake that conn_start_tls began is done */
-    CONN_EOF,      /* the peer sends no more, or the connection broke; conn_in may still hold bytes */
+    /* The peer sends no more, or the connection broke (conn_broken); conn_in may still hold bytes.
+     * Comes a second time when a connection breaks after the peer's end. */
+    CONN_EOF,
     CONN_DEADLINE, /* the deadline has passed */
     CONN_CLOSED    /* the last event: everything is given back, the conn is gone after return */
 };
@@ -30,9 +33,10 @@ typedef void conn_fn(void *owner, struct conn *c, enum conn_event ev);
 #define CONN_IN_LIMIT (64 * 1024)
 #define CONN_OUT_LIMIT (4 * 1024 * 1024)
 
-/* Sets who hears the events; until then they wait. */
+/* Sets who hears the events; until then they wait. Bytes and an end that are there are told again. */
 void conn_own(struct conn *c, conn_fn *fn, void *owner);
 
+/* Its limit may be lowered: no more than fits is read off the socket (off the TLS layer with TLS). */
 struct buf *conn_in(struct conn *c);
 struct buf *conn_out(struct conn *c);
 /* To be called after taking bytes out of conn_in: reading goes on if it had paused. */
@@ -45,6 +49,9 @@ void conn_read(struct conn *c, bool on);
  * False: CONN_DRAINED will come. What is added meanwhile goes too.
  */
 bool conn_flush(struct conn *c);
+
+/* Nothing that is sent will arrive: the peer reset the connection, or a handshake failed. */
+bool conn_broken(const struct conn *c);
 
 /* An absolute time of loop_now; 0 turns it off. Bytes that arrive do not move it. */
 void conn_deadline(struct conn *c, uint64_t at);

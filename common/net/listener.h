@@ -28,6 +28,7 @@ int listener_bind(const struct sockaddr *sa);
 enum err listener_open(struct loop *l, const struct listener_options *o, struct listener **out);
 /* For conns from now on. */
 void listener_set_tls(struct listener *ln, struct tls *t);
+void listener_set_networks(struct listener *ln, const struct netset *networks);
 /* Stops accepting; conns in their preface are closed, the others live on. */
 void listener_close(struct listener **ln);
 

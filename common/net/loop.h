@@ -21,9 +21,16 @@ struct task {
 };
 
 struct loop *loop_open(void);
-/* Runs what is still posted, closes its own handles and checks that no other is left. */
+/*
+ * Runs what is still posted and what ends by itself (conns that linger), closes its own handles and
+ * checks that no other is left. No thread may post any more.
+ */
 void loop_close(struct loop **l);
 uv_loop_t *loop_uv(struct loop *l);
+/* Room that sockets are read into, shared by all; what is in it lasts until the callback returns. */
+#define LOOP_SCRATCH (64 * 1024)
+char *loop_scratch(struct loop *l);
+/* Until loop_stop. */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 /* Milliseconds of a monotonic clock, as of this turn of the loop. */

@@ -16,9 +16,13 @@ struct pool;
 
 /* Embedded in the request that the executor allocated. */
 struct job {
-    void (*run)(struct job *j);              /* on a thread; must not touch what done reads unless it is the job's own */
-    void (*done)(struct job *j, enum err e); /* on the loop, exactly once: OK (it ran), TEMP, UNCERTAIN */
-    void (*free)(struct job *j);             /* on the loop, after done and after run has returned */
+    /* On a thread. It may go on while and after done is told UNCERTAIN, and so touches nothing but
+     * what is the job's own. */
+    void (*run)(struct job *j);
+    void (*done)(struct job *j, enum err e); /* on the loop, exactly once: OK, TEMP, UNCERTAIN */
+    /* After done and after run has returned, on the loop; on the thread if the pool was closed
+     * meanwhile. It gives back what the job owns and touches nothing else. */
+    void (*free)(struct job *j);
     struct pool *pool;
     struct list link;
     uint64_t deadline;
@@ -34,14 +38,15 @@ struct pool_options {
 
 struct pool *pool_open(struct loop *l, const struct pool_options *o);
 /*
- * Waits for no job: queued ones end with ERR_TEMP, running ones are abandoned. Threads that hang
- * are left behind (the process is about to end, or the volume is being replaced).
+ * Waits for no job, and calls the done functions that are still owed before it returns: queued jobs
+ * end with ERR_TEMP, running ones are abandoned. Threads that hang are left behind (the process is
+ * about to end, or the volume is being replaced).
  */
 void pool_close(struct pool **p);
 
 /* ERR_LIMIT: the queue is full. ERR_TEMP: the breaker is open. Neither calls done nor free. */
 enum err pool_submit(struct pool *p, struct job *j);
 /* The breaker is open. */
-bool pool_stuck(const struct pool *p);
+bool pool_stuck(struct pool *p);
 
 #endif

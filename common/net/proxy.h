@@ -22,5 +22,8 @@ struct proxy_header {
  * yet. INVALID: it is none, or a bad one.
  */
 enum err proxy_parse(struct span in, struct proxy_header *out, size_t *used);
+/* After TEMP: how many octets the header still has at the least. Reading no more than these never
+ * reads past its end. */
+size_t proxy_need(struct span in);
 
 #endif

@@ -7,7 +7,7 @@
  *   COMMAND   the next line is a command
  *   RESPONSE  the next line answers an AUTH challenge
  *   LISTING   LIST or UIDL of the whole maildrop goes on with message `listed`
- *   STOP      TOP has sent enough; the reader is told so
+ *   STOP      no more of the message is wanted; the reader is told so
  *   ANSWER    the action is open (CLOSE for ever)
  *
  * The engine owns the maildrop, the marks of DELE, and the one copy of a password, which is wiped
@@ -443,10 +443,14 @@ static void run_retr(struct pop3 *p, struct span args, struct buf *out)
 static void run_top(struct pop3 *p, struct span args, struct buf *out)
 {
     size_t i;
-    uint64_t lines;
+    uint64_t lines = 0;
     struct span number = span_word(&args);
-    if (span_u64(args, UINT64_MAX, &lines) != ERR_OK) {
-        bad(p, "the number of lines is none", out);
+    enum err e = span_u64(args, UINT64_MAX, &lines);
+    if (e != ERR_OK) {
+        bad(p,
+            e == ERR_LIMIT ? "the number of lines is too large"
+                           : "the number of lines is digits only",
+            out);
     } else if (find_message(p, number, out, &i)) {
         dot_encode_top_init(&p->dot, lines);
         begin_fetch(p, i, true);
@@ -484,6 +488,7 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
     }
     if (e != ERR_OK && first) {
         reply_err(out, err_texts[e].fetch);
+        p->step = last ? STEP_COMMAND : STEP_STOP;
         return;
     }
     if (e != ERR_OK) {
@@ -493,11 +498,9 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
     if (first) {
         put_fetch_ok(p, out);
     }
-    bool more = dot_encode(&p->dot, piece, out);
-    if (more && !last) {
-        struct pop3_action next = p->action;
-        next.kind = POP3_FETCH_MORE;
-        ask(p, next);
+    if (dot_encode(&p->dot, piece, out) && !last) {
+        p->action.kind = POP3_FETCH_MORE;
+        p->step = STEP_ANSWER;
         return;
     }
     dot_encode_end(&p->dot, out);

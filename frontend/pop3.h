@@ -13,7 +13,7 @@
  *   LOGIN          pop3_login_answer              check user and password, open the maildrop
  *   FETCH          pop3_fetch_answer              send message `index`; out is empty then
  *   FETCH_MORE     pop3_fetch_answer              give the next piece once out is drained
- *   FETCH_STOP     pop3_step                      TOP has enough: close the reader
+ *   FETCH_STOP     pop3_step                      TOP has enough, or a wrong size: close the reader
  *   COMMIT         pop3_commit_answer             QUIT: delete the marked messages
  *   CLOSE          -                              send what is in out, then close
  */

@@ -80,14 +80,14 @@ static bool unescape(struct script *s, struct span text, struct span *out)
     return true;
 }
 
-static bool add_input(struct script *s, struct span text, uint64_t times, struct span end)
+static bool add_input(struct script *s, struct span text, uint64_t times)
 {
-    for (uint64_t i = 0; i < times; i++) {
+    for (uint64_t i = 0; i < times && text.n > 0; i++) {
         if (buf_add(&s->input, text) != ERR_OK) {
             return false;
         }
     }
-    return buf_add(&s->input, end) == ERR_OK;
+    return true;
 }
 
 static void add_item(struct script *s, enum item_kind kind, unsigned line, struct span text)
@@ -131,10 +131,10 @@ static bool read_line(struct script *s, unsigned number, struct span line)
         return true;
     }
     if (span_eq(word, SPAN("C"))) {
-        return add_input(s, text, 1, SPAN("\r\n"));
+        return add_input(s, text, 1) && add_input(s, SPAN("\r\n"), 1);
     }
     if (span_eq(word, SPAN("C-")) || span_eq(word, SPAN("C*"))) {
-        return add_input(s, text, times, SPAN(""));
+        return add_input(s, text, times);
     }
     return false;
 }
@@ -199,22 +199,28 @@ static bool fail(struct run *r, const char *what, struct span got)
     return false;
 }
 
+/* The octets before the first CRLF; false if there is none. */
+static bool first_line(struct span all, struct span *line)
+{
+    const char *end = all.n > 0 ? memmem(all.p, all.n, "\r\n", 2) : NULL;
+    if (end) {
+        *line = span_of(all.p, (size_t)(end - all.p));
+    }
+    return end != NULL;
+}
+
 /* All replies that the script has before its next action, and no other. */
 static bool compare_replies(struct run *r)
 {
     for (; r->next->kind == REPLY || r->next->kind == REPLY_PREFIX; r->next++) {
-        struct span all = buf_span(&r->out);
-        size_t n = span_find(all, '\n');
-        struct span line = span_first(all, n);
-        if (n == all.n || n == 0 || all.p[n - 1] != '\r') {
-            return fail(r, "a reply line was expected", all);
+        struct span line, want = r->next->text;
+        if (!first_line(buf_span(&r->out), &line)) {
+            return fail(r, "a reply line was expected", buf_span(&r->out));
         }
-        line.n--;
-        if (r->next->kind == REPLY ? !span_eq(line, r->next->text)
-                                   : !span_starts(line, r->next->text)) {
+        if (r->next->kind == REPLY ? !span_eq(line, want) : !span_starts(line, want)) {
             return fail(r, "another reply was expected", line);
         }
-        buf_take(&r->out, n + 1);
+        buf_take(&r->out, line.n + 2);
     }
     return buf_len(&r->out) == 0 || fail(r, "no reply was expected", buf_span(&r->out));
 }

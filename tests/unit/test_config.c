@@ -172,8 +172,7 @@ static void bad_values(void **state)
     assert_refused("[smtp]\nmax_size = 99999999999999999999\n",
                    "2: smtp.max_size must be within 64K..2G");
     /* 2^64 octets and 1G */
-    assert_refused("[smtp]\nmax_size = 17179869185G\n",
-                   "2: smtp.max_size must be within 64K..2G");
+    assert_refused("[smtp]\nmax_size = 17179869185G\n", "2: smtp.max_size must be within 64K..2G");
     assert_refused("[spool]\ntimeout = 5\n",
                    "2: spool.timeout must be a number with ms, s, m, h or d");
     assert_refused("[spool]\ntimeout = 99ms\n", "2: spool.timeout must be within 100ms..5m");

@@ -134,7 +134,7 @@ static void read_while_written(void **state)
         sched_yield();
     }
     bool whole = true;
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 100000; i++) {
         struct health_item items[HEALTH_MAX];
         size_t n = health_read(slot, items);
         if (n == 1 && strcmp(items[0].name, "database") == 0) {

@@ -1,1 +1,179 @@
-int main(void) { return 0; }
+/*
+ * mailfleet: the operator's command. This file is its table of commands, and what is common to
+ * all: --config, --json, --help. The work is in the files that commands.h names.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "commands.h"
+
+#define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
+
+#define LIMIT_ARGS    (ARG_BIT(quota_octets) | ARG_BIT(quota_messages) | ARG_BIT(max_size))
+#define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash))
+#define VOLUME_ARGS   (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
+
+static const struct command {
+    const char *name;  /* one or two words */
+    const char *words; /* positional, for the usage line */
+    int min, max;      /* of them */
+    unsigned args;     /* options it takes */
+    bool keeps_root;   /* has something to do as root first */
+    command_fn *run;
+    const char *help;
+} commands[] = {
+    { "init", "", 0, 0, 0, true, command_init, "make the fleet key and the database's tables" },
+    { "migrate", "", 0, 0, ARG_BIT(dry_run), false, command_migrate,
+      "bring the database's schema up to this version" },
+    { "check", "", 0, 0, 0, false, command_check, "try the configuration and every connection" },
+    { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
+    { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },
+    { "domain add", "NAME", 1, 1, LIMIT_ARGS | ARG_BIT(catch_all), false, command_domain_add,
+      "take mail for a domain" },
+    { "domain set", "NAME", 1, 1, LIMIT_ARGS | ARG_BIT(catch_all), false, command_domain_set,
+      "change its catch-all and the limits of new accounts" },
+    { "domain remove", "NAME", 1, 1, 0, false, command_domain_remove,
+      "forget a domain without addresses" },
+    { "domain list", "", 0, 0, 0, false, command_domain_list, "list domains" },
+    { "account add", "ADDRESS", 1, 1, LIMIT_ARGS | PASSWORD_ARGS, false, command_account_add,
+      "make a mailbox" },
+    { "account passwd", "ADDRESS", 1, 1, PASSWORD_ARGS, false, command_account_passwd,
+      "change a password" },
+    { "account quota", "ADDRESS", 1, 1, LIMIT_ARGS, false, command_account_quota,
+      "change the limits of a mailbox" },
+    { "account suspend", "ADDRESS", 1, 1, 0, false, command_account_suspend,
+      "no logins and no new mail; what is there stays" },
+    { "account resume", "ADDRESS", 1, 1, 0, false, command_account_resume, "undo suspend" },
+    { "account remove", "ADDRESS", 1, 1, 0, false, command_account_remove,
+      "end a mailbox; its messages go to the ledger" },
+    { "account show", "ADDRESS", 1, 1, 0, false, command_account_show, "show a mailbox" },
+    { "account list", "[DOMAIN]", 0, 1, 0, false, command_account_list, "list mailboxes" },
+    { "alias add", "ALIAS TARGET...", 2, 1001, 0, false, command_alias_add,
+      "let an address lead to others, or to more of them" },
+    { "alias remove", "ALIAS [TARGET...]", 1, 1001, 0, false, command_alias_remove,
+      "remove an alias, or some of its targets" },
+    { "alias list", "[DOMAIN]", 0, 1, 0, false, command_alias_list, "list aliases" },
+    { "volume add", "URL", 1, 1, VOLUME_ARGS | ARG_BIT(fanout), true, command_volume_add,
+      "make a volume of an empty directory: file:///path" },
+    { "volume list", "", 0, 0, 0, false, command_volume_list, "list volumes" },
+    { "volume set", "ID", 1, 1, VOLUME_ARGS, false, command_volume_set,
+      "change state, weight or free-space floor" },
+    { "messages", "ADDRESS", 1, 1, ARG_BIT(limit), false, command_messages,
+      "list the pointers of a mailbox" },
+    { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(dry_run), false, command_reap,
+      "unlink the files that the grace period has released" },
+};
+
+static void print_usage(void)
+{
+    printf("usage: mailfleet [--config FILE] [--json] COMMAND [WORDS] [OPTIONS]\n\n");
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].words);
+        printf("  %-32s %s\n", left, commands[i].help);
+    }
+    printf("\nmailfleet COMMAND --help tells a command's options. The configuration is\n"
+           "%s unless --config names another.\n",
+           DEFAULT_CONFIG);
+}
+
+static void print_command(const struct command *c)
+{
+    printf("usage: mailfleet %s%s%s%s\n%s\n", c->name, *c->words ? " " : "", c->words,
+           c->args ? " [OPTIONS]" : "", c->help);
+    args_help(c->args);
+}
+
+/* The words in front that are a command's name; how many, in *words. */
+static const struct command *find_command(int argc, char **argv, int *words)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        const char *second = strchr(commands[i].name, ' ');
+        size_t first_len = second ? (size_t)(second - commands[i].name) : strlen(commands[i].name);
+        if (argc < (second ? 2 : 1) || strlen(argv[0]) != first_len ||
+            memcmp(argv[0], commands[i].name, first_len) != 0 ||
+            (second && strcmp(argv[1], second + 1) != 0)) {
+            continue;
+        }
+        *words = second ? 2 : 1;
+        return &commands[i];
+    }
+    return NULL;
+}
+
+struct common {
+    const char *config;
+    bool json, help, version;
+};
+
+/* Takes the options that every command has out of argv, wherever they stand. False: bad usage. */
+static bool take_common(int *argc, char **argv, struct common *out)
+{
+    int n = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            out->json = true;
+        } else if (strcmp(argv[i], "--help") == 0) {
+            out->help = true;
+        } else if (strcmp(argv[i], "--version") == 0) {
+            out->version = true;
+        } else if (strncmp(argv[i], "--config=", 9) == 0) {
+            out->config = argv[i] + 9;
+        } else if (strcmp(argv[i], "--config") == 0) {
+            if (++i == *argc) {
+                return false;
+            }
+            out->config = argv[i];
+        } else {
+            argv[n++] = argv[i];
+        }
+    }
+    *argc = n;
+    return true;
+}
+
+static int run(const struct command *c, const struct common *common, const struct args *args)
+{
+    struct admin a = { 0 };
+    char why[512];
+    if (config_load(common->config, &a.config, why, sizeof why) != ERR_OK) {
+        return admin_fail(EX_CONFIG, "%s", why);
+    }
+    log_set_level(LOG_ERROR); /* what a command has to say it says itself */
+    admin_open(&a, common->config, common->json);
+    int code = c->keeps_root || admin_drop_root(&a) ? c->run(&a, args) : EX_CONFIG;
+    admin_close(&a);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct common common = { .config = DEFAULT_CONFIG };
+    int words = 0;
+    if (!take_common(&argc, argv, &common)) {
+        return admin_fail(EX_USAGE, "--config needs a file");
+    }
+    if (common.version) {
+        printf("mailfleet %s\n", MAILFLEET_VERSION);
+        return EX_OK;
+    }
+    const struct command *c = find_command(argc - 1, argv + 1, &words);
+    if (common.help || argc < 2) {
+        c ? print_command(c) : print_usage();
+        return common.help ? EX_OK : EX_USAGE;
+    }
+    if (!c) {
+        return admin_fail(EX_USAGE, "no such command: %s (mailfleet --help lists them)", argv[1]);
+    }
+    struct args args;
+    if (!args_parse(argc - words, argv + words, c->args, &args)) {
+        return EX_USAGE;
+    }
+    if (args.n < c->min || args.n > c->max) {
+        return admin_fail(EX_USAGE, "usage: mailfleet %s %s", c->name, c->words);
+    }
+    return run(c, &common, &args);
+}

@@ -31,15 +31,7 @@
 /* A client that sends gets smtp.data_timeout again for each of these many octets. */
 #define DATA_TIMEOUT_OCTETS (10u << 20)
 
-enum step {
-    STEP_ENGINE,
-    STEP_INPUT,
-    STEP_FLUSH,
-    STEP_TLS,
-    STEP_RCPT,
-    STEP_SPOOL,
-    STEP_COMMIT
-};
+enum step { STEP_ENGINE, STEP_INPUT, STEP_FLUSH, STEP_TLS, STEP_RCPT, STEP_SPOOL, STEP_COMMIT };
 
 struct session {
     struct worker_session base;
@@ -252,8 +244,8 @@ static void begin_data(struct session *s)
 {
     const struct address *from = smtp_reverse_path(s->engine);
     enum err e = delivery_open(s->base.worker->store, span_of(from->text, from->len),
-                               s->transaction.mailboxes, s->transaction.n, !s->lmtp, on_delivery,
-                               s, &s->delivery);
+                               s->transaction.mailboxes, s->transaction.n, !s->lmtp, on_delivery, s,
+                               &s->delivery);
     enum smtp_verdict v = e == ERR_OK ? SMTP_OK : SMTP_FAULT;
     session_count(s, v);
     smtp_data_answer(s->engine, v, conn_out(s->conn));
@@ -450,8 +442,7 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
     const struct config *cf = w->config;
     struct smtp_options o = { .lmtp = tag == SESSION_LMTP,
                               .tls_offered = w->tls != NULL,
-                              .normalize_newlines =
-                                  cf->smtp_bare_newline == BARE_NEWLINE_NORMALIZE,
+                              .normalize_newlines = cf->smtp_bare_newline == BARE_NEWLINE_NORMALIZE,
                               .max_size = cf->smtp_max_size,
                               .max_recipients = (unsigned)cf->smtp_max_recipients,
                               .max_received = (unsigned)cf->smtp_max_received,

@@ -199,8 +199,8 @@ static void begin_fetch(struct session *s, const struct pop3_action *a)
     s->step = STEP_FETCH;
     s->retrieved++;
     stats_add(STAT_pop3_messages_read, 1);
-    s->reader = store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index,
-                           on_fetch_piece, s);
+    s->reader =
+        store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index, on_fetch_piece, s);
 }
 
 static void begin_commit(struct session *s, const struct pop3_action *a)
@@ -209,10 +209,9 @@ static void begin_commit(struct session *s, const struct pop3_action *a)
     int n = snprintf(by, sizeof by, "pop3 %s %s", s->base.worker->config->node_name, s->base.sid);
     s->step = STEP_COMMIT;
     s->deleted = a->u.commit.n;
-    s->op = store_expunge(session_store(s), pop3_maildrop(s->engine), a->u.commit.marked,
-                          a->u.commit.n,
-                          span_of(by, (size_t)n < sizeof by ? (size_t)n : sizeof by - 1),
-                          on_commit_done, s);
+    s->op = store_expunge(
+        session_store(s), pop3_maildrop(s->engine), a->u.commit.marked, a->u.commit.n,
+        span_of(by, (size_t)n < sizeof by ? (size_t)n : sizeof by - 1), on_commit_done, s);
 }
 
 /* False when it can't go on now; s may be gone then. */
@@ -400,13 +399,12 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
     const struct config *cf = w->config;
     struct session *s = NEW(struct session);
     s->conn = c;
-    s->engine =
-        pop3_new(&(struct pop3_options){ .tls_offered = w->tls != NULL,
-                                         .tls_active = conn_tls(c),
-                                         .plaintext_login =
-                                             cf->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
-                                         .max_errors = (unsigned)cf->pop3_max_errors,
-                                         .login_tries = (unsigned)cf->pop3_login_tries });
+    s->engine = pop3_new(&(struct pop3_options){ .tls_offered = w->tls != NULL,
+                                                 .tls_active = conn_tls(c),
+                                                 .plaintext_login = cf->pop3_plaintext_login ==
+                                                                    PLAINTEXT_LOGIN_ALWAYS,
+                                                 .max_errors = (unsigned)cf->pop3_max_errors,
+                                                 .login_tries = (unsigned)cf->pop3_login_tries });
     netaddr_host(conn_peer(c), s->peer);
     worker_session_begin(&s->base, w, session_drain, session_end);
     pop3_greet(s->engine, span_str(w->hostname), conn_out(c));

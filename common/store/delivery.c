@@ -23,7 +23,7 @@
 #include "store/store_parts.h"
 
 #define SETTLE_EVERY_MS 1000
-#define SETTLE_TRIES 60 /* a fail-over takes up to half a minute; senders wait for ten */
+#define SETTLE_TRIES    60 /* a fail-over takes up to half a minute; senders wait for ten */
 
 enum delivery_step { STEP_OPEN, STEP_WRITING, STEP_COMMIT, STEP_SETTLE, STEP_FORGET };
 

@@ -19,9 +19,9 @@
 
 #define VOLUMES_EVERY_MS 10000 /* how late a node learns of a new volume or state */
 #define VOLUMES_RETRY_MS 1000  /* while the database can't be asked */
-#define CACHED_LIST_MAX (48u * 1024 * 1024)
+#define CACHED_LIST_MAX  (48u * 1024 * 1024)
 #define CACHED_ENTRY_MAX (512u * 1024)
-#define EXPUNGE_TRIES 3
+#define EXPUNGE_TRIES    3
 
 /* --- opening --------------------------------------------------------------------------------- */
 
@@ -73,13 +73,13 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                                       .account_ttl_ms = c->cache_account_ttl,
                                                       .tombstone_ttl_ms = c->cache_tombstone_ttl,
                                                       .seal = seal });
-    s->index =
-        index_open(l, &(struct index_options){ .url = c->database_url,
-                                               .read_connections = (unsigned)c->database_read_connections,
-                                               .write_connections = (unsigned)c->database_write_connections,
-                                               .timeout_ms = c->database_timeout,
-                                               .on_epoch = on_epoch,
-                                               .arg = s });
+    s->index = index_open(
+        l, &(struct index_options){ .url = c->database_url,
+                                    .read_connections = (unsigned)c->database_read_connections,
+                                    .write_connections = (unsigned)c->database_write_connections,
+                                    .timeout_ms = c->database_timeout,
+                                    .on_epoch = on_epoch,
+                                    .arg = s });
     s->spool = spool_open(l, &(struct spool_options){ .buffer = c->spool_buffer,
                                                       .read_chunk = c->spool_read_chunk,
                                                       .threads = (unsigned)c->spool_threads,
@@ -355,8 +355,7 @@ static void on_reader_piece(void *arg, enum err e, struct span piece, bool last)
         r->fn(r->arg, ERR_OK, piece, true);
         free(r);
     } else if (e == ERR_NOTFOUND) {
-        r->has =
-            index_has(r->store->index, r->mailbox_id, &r->pointer, on_reader_has, r);
+        r->has = index_has(r->store->index, r->mailbox_id, &r->pointer, on_reader_has, r);
     } else {
         reader_end(r, e == ERR_CORRUPT ? ERR_CORRUPT : ERR_TEMP);
     }
@@ -366,11 +365,9 @@ struct store_reader *store_read(struct store *s, const struct maildrop *m, size_
                                 store_read_fn *fn, void *arg)
 {
     struct store_reader *r = NEW(struct store_reader);
-    *r = (struct store_reader){ .store = s,
-                                .fn = fn,
-                                .arg = arg,
-                                .mailbox_id = m->mailbox_id,
-                                .pointer = m->msgs[i] };
+    *r = (struct store_reader){
+        .store = s, .fn = fn, .arg = arg, .mailbox_id = m->mailbox_id, .pointer = m->msgs[i]
+    };
     r->reader = spool_read(s->spool, &r->pointer, maildrop_handle(m, i), on_reader_piece, r);
     return r;
 }

@@ -1,0 +1,281 @@
+/*
+ * account: mailboxes and who may open them. Each change sets the tombstones that the cache protocol
+ * asks for, so that it is in force on every node at once.
+ */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "commands.h"
+#include "quota.h"
+#include "store/directory.h"
+#include "store/password.h"
+#include "table.h"
+
+static int change_account(struct admin *a, const struct address *addr)
+{
+    struct cache_key key = { .kind = CACHE_ADDRESS, .address = span_str(addr->canon) };
+    if (admin_run_change(a, &key, 1) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    return EX_OK;
+}
+
+/* The hash that the options ask for; EX_OK, or a code after a message. */
+static int new_hash(struct admin *a, const struct args *args, char out[PASSWORD_HASH_MAX + 1])
+{
+    const char *hash = args->opt[ARG_hash];
+    if (hash) {
+        if (strlen(hash) > PASSWORD_HASH_MAX || !password_hash_valid(hash)) {
+            return admin_fail(EX_DATAERR, "--hash: not a hash that crypt(3) knows here");
+        }
+        memcpy(out, hash, strlen(hash) + 1);
+        return EX_OK;
+    }
+    char *secret = admin_read_password(args->opt[ARG_password_stdin] != NULL);
+    if (!secret) {
+        return EX_DATAERR;
+    }
+    enum err e =
+        password_hash(span_str(secret), a->config->auth_scheme, out, PASSWORD_HASH_MAX + 1);
+    explicit_bzero(secret, strlen(secret));
+    free(secret);
+    if (e != ERR_OK) {
+        return admin_fail(EX_CONFIG, "auth.scheme %s: can't make such a hash",
+                          a->config->auth_scheme);
+    }
+    return EX_OK;
+}
+
+/* The id of a new mailbox and the limits of its domain. */
+static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mailbox_id,
+                       int64_t limits[QUOTA_COUNT])
+{
+    struct span domain = span_str(addr->canon + addr->local + 1);
+    admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size FROM domain "
+                 "WHERE name = $1");
+    pg_text(a->batch, domain);
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    if (admin_rows(a, 0) == 0) {
+        return admin_fail(EX_NOHOST, "%.*s: not a domain of ours: mailfleet domain add %.*s",
+                          SPAN_ARG(domain), SPAN_ARG(domain));
+    }
+    *mailbox_id = pg_get_i64(admin_result(a, 0), 0, 0);
+    for (int i = 0; i < QUOTA_COUNT; i++) {
+        limits[i] = pg_get_i64(admin_result(a, 0), 0, i + 1);
+    }
+    return EX_OK;
+}
+
+int command_account_add(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    struct quota l;
+    char hash[PASSWORD_HASH_MAX + 1];
+    int64_t id, limits[QUOTA_COUNT];
+    if (!admin_address(args->v[0], &addr) || !quota_parse(args, &l)) {
+        return EX_DATAERR;
+    }
+    int code = new_hash(a, args, hash);
+    if (code == EX_OK) {
+        code = new_mailbox(a, &addr, &id, limits);
+    }
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size) "
+                 "VALUES ($1, $2, $3, $4)");
+    pg_i64(a->batch, id);
+    for (size_t i = 0; i < QUOTA_COUNT; i++) {
+        pg_i64(a->batch, l.given[i] ? (int64_t)l.value[i] : limits[i]);
+    }
+    admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash) VALUES ($1, $2, $3)");
+    pg_i64(a->batch, id);
+    pg_text(a->batch, span_str(addr.canon));
+    pg_text(a->batch, span_str(hash));
+    admin_sql(a, "INSERT INTO address (addr, domain, mailbox_id) VALUES ($1, $2, $3)");
+    pg_text(a->batch, span_str(addr.canon));
+    pg_text(a->batch, span_str(addr.canon + addr.local + 1));
+    pg_i64(a->batch, id);
+    return change_account(a, &addr);
+}
+
+int command_account_passwd(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    uint64_t id;
+    char hash[PASSWORD_HASH_MAX + 1];
+    if (!admin_address(args->v[0], &addr)) {
+        return EX_DATAERR;
+    }
+    int code = admin_mailbox(a, &addr, &id);
+    if (code == EX_OK) {
+        code = new_hash(a, args, hash);
+    }
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "UPDATE account SET hash = $2 WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    pg_text(a->batch, span_str(hash));
+    return change_account(a, &addr);
+}
+
+int command_account_quota(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    struct quota l;
+    uint64_t id;
+    if (!admin_address(args->v[0], &addr) || !quota_parse(args, &l)) {
+        return EX_DATAERR;
+    }
+    if (!quota_any(&l)) {
+        return admin_fail(EX_USAGE, "nothing to change: see mailfleet account quota --help");
+    }
+    int code = admin_mailbox(a, &addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "UPDATE mailbox SET max_octets = coalesce($2::bigint, max_octets), "
+                 "max_messages = coalesce($3::bigint, max_messages), "
+                 "max_size = coalesce($4::bigint, max_size) WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    quota_sql(&l, a->batch);
+    return change_account(a, &addr);
+}
+
+static int set_state(struct admin *a, const struct args *args, enum account_state state)
+{
+    struct address addr;
+    uint64_t id;
+    if (!admin_address(args->v[0], &addr)) {
+        return EX_DATAERR;
+    }
+    int code = admin_mailbox(a, &addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "UPDATE mailbox SET state = $2::bigint WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    pg_i64(a->batch, state);
+    return change_account(a, &addr);
+}
+
+int command_account_suspend(struct admin *a, const struct args *args)
+{
+    return set_state(a, args, ACCOUNT_SUSPENDED);
+}
+
+int command_account_resume(struct admin *a, const struct args *args)
+{
+    return set_state(a, args, ACCOUNT_ACTIVE);
+}
+
+int command_account_remove(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    uint64_t id;
+    char who[64];
+    if (!admin_address(args->v[0], &addr)) {
+        return EX_DATAERR;
+    }
+    int code = admin_mailbox(a, &addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_who(who);
+    admin_sql(a, "SELECT remove_mailbox($1, $2, $3, $4)");
+    pg_i64(a->batch, (int64_t)id);
+    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, (int64_t)a->config->spool_grace);
+    pg_text(a->batch, span_str(who));
+    admin_sql(a, "DELETE FROM address WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    const struct cache_key keys[] = {
+        { .kind = CACHE_ADDRESS, .address = span_str(addr.canon) },
+        { .kind = CACHE_LIST, .mailbox_id = id },
+    };
+    if (admin_run_change(a, keys, ARRAY_LEN(keys)) != ERR_OK) {
+        return admin_fail_reply(a, addr.canon);
+    }
+    int64_t n = pg_get_i64(admin_result(a, 0), 0, 0);
+    fprintf(stderr, "mailfleet: %s removed; %lld messages are in the ledger\n", addr.canon,
+            (long long)n);
+    return EX_OK;
+}
+
+/* --- showing --------------------------------------------------------------------------------- */
+
+static const struct column columns[] = {
+    { "address", "ADDRESS", COLUMN_TEXT },
+    { "mailbox_id", "MAILBOX", COLUMN_NUMBER },
+    { "state", "STATE", COLUMN_TEXT },
+    { "messages", "MESSAGES", COLUMN_NUMBER },
+    { "octets", "OCTETS", COLUMN_NUMBER },
+    { "max_messages", "MAX MESSAGES", COLUMN_NUMBER },
+    { "max_octets", "MAX OCTETS", COLUMN_NUMBER },
+    { "max_size", "MAX SIZE", COLUMN_NUMBER },
+    { "password", "PASSWORD", COLUMN_FLAG },
+};
+
+#define ACCOUNT_COLUMNS                                                                            \
+    "SELECT c.addr, b.mailbox_id, b.state, b.msgs, b.octets, b.max_messages, b.max_octets, "       \
+    "b.max_size, c.hash <> '' FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "
+
+static void add_account(struct table *t, const PGresult *r, int row)
+{
+    table_text(t, pg_get_span(r, row, 0));
+    table_number(t, (uint64_t)pg_get_i64(r, row, 1));
+    table_text(t, pg_get_i64(r, row, 2) == ACCOUNT_ACTIVE ? SPAN("active") : SPAN("suspended"));
+    table_number(t, (uint64_t)pg_get_i64(r, row, 3));
+    table_number(t, (uint64_t)pg_get_i64(r, row, 4));
+    for (int c = 5; c < 8; c++) {
+        int64_t v = pg_get_i64(r, row, c);
+        v ? table_number(t, (uint64_t)v) : table_none(t);
+    }
+    table_flag(t, pg_get_i64(r, row, 8) != 0);
+}
+
+int command_account_show(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    uint64_t id;
+    if (!admin_address(args->v[0], &addr)) {
+        return EX_DATAERR;
+    }
+    int code = admin_mailbox(a, &addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, ACCOUNT_COLUMNS "WHERE b.mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, addr.canon);
+    }
+    if (admin_rows(a, 0) != 1) {
+        return admin_fail(EX_NOUSER, "%s: no such account", addr.canon);
+    }
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    add_account(t, admin_result(a, 0), 0);
+    table_print_record(t, a->json, stdout);
+    table_free(&t);
+    return EX_OK;
+}
+
+int command_account_list(struct admin *a, const struct args *args)
+{
+    admin_sql(a, ACCOUNT_COLUMNS
+              "WHERE $1 = '' OR split_part(c.addr, '@', -1) = lower($1) ORDER BY c.addr");
+    pg_text(a->batch, args->n ? span_str(args->v[0]) : SPAN(""));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "accounts");
+    }
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    for (int i = 0; i < admin_rows(a, 0); i++) {
+        add_account(t, admin_result(a, 0), i);
+    }
+    table_print(t, a->json, "no accounts", stdout);
+    table_free(&t);
+    return EX_OK;
+}

@@ -1,0 +1,377 @@
+/*
+ * admin: see the header. The waiting is one place: admin_wait runs the loop until a flag is set;
+ * every call has a deadline of its own, so it ends.
+ */
+#include "admin.h"
+
+#include <bsd/readpassphrase.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+
+#define PASSWORD_MAX 511 /* of crypt(3), less what no client sends */
+
+int admin_fail(int code, const char *fmt, ...)
+{
+    va_list ap;
+    fputs("mailfleet: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    return code;
+}
+
+int admin_fail_reply(const struct admin *a, const char *what)
+{
+    const char *text = a->reply.message[0] ? a->reply.message : err_text(a->reply.err);
+    switch (a->reply.err) {
+    case ERR_NOTFOUND:
+        return admin_fail(EX_NOUSER, "%s: not found", what);
+    case ERR_BUSY:
+        return admin_fail(EX_CANTCREAT, "%s: exists already", what);
+    case ERR_INVALID:
+        return admin_fail(EX_DATAERR, "%s: %s", what, text);
+    case ERR_UNCERTAIN:
+        return admin_fail(EX_TEMPFAIL, "%s: the database did not answer; it may have been done",
+                          what);
+    default:
+        return admin_fail(EX_TEMPFAIL, "%s: %s", what, text);
+    }
+}
+
+void admin_open(struct admin *a, const char *config_path, bool json)
+{
+    a->config_path = config_path;
+    a->json = json;
+    a->loop = loop_open();
+}
+
+static void free_results(struct admin *a)
+{
+    for (size_t i = 0; i < a->n_results; i++) {
+        PQclear(a->results[i]);
+    }
+    free(a->results);
+    a->results = NULL;
+    a->n_results = 0;
+}
+
+void admin_close(struct admin *a)
+{
+    free_results(a);
+    pg_batch_free(&a->batch);
+    if (a->cache) {
+        cache_close(&a->cache);
+    }
+    if (a->pg) {
+        pg_close(&a->pg);
+    }
+    seal_free(&a->seal);
+    loop_close(&a->loop);
+    config_free(&a->config);
+}
+
+bool admin_drop_root(struct admin *a)
+{
+    const char *name = a->config->node_user;
+    if (geteuid() != 0 || !*name) {
+        return true;
+    }
+    const struct passwd *pw = getpwnam(name);
+    if (!pw) {
+        admin_fail(EX_CONFIG, "node.user: no such user: %s", name);
+        return false;
+    }
+    if (initgroups(name, pw->pw_gid) || setgid(pw->pw_gid) || setuid(pw->pw_uid)) {
+        admin_fail(EX_OSERR, "can't become %s: %m", name);
+        return false;
+    }
+    return true;
+}
+
+static void admin_wait(struct admin *a, const bool *done)
+{
+    while (!*done) {
+        uv_run(loop_uv(a->loop), UV_RUN_ONCE);
+    }
+}
+
+/* --- the database ---------------------------------------------------------------------------- */
+
+static void on_hello(void *arg, const PGresult *r)
+{
+    struct admin *a = arg;
+    a->epoch = PQntuples(r) == 1 ? (uint64_t)pg_get_i64(r, 0, 0) : 0;
+}
+
+static struct pg *admin_pg(struct admin *a)
+{
+    if (!a->pg) {
+        /* A database without a schema has no epoch yet: init and migrate work there too. */
+        a->pg =
+            pg_open(a->loop, &(struct pg_options){ .url = a->config->database_url,
+                                                   .read_connections = 1,
+                                                   .write_connections = 1,
+                                                   .timeout_ms = a->config->database_timeout,
+                                                   .hello = a->no_schema ? "SELECT 0::bigint"
+                                                                         : "SELECT fleet_epoch()",
+                                                   .on_hello = on_hello,
+                                                   .arg = a });
+    }
+    return a->pg;
+}
+
+void admin_sql(struct admin *a, const char *sql)
+{
+    if (!a->batch) {
+        free_results(a);
+        a->batch = pg_batch_new();
+    }
+    pg_stmt(a->batch, sql);
+}
+
+struct wait_reply {
+    struct admin *admin;
+    bool done;
+};
+
+static void on_reply(void *arg, const struct pg_reply *r)
+{
+    struct wait_reply *w = arg;
+    struct admin *a = w->admin;
+    a->reply = *r;
+    a->reply.r = NULL; /* borrowed: the copies outlive it */
+    a->results = NEW_ARRAY(PGresult *, r->n + 1);
+    a->n_results = r->n;
+    for (size_t i = 0; i < r->n; i++) {
+        a->results[i] = PQcopyResult(r->r[i], PG_COPYRES_ATTRS | PG_COPYRES_TUPLES);
+        CHECK(a->results[i]);
+    }
+    w->done = true;
+}
+
+enum err admin_run(struct admin *a, enum pg_lane lane)
+{
+    struct wait_reply w = { .admin = a };
+    pg_submit(admin_pg(a), lane, &a->batch, on_reply, &w);
+    admin_wait(a, &w.done);
+    return a->reply.err;
+}
+
+const PGresult *admin_result(const struct admin *a, size_t i)
+{
+    CHECK(i < a->n_results);
+    return a->results[i];
+}
+
+int admin_rows(const struct admin *a, size_t i)
+{
+    return PQntuples(admin_result(a, i));
+}
+
+/* --- the cache ------------------------------------------------------------------------------- */
+
+struct cache *admin_cache(struct admin *a)
+{
+    if (a->cache) {
+        return a->cache;
+    }
+    const struct config *c = a->config;
+    char why[256];
+    if (seal_load(c->node_fleet_key_file, &a->seal, why, sizeof why) != ERR_OK) {
+        admin_fail(EX_CONFIG, "%s", why);
+        return NULL;
+    }
+    a->cache =
+        cache_open(a->loop, &(struct cache_options){ .servers = &c->cache_servers,
+                                                     .timeout_ms = c->cache_timeout,
+                                                     .list_ttl_ms = c->cache_list_ttl,
+                                                     .account_ttl_ms = c->cache_account_ttl,
+                                                     .tombstone_ttl_ms = c->cache_tombstone_ttl,
+                                                     .seal = a->seal });
+    return a->cache;
+}
+
+struct wait_err {
+    bool done;
+    enum err err;
+};
+
+static void on_err(void *arg, enum err e)
+{
+    struct wait_err *w = arg;
+    w->err = e;
+    w->done = true;
+}
+
+static enum err drop_keys(struct admin *a, const struct cache_key *keys, size_t n)
+{
+    struct wait_err w = { 0 };
+    cache_set_epoch(a->cache, a->epoch);
+    cache_tombstone(a->cache, keys, n, on_err, &w);
+    admin_wait(a, &w.done);
+    return w.err;
+}
+
+/* The epoch is part of every key and comes with the first connection. */
+static enum err learn_epoch(struct admin *a)
+{
+    struct pg_batch *later = a->batch;
+    a->batch = NULL;
+    admin_sql(a, "SELECT fleet_epoch()");
+    enum err e = admin_run(a, PG_READ);
+    if (e == ERR_OK) {
+        a->epoch = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
+    }
+    free_results(a);
+    a->batch = later;
+    return e;
+}
+
+enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t n)
+{
+    if (!admin_cache(a)) {
+        pg_batch_free(&a->batch);
+        a->reply = (struct pg_reply){ .err = ERR_INVALID, .message = "no fleet key" };
+        return ERR_INVALID;
+    }
+    enum err e = learn_epoch(a);
+    if (e != ERR_OK) {
+        pg_batch_free(&a->batch);
+        return e;
+    }
+    enum err first = drop_keys(a, keys, n);
+    e = admin_run(a, PG_WRITE);
+    enum err second = drop_keys(a, keys, n);
+    if (first != ERR_OK || second != ERR_OK) {
+        fprintf(stderr,
+                "mailfleet: a cache server could not be told; nodes that reach it may use the old "
+                "state for up to %llu s\n",
+                (unsigned long long)(a->config->cache_account_ttl / 1000));
+    }
+    return e;
+}
+
+/* --- what operators type --------------------------------------------------------------------- */
+
+char *admin_read_password(bool from_stdin)
+{
+    char first[PASSWORD_MAX + 2], second[PASSWORD_MAX + 2];
+    char *out = NULL;
+    int flags = from_stdin ? RPP_STDIN : RPP_REQUIRE_TTY;
+    if (!readpassphrase("New password: ", first, sizeof first, flags)) {
+        admin_fail(EX_NOINPUT, from_stdin ? "no password on standard input"
+                                          : "no terminal to ask for a password: --password-stdin "
+                                            "or --hash");
+    } else if (!*first) {
+        admin_fail(EX_DATAERR, "the password is empty");
+    } else if (strlen(first) > PASSWORD_MAX) {
+        admin_fail(EX_DATAERR, "the password is longer than %d octets", PASSWORD_MAX);
+    } else if (!from_stdin && (!readpassphrase("The same again: ", second, sizeof second, flags) ||
+                               strcmp(first, second) != 0)) {
+        admin_fail(EX_DATAERR, "the two are different");
+    } else {
+        out = mem_strdup(first);
+    }
+    explicit_bzero(first, sizeof first);
+    explicit_bzero(second, sizeof second);
+    return out;
+}
+
+bool admin_address(const char *text, struct address *out)
+{
+    enum err e = address_parse(span_str(text), out);
+    if (e != ERR_OK) {
+        admin_fail(EX_DATAERR, "%s: %s", text,
+                   e == ERR_LIMIT ? "the address is too long" : "not an address");
+    }
+    return e == ERR_OK;
+}
+
+int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox_id)
+{
+    admin_sql(a, "SELECT mailbox_id FROM address WHERE addr = $1");
+    pg_text(a->batch, span_str(addr->canon));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    if (admin_rows(a, 0) == 0) {
+        return admin_fail(EX_NOUSER, "%s: no such account", addr->canon);
+    }
+    if (PQgetisnull(admin_result(a, 0), 0, 0)) {
+        return admin_fail(EX_NOUSER, "%s: an alias, not an account", addr->canon);
+    }
+    *mailbox_id = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
+    return EX_OK;
+}
+
+int admin_volumes(struct admin *a, struct volume **v, size_t *n)
+{
+    admin_sql(a, "SELECT volume_id, uuid::text, url, fanout, state, weight, free_floor FROM volume "
+                 "ORDER BY volume_id");
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "volumes");
+    }
+    const PGresult *r = admin_result(a, 0);
+    *n = (size_t)PQntuples(r);
+    *v = NEW_ARRAY(struct volume, *n + 1);
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct volume *o = &(*v)[i];
+        o->volume_id = (uint16_t)pg_get_i64(r, i, 0);
+        snprintf(o->uuid, sizeof o->uuid, "%.*s", SPAN_ARG(pg_get_span(r, i, 1)));
+        snprintf(o->url, sizeof o->url, "%.*s", SPAN_ARG(pg_get_span(r, i, 2)));
+        o->fanout = (unsigned)pg_get_i64(r, i, 3);
+        o->state = (enum volume_state)pg_get_i64(r, i, 4);
+        o->weight = (unsigned)pg_get_i64(r, i, 5);
+        o->free_floor = (uint64_t)pg_get_i64(r, i, 6);
+    }
+    return EX_OK;
+}
+
+int64_t admin_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+void admin_who(char out[64])
+{
+    const char *name = getenv("SUDO_USER");
+    struct passwd *pw = name ? NULL : getpwuid(getuid());
+    snprintf(out, 64, "operator %s", name ? name : pw ? pw->pw_name : "unknown");
+}
+
+enum err admin_parse_size(const char *text, uint64_t *out)
+{
+    static const struct {
+        char suffix;
+        unsigned shift;
+    } units[] = { { 'K', 10 }, { 'M', 20 }, { 'G', 30 }, { 'T', 40 } };
+    struct span s = span_str(text);
+    unsigned shift = 0;
+    if (strcmp(text, "none") == 0) {
+        *out = 0;
+        return ERR_OK;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(units) && s.n > 0; i++) {
+        if (s.p[s.n - 1] == units[i].suffix) {
+            shift = units[i].shift;
+            s.n--;
+            break;
+        }
+    }
+    uint64_t v;
+    if (span_u64(s, (uint64_t)INT64_MAX >> shift, &v) != ERR_OK) {
+        return ERR_INVALID;
+    }
+    *out = v << shift;
+    return ERR_OK;
+}

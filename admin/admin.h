@@ -1,0 +1,79 @@
+/*
+ * admin: what every command of mailfleet(8) works with: the configuration, the database, the
+ * cache, and a loop that is run until an answer is there. Commands are short and one at a time, so
+ * waiting is right here; the calls are the daemons' own (pg, cache, spool), not a second set.
+ *
+ * Opened lazily: a command that needs no cache talks to none. One owner: main.
+ */
+#ifndef MAILFLEET_ADMIN_ADMIN_H
+#define MAILFLEET_ADMIN_ADMIN_H
+
+#include <sysexits.h>
+
+#include "address.h"
+#include "base/config.h"
+#include "store/cache.h"
+#include "store/pg.h"
+#include "store/spool.h"
+
+struct admin {
+    const char *config_path;
+    struct config *config;
+    bool json;
+    bool no_schema;      /* init and migrate: the database may be empty */
+    struct loop *loop;
+    struct pg *pg;
+    struct seal *seal; /* the cache's */
+    struct cache *cache;
+    uint64_t epoch;
+    struct pg_batch *batch; /* being made */
+    PGresult **results;     /* of the last batch; freed by the next */
+    size_t n_results;
+    struct pg_reply reply;  /* of the last batch */
+};
+
+/* Prints `mailfleet: ...` on standard error and returns code. */
+int admin_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The exit code and words for an err of the database or the cache. */
+int admin_fail_reply(const struct admin *a, const char *what);
+
+void admin_open(struct admin *a, const char *config_path, bool json);
+void admin_close(struct admin *a);
+/* Becomes node.user if it is root, so that files are the daemons'. False after a message. */
+bool admin_drop_root(struct admin *a);
+
+/*
+ * A batch: admin_sql begins a statement, pg_* of store/pg.h add arguments to a->batch, admin_run
+ * sends it and waits. Results stay valid until the next admin_sql after it.
+ */
+void admin_sql(struct admin *a, const char *sql);
+enum err admin_run(struct admin *a, enum pg_lane lane);
+const PGresult *admin_result(const struct admin *a, size_t i);
+int admin_rows(const struct admin *a, size_t i);
+
+/* The cache under the database's epoch; NULL with a message when the key can't be read. */
+struct cache *admin_cache(struct admin *a);
+/*
+ * Changes pointers or accounts as the cache protocol asks: tombstones, the batch that was made,
+ * tombstones again. keys are those that the change makes wrong. A cache that can't be reached is
+ * said on standard error and stops nothing.
+ */
+enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t n);
+
+/* A new password: from standard input (one line) or from the terminal, asked twice. The caller
+ * frees and wipes it. NULL after a message. */
+char *admin_read_password(bool from_stdin);
+/* Canonical form of an address that an operator typed; false after a message. */
+bool admin_address(const char *text, struct address *out);
+/* The mailbox of an account; EX_OK, or a code after a message. */
+int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox_id);
+/* All volumes, by id; the caller frees *v. EX_OK, or a code after a message. */
+int admin_volumes(struct admin *a, struct volume **v, size_t *n);
+/* Milliseconds since 1970. */
+int64_t admin_now(void);
+/* `operator NAME`: who did it, for the ledger. */
+void admin_who(char out[64]);
+/* `10M`, `2G`, `1000`; `none` is 0. */
+enum err admin_parse_size(const char *text, uint64_t *out);
+
+#endif

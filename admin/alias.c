@@ -1,0 +1,148 @@
+/*
+ * alias: addresses that lead to other addresses of ours. mailfleet never relays, so a target in a
+ * foreign domain is refused.
+ */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "commands.h"
+#include "table.h"
+
+struct targets {
+    struct address *parsed;
+    struct span *spans; /* into parsed */
+    size_t n;
+};
+
+static void targets_free(struct targets *t)
+{
+    free(t->parsed);
+    free(t->spans);
+}
+
+static bool targets_parse(const struct args *args, struct targets *out)
+{
+    out->n = (size_t)args->n - 1;
+    out->parsed = NEW_ARRAY(struct address, out->n + 1);
+    out->spans = NEW_ARRAY(struct span, out->n + 1);
+    for (size_t i = 0; i < out->n; i++) {
+        if (!admin_address(args->v[i + 1], &out->parsed[i])) {
+            targets_free(out);
+            return false;
+        }
+        out->spans[i] = span_str(out->parsed[i].canon);
+    }
+    return true;
+}
+
+static int change_alias(struct admin *a, const struct address *alias)
+{
+    struct cache_key key = { .kind = CACHE_ADDRESS, .address = span_str(alias->canon) };
+    if (admin_run_change(a, &key, 1) != ERR_OK) {
+        return admin_fail_reply(a, alias->canon);
+    }
+    return EX_OK;
+}
+
+/* The domains of the alias and of its targets must be ours. */
+static int check_domains(struct admin *a, const struct address *alias, const struct targets *t)
+{
+    struct span *domains = NEW_ARRAY(struct span, t->n + 1);
+    for (size_t i = 0; i < t->n; i++) {
+        domains[i] = span_str(t->parsed[i].canon + t->parsed[i].local + 1);
+    }
+    domains[t->n] = span_str(alias->canon + alias->local + 1);
+    admin_sql(a, "SELECT w.name FROM unnest($1::text[]) w (name) "
+                 "WHERE NOT EXISTS (SELECT FROM domain d WHERE d.name = w.name)");
+    pg_texts(a->batch, domains, t->n + 1);
+    free(domains);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, alias->canon);
+    }
+    if (admin_rows(a, 0) > 0) {
+        struct span d = pg_get_span(admin_result(a, 0), 0, 0);
+        return admin_fail(EX_NOHOST, "%.*s: not a domain of ours, and nothing is relayed",
+                          SPAN_ARG(d));
+    }
+    return EX_OK;
+}
+
+static int add_targets(struct admin *a, const struct address *alias, const struct targets *t)
+{
+    int code = check_domains(a, alias, t);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "INSERT INTO address AS a (addr, domain, targets) VALUES ($1, $2, $3) "
+                 "ON CONFLICT (addr) DO UPDATE SET targets = ARRAY(SELECT DISTINCT w.t FROM "
+                 "unnest(a.targets || excluded.targets) w (t) ORDER BY w.t) "
+                 "WHERE a.mailbox_id IS NULL RETURNING 1");
+    pg_text(a->batch, span_str(alias->canon));
+    pg_text(a->batch, span_str(alias->canon + alias->local + 1));
+    pg_texts(a->batch, t->spans, t->n);
+    code = change_alias(a, alias);
+    if (code == EX_OK && admin_rows(a, 0) == 0) {
+        return admin_fail(EX_CANTCREAT, "%s: an account has this address", alias->canon);
+    }
+    return code;
+}
+
+int command_alias_add(struct admin *a, const struct args *args)
+{
+    struct address alias;
+    struct targets t;
+    if (!admin_address(args->v[0], &alias) || !targets_parse(args, &t)) {
+        return EX_DATAERR;
+    }
+    int code = add_targets(a, &alias, &t);
+    targets_free(&t);
+    return code;
+}
+
+int command_alias_remove(struct admin *a, const struct args *args)
+{
+    struct address alias;
+    struct targets t;
+    if (!admin_address(args->v[0], &alias) || !targets_parse(args, &t)) {
+        return EX_DATAERR;
+    }
+    /* The last target takes the alias with it. */
+    admin_sql(a, "DELETE FROM address WHERE addr = $1 AND mailbox_id IS NULL "
+                 "AND (cardinality($2::text[]) = 0 OR targets <@ $2::text[]) RETURNING 1");
+    pg_text(a->batch, span_str(alias.canon));
+    pg_texts(a->batch, t.spans, t.n);
+    admin_sql(a, "UPDATE address SET targets = ARRAY(SELECT w.t FROM unnest(targets) w (t) "
+                 "WHERE w.t <> ALL ($2::text[])) "
+                 "WHERE addr = $1 AND targets && $2::text[] AND NOT targets <@ $2::text[] "
+                 "RETURNING 1");
+    pg_text(a->batch, span_str(alias.canon));
+    pg_texts(a->batch, t.spans, t.n);
+    int code = change_alias(a, &alias);
+    if (code == EX_OK && admin_rows(a, 0) + admin_rows(a, 1) == 0) {
+        code = admin_fail(EX_NOUSER, "%s: no such alias or target", alias.canon);
+    }
+    targets_free(&t);
+    return code;
+}
+
+int command_alias_list(struct admin *a, const struct args *args)
+{
+    static const struct column columns[] = {
+        { "alias", "ALIAS", COLUMN_TEXT },
+        { "target", "TARGET", COLUMN_TEXT },
+    };
+    admin_sql(a, "SELECT a.addr, w.t FROM address a, unnest(a.targets) w (t) "
+                 "WHERE $1 = '' OR a.domain = lower($1) ORDER BY a.addr, w.t");
+    pg_text(a->batch, args->n ? span_str(args->v[0]) : SPAN(""));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "aliases");
+    }
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    for (int i = 0; i < admin_rows(a, 0); i++) {
+        table_text(t, pg_get_span(admin_result(a, 0), i, 0));
+        table_text(t, pg_get_span(admin_result(a, 0), i, 1));
+    }
+    table_print(t, a->json, "no aliases", stdout);
+    table_free(&t);
+    return EX_OK;
+}

@@ -1,0 +1,31 @@
+/*
+ * commands: every command of mailfleet(8). The table with names, words and options is in main.c.
+ *
+ * Each returns an exit code of sysexits.h after saying on standard error what went wrong.
+ */
+#ifndef MAILFLEET_ADMIN_COMMANDS_H
+#define MAILFLEET_ADMIN_COMMANDS_H
+
+#include "admin.h"
+#include "args.h"
+
+typedef int command_fn(struct admin *a, const struct args *args);
+
+/* setup.c */
+command_fn command_init, command_migrate, command_check, command_settings, command_epoch;
+/* domain.c */
+command_fn command_domain_add, command_domain_set, command_domain_remove, command_domain_list;
+/* account.c */
+command_fn command_account_add, command_account_passwd, command_account_quota,
+    command_account_suspend, command_account_resume, command_account_remove, command_account_show,
+    command_account_list;
+/* alias.c */
+command_fn command_alias_add, command_alias_remove, command_alias_list;
+/* volume.c */
+command_fn command_volume_add, command_volume_list, command_volume_set;
+/* messages.c */
+command_fn command_messages;
+/* reap.c */
+command_fn command_reap;
+
+#endif

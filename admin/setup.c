@@ -1,0 +1,319 @@
+/*
+ * setup: init, migrate, check, settings, epoch: what an operator runs when a node or a fleet is
+ * made, and when something is wrong.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libmemcached/memcached.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "commands.h"
+#include "migrations.h"
+#include "net/tls.h"
+#include "store/spool.h"
+#include "table.h"
+
+/* --- migrations ------------------------------------------------------------------------------ */
+
+/* The newest migration that was applied; -1 after a message. */
+static int64_t schema_version(struct admin *a)
+{
+    admin_sql(a,
+              "SELECT count(*) FROM pg_catalog.pg_tables "
+              "WHERE tablename = 'schema_version' AND schemaname = ANY (current_schemas(false))");
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        admin_fail_reply(a, "database");
+        return -1;
+    }
+    if (pg_get_i64(admin_result(a, 0), 0, 0) == 0) {
+        return 0;
+    }
+    admin_sql(a, "SELECT coalesce(max(version), 0) FROM schema_version");
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        admin_fail_reply(a, "database");
+        return -1;
+    }
+    return pg_get_i64(admin_result(a, 0), 0, 0);
+}
+
+/*
+ * One migration and its record are one transaction: a script has many statements, which a
+ * parameterised one may not, so it goes as a simple query on a connection of its own. Of two
+ * operators at once the second fails at the first thing that exists, and undoes all of its own.
+ */
+static int apply(struct admin *a, const struct migration *m)
+{
+    PGconn *c = PQconnectdb(a->config->database_url);
+    PGresult *r = NULL;
+    int code = EX_OK;
+    char *sql = NULL;
+    if (PQstatus(c) != CONNECTION_OK) {
+        code = admin_fail(EX_TEMPFAIL, "database: %s", PQerrorMessage(c));
+    } else if (asprintf(&sql,
+                        "SET client_min_messages = warning; BEGIN; %s; "
+                        "INSERT INTO schema_version (version, name) VALUES (%u, '%s'); COMMIT",
+                        m->sql, m->number, m->name) < 0) {
+        sql = NULL;
+        code = admin_fail(EX_OSERR, "out of memory");
+    } else {
+        r = PQexec(c, sql);
+        if (PQresultStatus(r) != PGRES_COMMAND_OK) {
+            code = admin_fail(EX_SOFTWARE, "migration %03u-%s: %s", m->number, m->name,
+                              PQerrorMessage(c));
+        }
+    }
+    PQclear(r);
+    free(sql);
+    PQfinish(c);
+    if (code == EX_OK) {
+        printf("applied %03u-%s\n", m->number, m->name);
+    }
+    return code;
+}
+
+int command_migrate(struct admin *a, const struct args *args)
+{
+    a->no_schema = true;
+    int64_t version = schema_version(a);
+    if (version < 0) {
+        return EX_TEMPFAIL;
+    }
+    if (version > (int64_t)migrations[migrations_count - 1].number) {
+        return admin_fail(EX_SOFTWARE, "the database has version %lld, this program knows %d",
+                          (long long)version, (int)migrations[migrations_count - 1].number);
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < migrations_count; i++) {
+        const struct migration *m = &migrations[i];
+        if ((int64_t)m->number <= version) {
+            continue;
+        }
+        n++;
+        if (args->opt[ARG_dry_run]) {
+            printf("would apply %03u-%s\n", m->number, m->name);
+            continue;
+        }
+        int code = apply(a, m);
+        if (code != EX_OK) {
+            return code;
+        }
+    }
+    if (n == 0) {
+        printf("the schema is up to date: version %lld\n", (long long)version);
+    }
+    return EX_OK;
+}
+
+/* --- init ------------------------------------------------------------------------------------ */
+
+/* A new fleet key: for node.user's eyes and nobody else's. All nodes need the same one. */
+static int make_key(struct admin *a)
+{
+    const char *path = a->config->node_fleet_key_file;
+    uint8_t key[32];
+    char hex[2 * sizeof key + 2];
+    if (!*path) {
+        return admin_fail(EX_CONFIG, "node.fleet_key_file is not set");
+    }
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+    if (fd < 0) {
+        return errno == EEXIST ? EX_OK : admin_fail(EX_CANTCREAT, "%s: %m", path);
+    }
+    CHECK(getrandom(key, sizeof key, 0) == sizeof key);
+    for (size_t i = 0; i < sizeof key; i++) {
+        sprintf(hex + 2 * i, "%02x", key[i]);
+    }
+    hex[sizeof hex - 2] = '\n';
+    const struct passwd *pw =
+        geteuid() == 0 && *a->config->node_user ? getpwnam(a->config->node_user) : NULL;
+    bool ok = write(fd, hex, sizeof hex - 1) == (ssize_t)sizeof hex - 1 &&
+              (!pw || fchown(fd, 0, pw->pw_gid) == 0) && fsync(fd) == 0;
+    ok = close(fd) == 0 && ok;
+    explicit_bzero(key, sizeof key);
+    explicit_bzero(hex, sizeof hex);
+    if (!ok) {
+        unlink(path);
+        return admin_fail(EX_CANTCREAT, "%s: can't be written", path);
+    }
+    printf("made the fleet key %s: copy it to every node\n", path);
+    return EX_OK;
+}
+
+int command_init(struct admin *a, const struct args *args)
+{
+    int code = make_key(a);
+    if (code == EX_OK && !admin_drop_root(a)) {
+        code = EX_CONFIG;
+    }
+    return code == EX_OK ? command_migrate(a, args) : code;
+}
+
+/* --- check ----------------------------------------------------------------------------------- */
+
+static const struct column check_columns[] = {
+    { "ok", "OK", COLUMN_FLAG },
+    { "what", "WHAT", COLUMN_TEXT },
+    { "why", "SAYS", COLUMN_TEXT },
+};
+
+struct checks {
+    struct table *table;
+    bool all;
+};
+
+static void report(struct checks *c, bool ok, const char *what, const char *says)
+{
+    table_flag(c->table, ok);
+    table_text(c->table, span_str(what));
+    table_text(c->table, span_str(says));
+    c->all = c->all && ok;
+}
+
+static void check_key(struct admin *a, struct checks *c)
+{
+    struct seal *s;
+    char why[256];
+    enum err e = seal_load(a->config->node_fleet_key_file, &s, why, sizeof why);
+    report(c, e == ERR_OK, "fleet key", e == ERR_OK ? a->config->node_fleet_key_file : why);
+    if (e == ERR_OK) {
+        seal_free(&s);
+    }
+}
+
+static void check_tls(struct admin *a, struct checks *c)
+{
+    struct tls *t;
+    char why[256];
+    if (!*a->config->tls_certificate) {
+        report(c, true, "tls", "not configured: STLS and STARTTLS are not offered");
+        return;
+    }
+    enum err e = tls_load(a->config->tls_certificate, a->config->tls_key, &t, why, sizeof why);
+    report(c, e == ERR_OK, "tls", e == ERR_OK ? a->config->tls_certificate : why);
+    if (e == ERR_OK) {
+        tls_unref(&t);
+    }
+}
+
+static void check_database(struct admin *a, struct checks *c)
+{
+    char says[128];
+    admin_sql(a, "SELECT current_setting('server_version'), fleet_epoch()");
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        report(c, false, "database",
+               a->reply.message[0] ? a->reply.message : "no answer within database.timeout");
+        return;
+    }
+    snprintf(says, sizeof says, "PostgreSQL %.*s, epoch %llu",
+             SPAN_ARG(pg_get_span(admin_result(a, 0), 0, 0)),
+             (unsigned long long)pg_get_i64(admin_result(a, 0), 0, 1));
+    report(c, true, "database", says);
+    int newest = (int)migrations[migrations_count - 1].number;
+    int64_t version = schema_version(a);
+    snprintf(says, sizeof says, "version %lld of %d%s", (long long)version, newest,
+             version < newest ? ": run mailfleet migrate" : "");
+    report(c, version == newest, "schema", says);
+}
+
+static void check_memcached(struct admin *a, struct checks *c, const char *server)
+{
+    char what[96];
+    char host[256];
+    snprintf(what, sizeof what, "cache %s", server);
+    const char *colon = strrchr(server, ':');
+    if (!colon || (size_t)(colon - server) >= sizeof host) {
+        report(c, false, what, "not host:port");
+        return;
+    }
+    snprintf(host, sizeof host, "%.*s", (int)(colon - server), server);
+    memcached_st *m = memcached_create(NULL);
+    memcached_behavior_set(m, MEMCACHED_BEHAVIOR_CONNECT_TIMEOUT, a->config->cache_timeout);
+    memcached_behavior_set(m, MEMCACHED_BEHAVIOR_POLL_TIMEOUT, a->config->cache_timeout);
+    memcached_server_add(m, host, (in_port_t)strtoul(colon + 1, NULL, 10));
+    memcached_return_t rc = memcached_version(m);
+    report(c, rc == MEMCACHED_SUCCESS, what,
+           rc == MEMCACHED_SUCCESS ? "answers" : memcached_last_error_message(m));
+    memcached_free(m);
+}
+
+static void check_volumes(struct admin *a, struct checks *c)
+{
+    struct volume *v;
+    size_t n;
+    if (admin_volumes(a, &v, &n) != EX_OK) {
+        report(c, false, "volumes", "not known without the database");
+        return;
+    }
+    if (n == 0) {
+        report(c, false, "volumes", "none: mailfleet volume add file:///path");
+    }
+    for (size_t i = 0; i < n; i++) {
+        char what[32], why[256];
+        snprintf(what, sizeof what, "volume %u", v[i].volume_id);
+        enum err e = volume_check(&v[i], why, sizeof why);
+        report(c, e == ERR_OK, what, e == ERR_OK ? v[i].url : why);
+    }
+    free(v);
+}
+
+int command_check(struct admin *a, const struct args *args)
+{
+    struct checks c = { .table = table_new(check_columns, ARRAY_LEN(check_columns)), .all = true };
+    (void)args;
+    report(&c, true, "configuration", a->config_path);
+    check_key(a, &c);
+    check_tls(a, &c);
+    check_database(a, &c);
+    if (a->config->cache_servers.n == 0) {
+        report(&c, true, "cache", "not configured: every poll asks the database");
+    }
+    for (size_t i = 0; i < a->config->cache_servers.n; i++) {
+        check_memcached(a, &c, a->config->cache_servers.v[i]);
+    }
+    check_volumes(a, &c);
+    table_print(c.table, a->json, "", stdout);
+    table_free(&c.table);
+    return c.all ? EX_OK : EX_UNAVAILABLE;
+}
+
+/* --- settings and epoch ---------------------------------------------------------------------- */
+
+int command_settings(struct admin *a, const struct args *args)
+{
+    static const struct column columns[] = {
+        { "section", "SECTION", COLUMN_TEXT },
+        { "key", "KEY", COLUMN_TEXT },
+        { "value", "VALUE", COLUMN_TEXT },
+        { "default", "DEFAULT", COLUMN_TEXT },
+    };
+    (void)args;
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    const struct config_doc *d;
+    for (size_t i = 0; (d = config_doc(i)) != NULL; i++) {
+        char value[2048];
+        config_show(a->config, i, value, sizeof value);
+        table_text(t, span_str(d->section));
+        table_text(t, span_str(d->key));
+        table_text(t, span_str(value));
+        table_text(t, span_str(d->def));
+    }
+    table_print(t, a->json, "", stdout);
+    table_free(&t);
+    return EX_OK;
+}
+
+int command_epoch(struct admin *a, const struct args *args)
+{
+    (void)args;
+    admin_sql(a, "UPDATE fleet SET epoch = epoch + 1 RETURNING epoch");
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, "epoch");
+    }
+    printf("epoch %lld: nodes follow with their next connection or within seconds\n",
+           (long long)pg_get_i64(admin_result(a, 0), 0, 0));
+    return EX_OK;
+}

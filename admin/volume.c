@@ -1,0 +1,212 @@
+/*
+ * volume: the directories that messages are on. A volume is made once: its root, its sentinel with
+ * a UUID of its own, then its row; daemons take it up by themselves within seconds.
+ */
+#include <errno.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "commands.h"
+#include "store/spool.h"
+#include "table.h"
+
+static const char *const state_names[] = { "active", "readonly", "drain" };
+
+static bool parse_state(const char *text, enum volume_state *out)
+{
+    for (size_t i = 0; i < ARRAY_LEN(state_names); i++) {
+        if (strcmp(text, state_names[i]) == 0) {
+            *out = (enum volume_state)i;
+            return true;
+        }
+    }
+    admin_fail(EX_DATAERR, "%s: a state is active, readonly or drain", text);
+    return false;
+}
+
+static bool parse_number(const char *text, uint64_t max, const char *what, uint64_t *out)
+{
+    if (span_u64(span_str(text), max, out) == ERR_OK) {
+        return true;
+    }
+    admin_fail(EX_DATAERR, "%s: %s is a number up to %llu", text, what, (unsigned long long)max);
+    return false;
+}
+
+/* The options that volume add and volume set share; what is not given stays as it is in *v. */
+static bool parse_options(const struct args *args, struct volume *v)
+{
+    uint64_t n;
+    if (args->opt[ARG_state] && !parse_state(args->opt[ARG_state], &v->state)) {
+        return false;
+    }
+    if (args->opt[ARG_weight]) {
+        if (!parse_number(args->opt[ARG_weight], INT32_MAX, "a weight", &n)) {
+            return false;
+        }
+        v->weight = (unsigned)n;
+    }
+    if (args->opt[ARG_free_floor] &&
+        admin_parse_size(args->opt[ARG_free_floor], &v->free_floor) != ERR_OK) {
+        admin_fail(EX_DATAERR, "%s: a number, with K, M, G or T, or none",
+                   args->opt[ARG_free_floor]);
+        return false;
+    }
+    return true;
+}
+
+/* A random UUID (RFC 4122, version 4). */
+static void make_uuid(char out[37])
+{
+    uint8_t b[16];
+    CHECK(getrandom(b, sizeof b, 0) == sizeof b);
+    b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
+    b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
+    char *p = out;
+    for (size_t i = 0; i < sizeof b; i++) {
+        p += sprintf(p, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", b[i]);
+    }
+}
+
+/*
+ * A root directory that does not exist is made while the command still is root, and given to
+ * node.user, under whom everything else is done.
+ */
+static int make_root(struct admin *a, const char *url)
+{
+    static const char scheme[] = "file://";
+    if (strncmp(url, scheme, sizeof scheme - 1) != 0 || url[sizeof scheme - 1] != '/') {
+        return admin_fail(EX_DATAERR, "%s: a volume's URL is file:///path", url);
+    }
+    const char *path = url + sizeof scheme - 1;
+    const struct passwd *pw =
+        geteuid() == 0 && *a->config->node_user ? getpwnam(a->config->node_user) : NULL;
+    if (mkdir(path, 0750) == 0) {
+        if (pw && chown(path, pw->pw_uid, pw->pw_gid) != 0) {
+            return admin_fail(EX_CANTCREAT, "%s: %m", path);
+        }
+    } else if (errno != EEXIST) {
+        return admin_fail(EX_CANTCREAT, "%s: %m", path);
+    }
+    return admin_drop_root(a) ? EX_OK : EX_CONFIG;
+}
+
+static int insert_volume(struct admin *a, const struct volume *v)
+{
+    /* The number is part of no file; a gap or a lost race costs nothing but another try. */
+    admin_sql(a, "INSERT INTO volume (volume_id, uuid, url, fanout, state, weight, free_floor) "
+                 "SELECT coalesce(max(volume_id), 0) + 1, $1::text::uuid, $2, $3::bigint, "
+                 "$4::bigint, $5::bigint, $6 FROM volume RETURNING volume_id");
+    pg_text(a->batch, span_str(v->uuid));
+    pg_text(a->batch, span_str(v->url));
+    pg_i64(a->batch, v->fanout);
+    pg_i64(a->batch, v->state);
+    pg_i64(a->batch, v->weight);
+    pg_i64(a->batch, (int64_t)v->free_floor);
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, v->url);
+    }
+    fprintf(stderr, "mailfleet: volume %lld is %s\n",
+            (long long)pg_get_i64(admin_result(a, 0), 0, 0), v->url);
+    return EX_OK;
+}
+
+int command_volume_add(struct admin *a, const struct args *args)
+{
+    struct volume v = { .fanout = 2, .weight = 100 };
+    uint64_t fanout = 2;
+    char why[256];
+    if (strlen(args->v[0]) >= sizeof v.url) {
+        return admin_fail(EX_DATAERR, "the URL is too long");
+    }
+    if (!parse_options(args, &v) ||
+        (args->opt[ARG_fanout] && !parse_number(args->opt[ARG_fanout], 4, "a fanout", &fanout))) {
+        return EX_DATAERR;
+    }
+    v.fanout = (unsigned)fanout;
+    snprintf(v.url, sizeof v.url, "%s", args->v[0]);
+    make_uuid(v.uuid);
+    int code = make_root(a, v.url);
+    if (code != EX_OK) {
+        return code;
+    }
+    /* The database is asked first: a sentinel without a row would be in the way of the next try. */
+    admin_sql(a, "SELECT volume_id FROM volume WHERE url = $1");
+    pg_text(a->batch, span_str(v.url));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, v.url);
+    }
+    if (admin_rows(a, 0) > 0) {
+        return admin_fail(EX_CANTCREAT, "%s: exists already", v.url);
+    }
+    if (volume_create(&v, why, sizeof why) != ERR_OK) {
+        return admin_fail(EX_CANTCREAT, "%s", why);
+    }
+    return insert_volume(a, &v);
+}
+
+int command_volume_list(struct admin *a, const struct args *args)
+{
+    static const struct column columns[] = {
+        { "id", "ID", COLUMN_NUMBER },
+        { "state", "STATE", COLUMN_TEXT },
+        { "weight", "WEIGHT", COLUMN_NUMBER },
+        { "fanout", "FANOUT", COLUMN_NUMBER },
+        { "free_floor", "FREE FLOOR", COLUMN_NUMBER },
+        { "uuid", "UUID", COLUMN_TEXT },
+        { "url", "URL", COLUMN_TEXT },
+    };
+    (void)args;
+    struct volume *v;
+    size_t n;
+    int code = admin_volumes(a, &v, &n);
+    if (code != EX_OK) {
+        return code;
+    }
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    for (size_t i = 0; i < n; i++) {
+        table_number(t, v[i].volume_id);
+        table_text(t, v[i].state < ARRAY_LEN(state_names) ? span_str(state_names[v[i].state])
+                                                          : SPAN("unknown"));
+        table_number(t, v[i].weight);
+        table_number(t, v[i].fanout);
+        table_number(t, v[i].free_floor);
+        table_text(t, span_str(v[i].uuid));
+        table_text(t, span_str(v[i].url));
+    }
+    free(v);
+    table_print(t, a->json, "no volumes: mailfleet volume add file:///path", stdout);
+    table_free(&t);
+    return EX_OK;
+}
+
+int command_volume_set(struct admin *a, const struct args *args)
+{
+    struct volume v = { 0 };
+    uint64_t id;
+    if (!parse_number(args->v[0], INT16_MAX, "a volume's ID", &id) || !parse_options(args, &v)) {
+        return EX_DATAERR;
+    }
+    if (!args->opt[ARG_state] && !args->opt[ARG_weight] && !args->opt[ARG_free_floor]) {
+        return admin_fail(EX_USAGE, "nothing to change: see mailfleet volume set --help");
+    }
+    admin_sql(a, "UPDATE volume SET state = coalesce($2::bigint, state), "
+                 "weight = coalesce($3::bigint, weight), "
+                 "free_floor = coalesce($4::bigint, free_floor) "
+                 "WHERE volume_id = $1::bigint RETURNING 1");
+    pg_i64(a->batch, (int64_t)id);
+    args->opt[ARG_state] ? pg_i64(a->batch, v.state) : pg_null(a->batch);
+    args->opt[ARG_weight] ? pg_i64(a->batch, v.weight) : pg_null(a->batch);
+    args->opt[ARG_free_floor] ? pg_i64(a->batch, (int64_t)v.free_floor) : pg_null(a->batch);
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, args->v[0]);
+    }
+    if (admin_rows(a, 0) == 0) {
+        return admin_fail(EX_NOUSER, "%s: no such volume", args->v[0]);
+    }
+    return EX_OK;
+}

@@ -9,7 +9,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,7 +116,35 @@ static void half_a_change(void **state)
     free_slot(slot);
 }
 
-/* Another process reads while this one writes texts of one letter: never a mixture. */
+/* Sets all items, over and over, to the number of the round. */
+static void write_rounds(struct stats *slot)
+{
+    for (unsigned round = 1;; round++) {
+        for (unsigned i = 0; i < HEALTH_MAX; i++) {
+            char name[HEALTH_NAME], why[HEALTH_WHY];
+            snprintf(name, sizeof name, "%u", i);
+            snprintf(why, sizeof why, "%u", round);
+            health_set(name, true, why);
+        }
+        slot->started = true;
+    }
+}
+
+/* At any moment some first items are of one round and the others of the one before. */
+static bool of_one_moment(const struct health_item items[HEALTH_MAX])
+{
+    unsigned long first = strtoul(items[0].why, NULL, 10), before = first;
+    for (size_t i = 1; i < HEALTH_MAX; i++) {
+        unsigned long round = strtoul(items[i].why, NULL, 10);
+        if (round > before || first - round > 1) {
+            return false;
+        }
+        before = round;
+    }
+    return true;
+}
+
+/* Another process writes while this one reads: never a mixture of two moments. */
 static void read_while_written(void **state)
 {
     (void)state;
@@ -122,24 +152,18 @@ static void read_while_written(void **state)
     pid_t writer = fork();
     assert_true(writer >= 0);
     if (writer == 0) {
-        char text[HEALTH_WHY];
-        for (unsigned i = 0;; i++) {
-            memset(text, 'a' + (int)(i % 26), sizeof text - 1);
-            text[sizeof text - 1] = '\0';
-            health_set("database", true, text);
-            slot->started = true;
-        }
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        write_rounds(slot);
     }
     while (!slot->started) {
         sched_yield();
     }
     bool whole = true;
-    for (int i = 0; i < 100000; i++) {
+    for (unsigned long round = 0; round < 20000;) { /* so both have run, on however few cores */
         struct health_item items[HEALTH_MAX];
-        size_t n = health_read(slot, items);
-        if (n == 1 && strcmp(items[0].name, "database") == 0) {
-            const char *why = items[0].why;
-            whole = whole && strspn(why, (char[]){ why[0], '\0' }) == HEALTH_WHY - 1;
+        if (health_read(slot, items) == HEALTH_MAX) {
+            whole = whole && of_one_moment(items);
+            round = strtoul(items[0].why, NULL, 10);
         }
     }
     kill(writer, SIGKILL);

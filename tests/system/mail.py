@@ -116,9 +116,6 @@ class Pop3(LineClient):
         self.ok(f"USER {account.address}")
         return self.ok(f"PASS {account.password}")
 
-    def auth_plain(self, account):
-        return plain(account.address, account.password)
-
     def stat(self):
         count, octets = self.ok("STAT").split()[:2]
         return int(count), int(octets)
@@ -196,7 +193,7 @@ class Smtp(LineClient):
         return self.command(f"RCPT TO:<{address}>")
 
     def content(self, message):
-        """DATA and a message that ends in CRLF: the replies to its end, one for SMTP."""
+        """DATA and a message that ends in CRLF; finish() reads what became of it."""
         code, text = self.command("DATA")
         if code != 354:
             raise Refused(f"{code} {text}", code)
@@ -232,7 +229,10 @@ def stuff(message):
     return b"." + stuffed if stuffed.startswith(b".") else stuffed
 
 
-TRACE = re.compile(rb"Return-Path: <[^\r\n]*>\r\nReceived: [^\r\n]+\r\n([ \t][^\r\n]+\r\n)*")
+# Up to the date, which ends it: what follows may begin with a blank and belong to the message.
+TRACE = re.compile(rb"Return-Path: <[^\r\n]*>\r\n"
+                   rb"Received: (?:[^\r\n]+\r\n[ \t])+?"
+                   rb"\w{3}, \d{1,2} \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}\r\n")
 
 
 def without_trace(served):

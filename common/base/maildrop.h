@@ -38,7 +38,10 @@ struct maildrop {
 };
 
 struct maildrop *maildrop_new(uint64_t mailbox_id, uint64_t version);
-/* Appends a pointer; uidl and handle may be empty. ERR_CORRUPT when one of them is too long. */
+/*
+ * Appends a pointer; uidl and handle may be empty. ERR_CORRUPT when one of them is too long or the
+ * uidl is not printable ASCII; ERR_LIMIT past 4 GiB of them.
+ */
 enum err maildrop_add(struct maildrop *m, const struct pointer *p, struct span uidl,
                       struct span handle);
 void maildrop_free(struct maildrop **m);

@@ -54,11 +54,14 @@ uint64_t stats_get(const struct stats *slot, enum stat_id s);
 
 /*
  * Sets one item, adding it at its first mention; NULL or "" as why means that it is well.
- * health_drop forgets an item (a volume that was removed).
+ * health_drop forgets an item (a volume that was removed). Both from the loop's thread only.
  */
 void health_set(const char *name, bool required, const char *why);
 void health_drop(const char *name);
-/* A consistent copy of a slot's items; returns how many. */
+/*
+ * A consistent copy of a slot's items; returns how many. A worker that died while it changed them
+ * is one item, "worker", that is not well.
+ */
 size_t health_read(const struct stats *slot, struct health_item out[HEALTH_MAX]);
 
 #endif

@@ -37,7 +37,10 @@ struct envelope {
     char sha256[ENVELOPE_SHA256_HEX + 1];
 };
 
-/* Appends the block. Control characters in an address are ERR_INVALID: addresses have none. */
+/*
+ * Appends the block. Control characters in an address are ERR_INVALID: addresses have none.
+ * ERR_LIMIT: the bound of out is reached, and a part of the block is in it.
+ */
 enum err envelope_write(const struct envelope *e, struct buf *out);
 /* The last octets of the block of a complete message, to be written over the dashes. */
 #define ENVELOPE_TAIL (6 + 20 + 1 + 8 + ENVELOPE_SHA256_HEX + 1 + 1)
@@ -47,11 +50,19 @@ void envelope_tail(uint64_t size, const char sha256[ENVELOPE_SHA256_HEX + 1],
 /* True if the file that begins with head is the one of this id. */
 bool envelope_is(struct span head, const struct blob_id *id);
 
-/* A parsed block: spans point into in. to is an array that envelope_parsed_fini frees. */
+/*
+ * Reads the block that in begins with, exactly as envelope_write makes it; all else is
+ * ERR_CORRUPT. The spans of *out point into in; *to is the array of its recipients, which the
+ * caller frees.
+ */
 enum err envelope_parse(struct span in, struct envelope *out, struct envelope_recipient **to,
                         size_t *skip);
 
-/* `<YYYYMMDD>/<hash>/<id>`, relative to the volume; and how many octets name the directory. */
+/*
+ * `<YYYYMMDD>/<hash>/<id>`, relative to the volume: the UTC day out of the id, then fanout hex
+ * digits of its random bits (none: no such directory). Returns how many octets name the directory.
+ */
+#define SPOOL_FANOUT_MAX 4
 #define SPOOL_PATH_MAX 64
 size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH_MAX]);
 

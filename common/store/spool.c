@@ -1,1 +1,429 @@
-/* spool: see spool.h */
+/*
+ * spool: the writers and readers of message files.
+ *
+ * A writer collects octets and hands them, with its outfile, to a volume's back-end one step at a
+ * time; a reader does the same with its infile, a piece at a time. So each has at most one call
+ * under way and one buffer in that call's hands. Both are freed by the last event or by their
+ * owner; a call that is still under way then ends by itself (spool_backend.h). Nothing here
+ * touches a file, hashes or waits.
+ */
+#include "store/spool.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/check.h"
+#include "store/volume.h"
+
+/* Volumes that a message is offered to before it is given up: each may cost a deadline. */
+#define VOLUME_TRIES 3
+
+struct spool {
+    struct loop *loop;
+    struct spool_options options;
+    struct volumes *volumes;
+};
+
+struct spool *spool_open(struct loop *l, const struct spool_options *o)
+{
+    struct spool *s = NEW(struct spool);
+    s->loop = l;
+    s->options = *o;
+    s->volumes = volumes_open(l, o);
+    return s;
+}
+
+void spool_close(struct spool **ps)
+{
+    struct spool *s = *ps;
+    *ps = NULL;
+    volumes_close(&s->volumes);
+    free(s);
+}
+
+void spool_set_volumes(struct spool *s, const struct volume *v, size_t n)
+{
+    volumes_set(s->volumes, v, n);
+}
+
+/* --- writing --------------------------------------------------------------------------------- */
+
+struct spool_writer {
+    struct spool *spool;
+    spool_write_fn *fn; /* NULL once it was given up */
+    void *arg;
+    struct blob_id id;
+    uint64_t size;          /* octets appended so far */
+    struct buf next;        /* appended, not yet handed over */
+    struct outfile *file;   /* NULL while a step is under way */
+    struct op *step;        /* the one under way */
+    struct backend *volume; /* NULL until the file is begun there */
+    uint16_t tried[VOLUME_TRIES];
+    size_t tries;
+    bool begun;     /* a file may be there */
+    bool finishing; /* no more octets come */
+    bool blocked;   /* the owner waits for READY */
+    bool failing;   /* SPOOL_FAILED is posted */
+    struct task task;
+};
+
+static void writer_free(struct spool_writer *w)
+{
+    op_cancel(&w->step);
+    if (w->file && w->volume) {
+        w->volume->ops->release(w->volume, &w->file->file);
+    }
+    outfile_free(&w->file);
+    backend_unref(&w->volume);
+    buf_fini(&w->next);
+    free(w);
+}
+
+static struct pointer writer_pointer(const struct spool_writer *w)
+{
+    return (struct pointer){ .id = w->id, .volume = w->volume ? w->volume->volume_id : 0 };
+}
+
+static void writer_fail(struct spool_writer *w)
+{
+    struct pointer p = writer_pointer(w);
+    if (w->fn) {
+        w->fn(w->arg, SPOOL_FAILED, w->begun ? ERR_UNCERTAIN : ERR_TEMP, w->begun ? &p : NULL,
+              SPAN(""));
+    }
+    writer_free(w);
+}
+
+static void on_fail(struct task *t)
+{
+    writer_fail(CONTAINER_OF(t, struct spool_writer, task));
+}
+
+/* For what fails in a call of the owner, who is told later, never inline. */
+static void writer_fail_later(struct spool_writer *w)
+{
+    op_cancel(&w->step);
+    w->failing = true;
+    w->task.run = on_fail;
+    loop_post(w->spool->loop, &w->task);
+}
+
+static void on_step(void *arg, enum err e, struct outfile **f);
+
+/* Hands over what was collected, or again what another volume did not take. */
+static void writer_step(struct spool_writer *w)
+{
+    struct outfile *f = w->file;
+    if (!w->volume) {
+        w->volume =
+            w->tries < VOLUME_TRIES ? volumes_choose(w->spool->volumes, w->tried, w->tries) : NULL;
+        if (!w->volume) {
+            writer_fail_later(w);
+            return;
+        }
+        w->tried[w->tries++] = w->volume->volume_id;
+    }
+    if (!buf_len(&f->octets)) {
+        struct buf empty = f->octets;
+        f->octets = w->next;
+        w->next = empty;
+    }
+    f->last = w->finishing && !buf_len(&w->next);
+    w->step = w->volume->ops->write(w->volume, &w->file, on_step, w);
+}
+
+/* A step when there is reason for one: the buffer is passed, or no more is to come. */
+static void writer_run(struct spool_writer *w)
+{
+    if (!w->step && (w->finishing || buf_len(&w->next) > w->spool->options.buffer)) {
+        writer_step(w);
+    }
+}
+
+static void writer_done(struct spool_writer *w)
+{
+    struct pointer p = writer_pointer(w);
+    p.size = (uint32_t)w->size;
+    p.skip = (uint32_t)buf_len(&w->file->block);
+    stats_add(STAT_spool_writes, 1);
+    w->fn(w->arg, SPOOL_WRITTEN, ERR_OK, &p,
+          span_of(w->file->file.handle, w->file->file.handle_len));
+    writer_free(w);
+}
+
+/* Nothing was begun on this volume. */
+static void writer_try_another(struct spool_writer *w)
+{
+    backend_unref(&w->volume);
+    writer_step(w);
+}
+
+static void on_step(void *arg, enum err e, struct outfile **f)
+{
+    struct spool_writer *w = arg;
+    w->step = NULL;
+    w->file = *f;
+    *f = NULL;
+    if (e != ERR_OK && e != ERR_LIMIT) {
+        volumes_doubt(w->spool->volumes, w->volume->volume_id);
+    }
+    if ((e == ERR_TEMP || e == ERR_LIMIT) && !w->begun) {
+        writer_try_another(w);
+        return;
+    }
+    w->begun = w->begun || e == ERR_OK || e == ERR_UNCERTAIN;
+    if (e != ERR_OK) {
+        writer_fail(w);
+        return;
+    }
+    if (w->file->last) {
+        writer_done(w);
+        return;
+    }
+    buf_release(&w->file->octets);
+    writer_run(w);
+    if (w->blocked && !w->failing && buf_len(&w->next) <= w->spool->options.buffer) {
+        w->blocked = false;
+        w->fn(w->arg, SPOOL_READY, ERR_OK, NULL, SPAN("")); /* it may abort: the last thing here */
+    }
+}
+
+static struct blob_id new_id(void)
+{
+    struct timespec t;
+    uint8_t random[BLOB_ID_SIZE - 6];
+    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0);
+    CHECK(getrandom(random, sizeof random, 0) == sizeof random);
+    return blob_id_make((uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000, random);
+}
+
+enum err spool_create(struct spool *s, struct span reverse_path,
+                      const struct envelope_recipient *to, size_t n, spool_write_fn *fn, void *arg,
+                      struct spool_writer **out)
+{
+    /* Only asked for: the choice is made when the file is begun, by what is well then. */
+    struct backend *any = volumes_choose(s->volumes, NULL, 0);
+    if (!any) {
+        return ERR_TEMP;
+    }
+    backend_unref(&any);
+    struct envelope e = { .id = new_id(), .reverse_path = reverse_path, .to = to, .n = n };
+    struct buf block;
+    buf_init(&block, UINT32_MAX);
+    enum err err = envelope_write(&e, &block);
+    if (err != ERR_OK) {
+        buf_fini(&block);
+        return err;
+    }
+    struct spool_writer *w = NEW(struct spool_writer);
+    w->spool = s;
+    w->fn = fn;
+    w->arg = arg;
+    w->id = e.id;
+    w->file = outfile_new(&e.id, &block);
+    buf_init(&w->next, SIZE_MAX); /* bounded by the owner, who waits for READY */
+    *out = w;
+    return ERR_OK;
+}
+
+const struct blob_id *spool_writer_id(const struct spool_writer *w)
+{
+    return &w->id;
+}
+
+bool spool_append(struct spool_writer *w, struct span octets)
+{
+    CHECK(!w->finishing);
+    if (w->failing) {
+        return false;
+    }
+    if (octets.n > UINT32_MAX - w->size) { /* more than a pointer can tell */
+        w->begun = w->begun || w->step;
+        writer_fail_later(w);
+        return false;
+    }
+    w->size += octets.n;
+    CHECK(buf_add(&w->next, octets) == ERR_OK);
+    writer_run(w);
+    w->blocked = w->failing || buf_len(&w->next) > w->spool->options.buffer;
+    return !w->blocked;
+}
+
+void spool_finish(struct spool_writer *w)
+{
+    CHECK(!w->finishing);
+    w->finishing = true;
+    w->blocked = false;
+    if (!w->failing) {
+        writer_run(w);
+    }
+}
+
+bool spool_abort(struct spool_writer **pw, struct pointer *orphan)
+{
+    struct spool_writer *w = *pw;
+    bool begun = w->begun || w->step;
+    *pw = NULL;
+    if (begun) {
+        *orphan = writer_pointer(w);
+    }
+    if (w->failing) {
+        w->fn = NULL; /* the posted task frees it */
+    } else {
+        writer_free(w);
+    }
+    return begun;
+}
+
+/* --- reading --------------------------------------------------------------------------------- */
+
+struct spool_reader {
+    struct spool *spool;
+    spool_read_fn *fn; /* NULL once it was closed */
+    void *arg;
+    struct infile *file;    /* NULL while a call is under way */
+    struct op *call;        /* the one under way */
+    struct backend *volume; /* NULL: there is no such volume */
+    bool counted;           /* the file was opened */
+    bool ending;            /* its last event is posted, or is being told */
+    struct task task;
+};
+
+static void reader_free(struct spool_reader *r)
+{
+    op_cancel(&r->call);
+    if (r->file && r->volume) {
+        r->volume->ops->release(r->volume, &r->file->file);
+    }
+    infile_free(&r->file);
+    backend_unref(&r->volume);
+    free(r);
+}
+
+static void reader_end(struct spool_reader *r, enum err e, struct span piece)
+{
+    r->ending = true;
+    if (r->fn) {
+        r->fn(r->arg, e, piece, true);
+    }
+    reader_free(r);
+}
+
+static void on_no_volume(struct task *t)
+{
+    reader_end(CONTAINER_OF(t, struct spool_reader, task), ERR_TEMP, SPAN(""));
+}
+
+static void on_piece(void *arg, enum err e, struct infile **f);
+
+static void reader_ask(struct spool_reader *r)
+{
+    r->call = r->volume->ops->read(r->volume, &r->file, on_piece, r);
+}
+
+/* The piece is freed as soon as the owner has seen it, not when the next one is asked for. */
+static void reader_tell(struct spool_reader *r, struct span piece)
+{
+    char *mem = r->file->mem;
+    r->file->mem = NULL;
+    r->file->len = 0;
+    r->fn(r->arg, ERR_OK, piece, false); /* it may close the reader */
+    free(mem);
+}
+
+static void on_piece(void *arg, enum err e, struct infile **f)
+{
+    struct spool_reader *r = arg;
+    r->call = NULL;
+    r->file = *f;
+    *f = NULL;
+    if (e != ERR_OK) {
+        reader_end(r, e, SPAN(""));
+        return;
+    }
+    stats_add(STAT_spool_reads, r->counted ? 0 : 1);
+    r->counted = true;
+    struct span piece = infile_piece(r->file);
+    if (r->file->at == r->file->end) {
+        reader_end(r, ERR_OK, piece);
+    } else if (piece.n) {
+        reader_tell(r, piece);
+    } else {
+        reader_ask(r); /* so far it was all envelope */
+    }
+}
+
+struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct span handle,
+                                spool_read_fn *fn, void *arg)
+{
+    struct spool_reader *r = NEW(struct spool_reader);
+    r->spool = s;
+    r->fn = fn;
+    r->arg = arg;
+    r->file = infile_new(p, handle);
+    r->volume = volumes_find(s->volumes, p->volume);
+    if (r->volume) {
+        reader_ask(r);
+    } else {
+        r->ending = true;
+        r->task.run = on_no_volume;
+        loop_post(s->loop, &r->task);
+    }
+    return r;
+}
+
+void spool_read_next(struct spool_reader *r)
+{
+    CHECK(!r->call && !r->ending);
+    reader_ask(r);
+}
+
+void spool_read_close(struct spool_reader **pr)
+{
+    struct spool_reader *r = *pr;
+    *pr = NULL;
+    if (!r) {
+        return;
+    }
+    if (r->ending) {
+        r->fn = NULL; /* whoever ends it frees it */
+    } else {
+        reader_free(r);
+    }
+}
+
+/* --- unlinking ------------------------------------------------------------------------------- */
+
+/* The answer about a volume that is not there. */
+struct refusal {
+    struct op op;
+    struct task task;
+    spool_done_fn *done;
+};
+
+static void on_refusal(struct task *t)
+{
+    struct refusal *r = CONTAINER_OF(t, struct refusal, task);
+    if (!r->op.cancelled) {
+        r->done(r->op.arg, ERR_TEMP);
+    }
+    free(r);
+}
+
+struct op *spool_unlink(struct spool *s, uint16_t volume, const struct blob_id *id,
+                        spool_done_fn *done, void *arg)
+{
+    struct backend *b = volumes_find(s->volumes, volume);
+    if (b) {
+        struct op *op = b->ops->unlink(b, id, done, arg);
+        backend_unref(&b);
+        return op;
+    }
+    struct refusal *r = NEW(struct refusal);
+    r->op.arg = arg;
+    r->done = done;
+    r->task.run = on_refusal;
+    loop_post(s->loop, &r->task);
+    return &r->op;
+}

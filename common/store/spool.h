@@ -53,7 +53,7 @@ enum spool_event {
     SPOOL_READY,   /* spool_append may go on */
     SPOOL_WRITTEN, /* the file is durable: *p has id, size, skip and volume, seq 0; handle or none */
     SPOOL_FAILED   /* err says why; the writer is gone after return. TEMP: no file was begun;
-                      UNCERTAIN: a file may be there (an orphan) */
+                      UNCERTAIN: a file may be there, an orphan, whose id and volume *p has */
 };
 typedef void spool_write_fn(void *arg, enum spool_event ev, enum err e, const struct pointer *p,
                             struct span handle);

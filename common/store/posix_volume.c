@@ -1,0 +1,564 @@
+/*
+ * posix_volume: how a message file gets onto a directory tree and back.
+ *
+ * Files are reached by their path relative to one kept descriptor of the volume's root, on which
+ * the sentinel was found right: what is mounted or moved over the root's path later can neither be
+ * written to nor look empty. No descriptor of another directory is kept: opening one to sync it
+ * costs microseconds, the sync a thousand times that, and there are 256 of them a day.
+ *
+ * The files belong to outfile and infile; the volume owns its root. Nothing here is removed after a
+ * failure: a file that was begun is an orphan, which the ledger or fsck takes care of. A failed
+ * fsync is never tried again, as the second one may report success for pages that the first has
+ * dropped.
+ */
+#include "store/posix_volume.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/fault.h"
+
+#define SENTINEL  ".mailfleet-volume"
+#define FILE_MODE 0640
+#define DIR_MODE  0750
+#define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+/* Directories that one look at the volume makes at most: it has a deadline like any call. */
+#define DIRS_A_PROBE 256u
+#define MS_PER_DAY   (24ull * 60 * 60 * 1000)
+
+static enum err failed(char *why, const char *what, enum err e)
+{
+    snprintf(why, HEALTH_WHY, "%s: %s", what, strerror(errno));
+    return e;
+}
+
+static const char *root_path(const struct volume *v)
+{
+    return v->url + sizeof POSIX_SCHEME - 2; /* with its first slash */
+}
+
+/* --- the root and its sentinel --------------------------------------------------------------- */
+
+static enum err check_sentinel(int root, const struct volume *v, char *why)
+{
+    char text[sizeof v->uuid + 2] = "";
+    int fd = openat(root, SENTINEL, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        return failed(why, SENTINEL, errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
+    }
+    ssize_t n = read(fd, text, sizeof text - 1);
+    enum err e = n < 0 ? failed(why, SENTINEL, ERR_TEMP) : ERR_OK;
+    close(fd);
+    text[strcspn(text, "\n")] = '\0';
+    if (e == ERR_OK && strcmp(text, v->uuid) != 0) {
+        snprintf(why, HEALTH_WHY, SENTINEL " holds the UUID of another volume");
+        return ERR_CORRUPT;
+    }
+    return e;
+}
+
+/* Walks the root's path anew; *out is the caller's. */
+static enum err open_root(const struct volume *v, int *out, char *why)
+{
+    int fd = open(root_path(v), DIR_FLAGS);
+    if (fd < 0) {
+        return failed(why, root_path(v), errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
+    }
+    enum err e = check_sentinel(fd, v, why);
+    if (e != ERR_OK) {
+        close(fd);
+        return e;
+    }
+    *out = fd;
+    return ERR_OK;
+}
+
+static bool is_same_dir(int a, int b)
+{
+    struct stat sa, sb;
+    return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
+           sa.st_ino == sb.st_ino;
+}
+
+/*
+ * Makes fd the kept root. One that took its place at the same path (the export was mounted again)
+ * replaces the old in one step: dup3 leaves no moment at which other threads see neither.
+ */
+static int keep_root(struct posix_volume *pv, int fd)
+{
+    struct statfs fs;
+    if (fstatfs(fd, &fs) == 0) {
+        pv->is_nfs = fs.f_type == NFS_SUPER_MAGIC;
+    }
+    int kept = -1;
+    if (atomic_compare_exchange_strong(&pv->root, &kept, fd)) {
+        return fd;
+    }
+    if (!is_same_dir(kept, fd)) {
+        dup3(fd, kept, O_CLOEXEC);
+    }
+    close(fd);
+    return kept;
+}
+
+/* TEMP whatever is wrong with it: a volume that can't be seen is no answer about its files. */
+static enum err get_root(struct posix_volume *pv, int *root, char *why)
+{
+    int fd = pv->root;
+    if (fd < 0) {
+        if (open_root(&pv->volume, &fd, why) != ERR_OK) {
+            return ERR_TEMP;
+        }
+        fd = keep_root(pv, fd);
+    }
+    *root = fd;
+    return ERR_OK;
+}
+
+void posix_volume_init(struct posix_volume *pv, const struct volume *v)
+{
+    *pv = (struct posix_volume){ .volume = *v, .root = -1, .noatime = true };
+}
+
+void posix_volume_fini(struct posix_volume *pv)
+{
+    if (pv->root >= 0) {
+        close(pv->root);
+    }
+}
+
+/* --- directories ----------------------------------------------------------------------------- */
+
+/* The directory that the first len octets of path name. */
+static bool make_dir(int root, const char *path, size_t len)
+{
+    char dir[SPOOL_PATH_MAX];
+    snprintf(dir, sizeof dir, "%.*s", (int)len, path);
+    return mkdirat(root, dir, DIR_MODE) == 0 || errno == EEXIST;
+}
+
+static bool sync_dir(int root, const char *path, size_t len)
+{
+    char dir[SPOOL_PATH_MAX];
+    snprintf(dir, sizeof dir, "%.*s", (int)len, path);
+    int fd = openat(root, dir, DIR_FLAGS);
+    bool ok = fd >= 0 && fsync(fd) == 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return ok;
+}
+
+static size_t day_len(const char *path)
+{
+    return strcspn(path, "/");
+}
+
+static bool make_dirs(int root, const char *path, size_t dir_len)
+{
+    return make_dir(root, path, day_len(path)) && make_dir(root, path, dir_len);
+}
+
+/*
+ * Makes durable what make_dirs has made. Another writer may already use a directory that is not
+ * synced yet: its own sync covers it, since journalling file systems keep the order of creation.
+ */
+static bool sync_parents(const struct posix_volume *pv, int root, const char *path)
+{
+    return pv->is_nfs || (sync_dir(root, ".", 1) && sync_dir(root, path, day_len(path)));
+}
+
+/* --- writing --------------------------------------------------------------------------------- */
+
+/* Errors of a create that say for certain that nothing was created. */
+static bool is_refusal(int error)
+{
+    switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EROFS:
+    case EACCES:
+    case EPERM:
+    case ENOENT:
+    case ENOTDIR:
+    case ELOOP:
+    case EMFILE:
+    case ENFILE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int create(int root, const char *path)
+{
+    return openat(root, path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
+}
+
+/*
+ * EEXIST: 80 random bits do not repeat, and the message already carries its id in Received:, so
+ * there is no second try under another name.
+ */
+static enum err begin(struct posix_volume *pv, struct outfile *f, int root, const char *path,
+                      size_t dir_len, char *why)
+{
+    int fd = create(root, path);
+    if (fd < 0 && errno == ENOENT) {
+        if (!make_dirs(root, path, dir_len) || !sync_parents(pv, root, path)) {
+            return failed(why, "mkdir", ERR_TEMP);
+        }
+        fd = create(root, path);
+    }
+    if (fd < 0) {
+        return failed(why, "create",
+                      errno == EEXIST     ? ERR_BUSY
+                      : is_refusal(errno) ? ERR_TEMP
+                                          : ERR_UNCERTAIN);
+    }
+    f->file.fd = fd;
+    f->begun = true;
+    return ERR_OK;
+}
+
+/* Takes n octets off the front of the vectors; returns how many are left. */
+static size_t advance(struct iovec *v, size_t count, size_t n)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t take = n < v[i].iov_len ? n : v[i].iov_len;
+        v[i].iov_base = (char *)v[i].iov_base + take;
+        v[i].iov_len -= take;
+        n -= take;
+        left += v[i].iov_len;
+    }
+    return left;
+}
+
+static bool write_all(int fd, off_t offset, struct span a, struct span b)
+{
+    struct iovec v[] = { { (void *)(uintptr_t)a.p, a.n }, { (void *)(uintptr_t)b.p, b.n } };
+    for (size_t left = a.n + b.n; left;) {
+        ssize_t n = pwritev(fd, v, ARRAY_LEN(v), offset);
+        if (n < 0 && errno != EINTR) {
+            return false;
+        }
+        if (n > 0) {
+            offset += n;
+            left = advance(v, ARRAY_LEN(v), (size_t)n);
+        }
+    }
+    return true;
+}
+
+static int sync_file(int fd)
+{
+    if (fault_at(FAULT_spool_fsync)) {
+        errno = EIO;
+        return -1;
+    }
+    return fsync(fd);
+}
+
+/* Makes durable the file, then its name. */
+static enum err finish(struct posix_volume *pv, struct outfile *f, int root, const char *path,
+                       size_t dir_len, char *why)
+{
+    if (sync_file(f->file.fd) != 0) {
+        return failed(why, "fsync", ERR_UNCERTAIN);
+    }
+    int closed = close(f->file.fd);
+    f->file.fd = -1;
+    if (closed != 0) {
+        return failed(why, "close", ERR_UNCERTAIN);
+    }
+    if (!pv->is_nfs && !sync_dir(root, path, dir_len)) {
+        return failed(why, "fsync of the directory", ERR_UNCERTAIN);
+    }
+    return ERR_OK;
+}
+
+/* The block goes out with the first octets; its end is written again if they were not all. */
+static enum err write_octets(struct outfile *f, bool first, char *why)
+{
+    struct span block = buf_span(&f->block), octets = buf_span(&f->octets);
+    uint64_t at = block.n + f->size - octets.n;
+    bool ok = first ? write_all(f->file.fd, 0, block, octets)
+                    : write_all(f->file.fd, (off_t)at, octets, SPAN(""));
+    if (ok && f->last && !first) {
+        uint64_t tail_at;
+        struct span tail = outfile_tail(f, &tail_at);
+        ok = write_all(f->file.fd, (off_t)tail_at, tail, SPAN(""));
+    }
+    return ok ? ERR_OK : failed(why, "write", ERR_UNCERTAIN);
+}
+
+enum err posix_volume_write(struct posix_volume *pv, struct outfile *f, char *why)
+{
+    char path[SPOOL_PATH_MAX];
+    size_t dir_len = spool_path(&f->id, pv->volume.fanout, path);
+    bool first = !f->begun;
+    int root;
+    enum err e = get_root(pv, &root, why);
+    if (e == ERR_OK) {
+        outfile_prepare(f);
+        e = first ? begin(pv, f, root, path, dir_len, why) : ERR_OK;
+    }
+    if (e == ERR_OK) {
+        e = write_octets(f, first, why);
+    }
+    if (e == ERR_OK && f->last) {
+        e = finish(pv, f, root, path, dir_len, why);
+    }
+    if (e != ERR_OK && f->file.fd >= 0) {
+        close(f->file.fd); /* the failure that counts came before */
+        f->file.fd = -1;
+    }
+    return e;
+}
+
+/* --- reading and unlinking ------------------------------------------------------------------- */
+
+static int open_once(int root, const char *path, bool noatime)
+{
+    return openat(root, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | (noatime ? O_NOATIME : 0));
+}
+
+static enum err open_file(struct posix_volume *pv, struct infile *f, char *why)
+{
+    char path[SPOOL_PATH_MAX];
+    spool_path(&f->id, pv->volume.fanout, path);
+    int root;
+    enum err e = get_root(pv, &root, why);
+    if (e != ERR_OK) {
+        return e;
+    }
+    bool noatime = pv->noatime;
+    int fd = open_once(root, path, noatime);
+    if (fd < 0 && errno == EPERM && noatime) {
+        pv->noatime = false; /* another user's files; no later open tries it again */
+        fd = open_once(root, path, false);
+    }
+    if (fd < 0) {
+        return failed(why, "open", errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
+    }
+    f->file.fd = fd;
+    return ERR_OK;
+}
+
+/*
+ * Reads up to ask octets and stops at enough: asking for one more than there should be shows a
+ * file that is too long, without a second call to find the end of one that is right.
+ */
+static bool read_some(int fd, char *mem, size_t ask, size_t enough, size_t *got)
+{
+    *got = 0;
+    do {
+        ssize_t n = read(fd, mem + *got, ask - *got);
+        if (n == 0) {
+            break;
+        }
+        if (n < 0 && errno != EINTR) {
+            return false;
+        }
+        *got += n > 0 ? (size_t)n : 0;
+    } while (*got < enough);
+    return true;
+}
+
+static enum err read_piece(struct infile *f, uint64_t chunk, bool *last, char *why)
+{
+    size_t want = infile_next(f, chunk, last), ask = want + *last, got;
+    char *mem = mem_new(ask, 1);
+    if (!read_some(f->file.fd, mem, ask, want, &got)) {
+        free(mem);
+        return failed(why, "read", ERR_TEMP);
+    }
+    enum err e = infile_take(f, mem, want, got);
+    if (e != ERR_OK) {
+        snprintf(why, HEALTH_WHY, "the file has another length or id than its pointer");
+    }
+    return e;
+}
+
+enum err posix_volume_read(struct posix_volume *pv, struct infile *f, uint64_t chunk, char *why)
+{
+    bool last = false;
+    enum err e = f->file.fd >= 0 ? ERR_OK : open_file(pv, f, why);
+    if (e == ERR_OK) {
+        e = read_piece(f, chunk, &last, why);
+    }
+    if (f->file.fd >= 0 && (last || e != ERR_OK)) {
+        close(f->file.fd); /* nothing was written, so it has nothing to tell */
+        f->file.fd = -1;
+    }
+    return e;
+}
+
+/* Not synced: a name that comes back after a loss of power is an orphan that fsck finds. */
+enum err posix_volume_unlink(struct posix_volume *pv, const struct blob_id *id, char *why)
+{
+    char path[SPOOL_PATH_MAX];
+    spool_path(id, pv->volume.fanout, path);
+    int root;
+    enum err e = get_root(pv, &root, why);
+    if (e == ERR_OK && unlinkat(root, path, 0) != 0 && errno != ENOENT) {
+        e = failed(why, "unlink", ERR_TEMP);
+    }
+    return e;
+}
+
+/* --- the regular look ------------------------------------------------------------------------ */
+
+static uint64_t today(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 / MS_PER_DAY;
+}
+
+/* The path of the n-th directory of a day, by way of an id that lies in it. */
+static size_t nth_path(uint64_t day, unsigned fanout, unsigned n, char path[SPOOL_PATH_MAX])
+{
+    unsigned bits = n << (4 * (SPOOL_FANOUT_MAX - fanout));
+    uint8_t random[BLOB_ID_SIZE - 6] = { (uint8_t)(bits >> 8), (uint8_t)bits };
+    struct blob_id id = blob_id_make(day * MS_PER_DAY, random);
+    return spool_path(&id, fanout, path);
+}
+
+/* Makes at most `most` directories of a day, from *made on. */
+static bool prepare_day(const struct posix_volume *pv, int root, uint64_t day, unsigned most,
+                        unsigned *made)
+{
+    unsigned fanout = pv->volume.fanout, all = 1u << (4 * fanout), from = *made;
+    char path[SPOOL_PATH_MAX];
+    for (; *made < all && *made - from < most; ++*made) {
+        if (!make_dirs(root, path, nth_path(day, fanout, *made, path))) {
+            return false;
+        }
+    }
+    return *made == from || sync_parents(pv, root, path);
+}
+
+/* Deliveries find their directories: the next day's are made while this one lasts. */
+static bool prepare_tomorrow(struct posix_volume *pv, int root)
+{
+    uint64_t tomorrow = today() + 1;
+    if (pv->day != tomorrow) {
+        pv->day = tomorrow;
+        pv->made = 0;
+    }
+    return prepare_day(pv, root, tomorrow, DIRS_A_PROBE, &pv->made);
+}
+
+void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_report *r)
+{
+    struct statvfs fs;
+    int root;
+    r->err = open_root(&pv->volume, &root, r->why);
+    if (r->err != ERR_OK) {
+        return;
+    }
+    root = keep_root(pv, root);
+    if (fstatvfs(root, &fs) != 0) {
+        r->err = failed(r->why, "statvfs", ERR_TEMP);
+    } else if (prepare && !prepare_tomorrow(pv, root)) {
+        r->err = failed(r->why, "making the next day's directories", ERR_TEMP);
+    } else {
+        r->free = (uint64_t)fs.f_bavail * fs.f_frsize;
+    }
+}
+
+/* --- for the operator's command -------------------------------------------------------------- */
+
+static bool write_file(int root, const char *name, struct span text)
+{
+    int fd = openat(root, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
+    if (fd < 0) {
+        return false;
+    }
+    bool ok = write_all(fd, 0, text, SPAN("")) && fsync(fd) == 0;
+    return close(fd) == 0 && ok;
+}
+
+/* What is there already stays: a sentinel that is right is as good as a new one. */
+static enum err mark_root(int root, const struct volume *v, char *why)
+{
+    char text[sizeof v->uuid + 1];
+    snprintf(text, sizeof text, "%s\n", v->uuid);
+    if (!write_file(root, SENTINEL, span_str(text)) && errno != EEXIST) {
+        return failed(why, SENTINEL, ERR_TEMP);
+    }
+    enum err e = check_sentinel(root, v, why);
+    if (e == ERR_OK && !sync_dir(root, ".", 1)) {
+        e = failed(why, "fsync", ERR_TEMP);
+    }
+    return e;
+}
+
+enum err posix_volume_create(const struct volume *v, char *why, size_t why_size)
+{
+    char text[HEALTH_WHY] = "";
+    enum err e = ERR_OK;
+    int root = -1;
+    if (mkdir(root_path(v), DIR_MODE) != 0 && errno != EEXIST) {
+        e = failed(text, root_path(v), ERR_TEMP);
+    } else if ((root = open(root_path(v), DIR_FLAGS)) < 0) {
+        e = failed(text, root_path(v), ERR_TEMP);
+    } else {
+        e = mark_root(root, v, text);
+    }
+    if (e == ERR_OK) {
+        struct posix_volume pv;
+        unsigned made = 0;
+        posix_volume_init(&pv, v);
+        if (!prepare_day(&pv, root, today(), UINT_MAX, &made)) {
+            e = failed(text, "making the first day's directories", ERR_TEMP);
+        }
+    }
+    if (root >= 0) {
+        close(root);
+    }
+    if (e != ERR_OK) {
+        snprintf(why, why_size, "%s", text);
+    }
+    return e;
+}
+
+/* A file of its own tells what access(2) can't: a quota, a squashed root, a lying export. */
+static enum err try_write(int root, char *why)
+{
+    char name[64];
+    snprintf(name, sizeof name, ".mailfleet-check-%ld", (long)getpid());
+    bool ok = write_file(root, name, SPAN("mailfleet\n"));
+    enum err e = ok ? ERR_OK : failed(why, "writing a file", ERR_TEMP);
+    if (unlinkat(root, name, 0) != 0 && ok) {
+        e = failed(why, "unlinking a file", ERR_TEMP);
+    }
+    return e;
+}
+
+enum err posix_volume_check(const struct volume *v, char *why, size_t why_size)
+{
+    char text[HEALTH_WHY];
+    int root;
+    enum err e = open_root(v, &root, text);
+    if (e == ERR_OK) {
+        e = v->state == VOLUME_ACTIVE ? try_write(root, text) : ERR_OK;
+        close(root);
+    }
+    if (e != ERR_OK) {
+        snprintf(why, why_size, "%s", text);
+    }
+    return e;
+}

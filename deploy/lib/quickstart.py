@@ -30,7 +30,7 @@ def parse(argv):
                         choices=["all", "up", "down", "status", "start", "stop", "kill"])
     parser.add_argument("name", nargs="?", metavar="NAME", help="for start, stop and kill")
     parser.add_argument("--json", action="store_true", help="for status")
-    parser.add_argument("--state", metavar="DIR", required=True,
+    parser.add_argument("--state", metavar="DIR", default=os.environ["MAILFLEET_STATE"],
                         help="the folder that holds everything (default: "
                              "/var/lib/mailfleet-quickstart, for other users than root "
                              "~/.local/state/mailfleet-quickstart)")
@@ -83,7 +83,9 @@ def print_table(rows):
 
 
 def run(options, fleet):
-    if options.command in ("status", "start", "stop", "kill") and not fleet.config.exists():
+    if options.command not in ("all", "up") and not fleet.config.exists():
+        if options.command == "down":
+            return
         raise FleetError(f"there is no fleet in {fleet.state} yet")
     if options.command == "status":
         if options.json:

@@ -1,11 +1,11 @@
-"""Runs the test programs one after another and counts what they report.
+"""Runs the tests and counts them: first those that meson knows, then tests/system/test_*.py.
 
-A test program speaks TAP (cmocka and tests/system/harness.py do) or is one test by its exit status.
-The programs are those that meson knows and tests/system/test_*.py. `meson test` would run the
-first kind as well; this runner prints every single test, and takes a process that is left behind
-for the failure it is: it makes itself the reaper of all its descendants, so none can hide.
+Each prints a line, also where a program has many: the programs speak TAP (cmocka, the script
+runner and tests/system/harness.py do) or are one test by their exit status. This process makes
+itself the reaper of all its descendants, so that none can hide; one that is left behind is killed
+and counts as a failure.
 
-    runner.py BUILD [SUITE | NAME]...
+    runner.py BUILD [SUITE | NAME | SUITE/NAME]...
 """
 
 import ctypes
@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_CHILD_SUBREAPER = 36
+SYSTEM_TIME_LIMIT = 1500  # seconds, of one program; its tests have limits of their own
 TAP_RESULT = re.compile(r"(not )?ok\b *\d* *-? *(.*?) *(# *(?:skip|todo)\b.*)?$", re.IGNORECASE)
 TAP_PLAN = re.compile(r"1\.\.(\d+)")
 
@@ -32,70 +33,142 @@ SANITIZERS = {
 
 
 class Program:
-    """A test program; its results, once it has run."""
+    """The results of one test program, counted and printed as they come."""
 
-    def __init__(self, suite, name, argv, env=None, timeout=120, tap=True, workdir=None):
-        self.suite, self.name, self.argv = suite, name, argv
-        self.env, self.timeout, self.tap, self.workdir = env or {}, timeout, tap, workdir
+    def __init__(self, name):
+        self.name = name
         self.passed = self.failed = 0
         self.plan = None
-        self.lines = []
-
-    def wanted(self, words):
-        return not words or any(word in (self.suite, self.name, f"{self.suite}/{self.name}")
-                                for word in words)
 
     def result(self, ok, text):
         self.passed += ok
         self.failed += not ok
-        print(f"{'ok    ' if ok else 'NOT OK'} {self.suite}/{self.name}: {text}", flush=True)
+        print(f"{'ok    ' if ok else 'NOT OK'} {self.name}: {text}", flush=True)
 
-    def run(self, log_dir):
-        began = time.monotonic()
-        process = subprocess.Popen(
-            self.argv, cwd=self.workdir, env={**os.environ, **SANITIZERS, **self.env},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", start_new_session=True)
-        late = threading.Timer(self.timeout, kill_descendants)
-        late.start()
-        # A process that outlives its test may hold the pipe: the end is the end of the program.
-        reader = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
-        reader.start()
-        process.wait()
-        late.cancel()
-        left = kill_descendants(grace=2)
-        reader.join()
-        self.judge(process.returncode, time.monotonic() - began, left)
-        log = log_dir / f"{self.suite}-{self.name}.log"
-        log.write_text("".join(self.lines))
-        if self.failed:
-            print("".join(f"    | {line}" for line in self.lines[-40:]), end="")
-            print(f"    all of it: {log}", flush=True)
+    def tap(self, line):
+        if match := TAP_PLAN.match(line):
+            self.plan = int(match[1])
+        elif match := TAP_RESULT.match(line.rstrip("\n")):
+            # A test that is not run proves nothing, so it has not passed.
+            self.result(not match[1] and not match[3], match[2] + (match[3] or ""))
 
-    def read(self, stream):
-        for line in stream:
-            self.lines.append(line)
-            if not self.tap:
-                continue
-            if match := TAP_PLAN.match(line):
-                self.plan = int(match[1])
-            elif match := TAP_RESULT.match(line.rstrip("\n")):
-                # A test that is not run proves nothing, so it has not passed.
-                self.result(not match[1] and not match[3], match[2] + (match[3] or ""))
+    def end_of_tap(self, how, clean):
+        """What the single results do not say. clean: the program's status was success."""
+        if self.passed + self.failed != self.plan:
+            self.result(False, f"{self.passed + self.failed} results of {self.plan} planned, {how}")
+        elif not clean and not self.failed:
+            self.result(False, how)
 
-    def judge(self, status, seconds, left):
-        """What the single results do not say: how the program ended and what it left."""
-        if seconds >= self.timeout:
-            self.result(False, f"took longer than {self.timeout} s")
-        elif not self.tap:
-            self.result(status == 0, f"{seconds:.1f} s, status {status}")
-        elif self.passed + self.failed != self.plan:
-            self.result(False, f"{self.passed + self.failed} results of {self.plan} planned, "
-                               f"status {status}")
-        elif status != 0 and not self.failed:
-            self.result(False, f"ended with status {status}")
-        if left:
-            self.result(False, "left processes behind: " + "; ".join(left))
+
+def wanted(name, words):
+    """name is SUITE/NAME."""
+    return not words or any(word.removeprefix("test_") in (name, *name.split("/", 1))
+                            for word in words)
+
+
+# --- what meson knows ----------------------------------------------------------------------------
+
+
+def meson_tests(build):
+    """SUITE/NAME -> what meson knows of it."""
+    described = subprocess.run(["meson", "introspect", "--tests", build], check=True,
+                               stdout=subprocess.PIPE, text=True).stdout
+    return {f"{test['suite'][0].split(':')[-1]}/{test['name']}": test
+            for test in json.loads(described)}
+
+
+def run_meson(build, tests):
+    """Runs these tests, two at a time as meson does, and then tells what each said."""
+    if not tests:
+        return []
+    log = build / "meson-logs/testlog.json"
+    log.unlink(missing_ok=True)
+    meson = subprocess.run(["meson", "test", "-C", build, "--no-rebuild", "--quiet",
+                            "--timeout-multiplier", "4",
+                            *(test["name"] for test in tests.values())],
+                           env={**os.environ, **SANITIZERS}, stdin=subprocess.DEVNULL, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if not log.exists():
+        program = Program("meson")
+        program.result(False, f"ran no test, status {meson.returncode}")
+        show(meson.stdout.splitlines())
+        return [program]
+    ran = {test["name"].split(":")[-1].replace(" / ", "/"): test
+           for test in map(json.loads, log.read_text().splitlines())}
+    return [judge_meson(name, known["protocol"] == "tap", ran.get(name))
+            for name, known in tests.items()]
+
+
+def judge_meson(name, tap, test):
+    program = Program(name)
+    if test is None:
+        program.result(False, "was not run")
+        return program
+    said = test.get("stdout", "")
+    clean = test["result"] in ("OK", "EXPECTEDFAIL")
+    if tap:
+        for line in said.splitlines():
+            program.tap(line)
+        program.end_of_tap(f"{test['result']}, status {test['returncode']}", clean)
+    else:
+        program.result(clean, f"{test['duration']:.1f} s, {test['result']}")
+    if program.failed:
+        show((said + test.get("stderr", "")).splitlines())
+    return program
+
+
+# --- system tests --------------------------------------------------------------------------------
+
+
+def system_programs():
+    return {f"system/{path.stem.removeprefix('test_')}": path
+            for path in sorted((ROOT / "tests/system").glob("test_*.py"))}
+
+
+def run_system(name, path, build, log_dir):
+    program = Program(name)
+    process = subprocess.Popen(
+        ["/usr/bin/python3", "-B", path], start_new_session=True, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **SANITIZERS, "MAILFLEET_BUILD": str(build),
+             "MAILFLEET_TEST_LOGS": str(log_dir)})
+    lines = []
+
+    def read():
+        for line in process.stdout:
+            lines.append(line)
+            program.tap(line)
+
+    # A process that outlives the program may hold the pipe, so its end is not the program's.
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    too_late = threading.Timer(SYSTEM_TIME_LIMIT, process.kill)
+    too_late.start()
+    status = process.wait()
+    too_late.cancel()
+    left = kill_descendants(grace=2)
+    reader.join()
+    program.end_of_tap(f"status {status}", status == 0)
+    check_left(program, left)
+    log = log_dir / f"{name.replace('/', '-')}.log"
+    log.write_text("".join(lines))
+    if program.failed:
+        show("".join(lines).splitlines())
+        print(f"    | all of it, and the logs of its fleet: {log_dir}", flush=True)
+    return program
+
+
+def show(lines):
+    for line in lines[-60:]:
+        print(f"    | {line}", flush=True)
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def check_left(program, left):
+    if left:
+        program.result(False, "left processes behind: " + "; ".join(left))
 
 
 def descendants():
@@ -122,7 +195,6 @@ def kill_descendants(grace=0):
     """Kills all that is below this process after the time of grace; what that was."""
     deadline = time.monotonic() + grace
     while descendants() and time.monotonic() < deadline:
-        reap()
         time.sleep(0.05)
     killed = {}
     while left := descendants():
@@ -132,9 +204,8 @@ def kill_descendants(grace=0):
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        if threading.current_thread() is threading.main_thread():
-            reap()
         time.sleep(0.05)
+    reap()
     return sorted(set(killed.values()))
 
 
@@ -147,35 +218,22 @@ def reap():
         pass
 
 
-def meson_programs(build):
-    described = subprocess.run(["meson", "introspect", "--tests", build], check=True,
-                               stdout=subprocess.PIPE, text=True).stdout
-    for test in json.loads(described):
-        suite = (test["suite"] or ["tests"])[0].split(":")[-1]
-        yield Program(suite, test["name"], test["cmd"], test["env"], test["timeout"] * 2,
-                      test["protocol"] == "tap", test["workdir"] or build)
-
-
-def system_programs(build, log_dir):
-    for path in sorted((ROOT / "tests/system").glob("test_*.py")):
-        yield Program("system", path.stem.removeprefix("test_"),
-                      ["/usr/bin/python3", str(path)], timeout=1500,
-                      env={"MAILFLEET_BUILD": str(build), "MAILFLEET_TEST_LOGS": str(log_dir)})
-
-
 def main(argv):
-    build = Path(argv[0]).resolve()
+    build, words = Path(argv[0]).resolve(), argv[1:]
     log_dir = build / "test-logs"
     log_dir.mkdir(exist_ok=True)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    known = [*meson_programs(build), *system_programs(build, log_dir)]
-    for word in argv[1:]:
-        if not any(program.wanted([word]) for program in known):
+    known, system = meson_tests(build), system_programs()
+    for word in words:
+        if not any(wanted(name, [word]) for name in [*known, *system]):
             print(f"there is no suite and no test program named {word}", file=sys.stderr)
             return 2
-    programs = [program for program in known if program.wanted(argv[1:])]
-    for program in programs:
-        program.run(log_dir)
+
+    programs = run_meson(build, {name: known[name] for name in known if wanted(name, words)})
+    if programs:
+        check_left(programs[-1], kill_descendants(grace=2))
+    programs += [run_system(name, path, build, log_dir) for name, path in system.items()
+                 if wanted(name, words)]
     failed = sum(program.failed for program in programs)
     print(f"{sum(program.passed for program in programs)} passed, {failed} failed")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """kill -9 at the worst moments: nothing that was answered is lost, nothing is listed twice, and no
 list is stale afterwards. The moments are the fault points of common/base/fault.h."""
 

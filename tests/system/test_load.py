@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """Mixed load while nodes are killed and restarted: the ledger equals what POP3 lists.
 
 MAILFLEET_LOAD_SECONDS is how long (300).

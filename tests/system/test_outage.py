@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """Database, memcached and spool each away for a while, under load: every answer is a temporary one
 or the truth, and all is well again without a restart."""
 

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """POP3 as a client meets it: every command, exclusive access, snapshots, and deletes at QUIT."""
 
 import base64

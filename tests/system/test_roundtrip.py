@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """A thousand random messages in by SMTP and LMTP, out by POP3 from the other node, identical."""
 
 import random

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -B
 """SMTP and LMTP as a sender meets them: who is a recipient, what is refused, and what is stored."""
 
 import smtplib

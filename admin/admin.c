@@ -5,6 +5,7 @@
 #include "admin.h"
 
 #include <bsd/readpassphrase.h>
+#include <errno.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdarg.h>
@@ -90,7 +91,7 @@ bool admin_drop_root(struct admin *a)
         return false;
     }
     if (initgroups(name, pw->pw_gid) || setgid(pw->pw_gid) || setuid(pw->pw_uid)) {
-        admin_fail(EX_OSERR, "can't become %s: %m", name);
+        admin_fail(EX_OSERR, "can't become %s: %s", name, strerror(errno));
         return false;
     }
     return true;

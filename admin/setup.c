@@ -121,7 +121,7 @@ static int make_key(struct admin *a)
     }
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
     if (fd < 0) {
-        return errno == EEXIST ? EX_OK : admin_fail(EX_CANTCREAT, "%s: %m", path);
+        return errno == EEXIST ? EX_OK : admin_fail(EX_CANTCREAT, "%s: %s", path, strerror(errno));
     }
     CHECK(getrandom(key, sizeof key, 0) == sizeof key);
     for (size_t i = 0; i < sizeof key; i++) {

@@ -87,10 +87,10 @@ static int make_root(struct admin *a, const char *url)
         geteuid() == 0 && *a->config->node_user ? getpwnam(a->config->node_user) : NULL;
     if (mkdir(path, 0750) == 0) {
         if (pw && chown(path, pw->pw_uid, pw->pw_gid) != 0) {
-            return admin_fail(EX_CANTCREAT, "%s: %m", path);
+            return admin_fail(EX_CANTCREAT, "%s: %s", path, strerror(errno));
         }
     } else if (errno != EEXIST) {
-        return admin_fail(EX_CANTCREAT, "%s: %m", path);
+        return admin_fail(EX_CANTCREAT, "%s: %s", path, strerror(errno));
     }
     return admin_drop_root(a) ? EX_OK : EX_CONFIG;
 }

@@ -45,7 +45,7 @@ struct session {
     bool spool_waiting; /* the delivery asked to wait, and has not yet said that it is ready */
     uint64_t data_octets;
     bool lmtp;
-    bool eof; /* the peer has gone or sends no more */
+    bool eof; /* the peer sends no more; what it has sent is still answered */
     char peer[NETADDR_TEXT];
     uint64_t accepted, refused;
 };
@@ -92,7 +92,7 @@ static void session_close(struct session *s, const char *reason)
     smtp_free(&s->engine);
     worker_session_end(&s->base);
     conn_own(s->conn, NULL, NULL);
-    conn_close(&s->conn, s->eof ? 0 : LINGER_MS);
+    conn_close(&s->conn, LINGER_MS);
     free(s);
 }
 
@@ -385,14 +385,12 @@ static void session_run(struct session *s)
 static void on_eof(struct session *s)
 {
     s->eof = true;
-    switch (s->step) {
-    case STEP_COMMIT:
-        break; /* the outcome is logged, if nobody is there to hear it */
-    case STEP_INPUT:
+    if (s->step == STEP_TLS) {
+        session_close(s, "TLS handshake failed");
+    } else if (s->step == STEP_INPUT) {
         session_run(s);
-        break;
-    default:
-        session_close(s, s->step == STEP_TLS ? "TLS handshake failed" : "connection lost");
+    } else if (conn_broken(s->conn) && s->step != STEP_COMMIT) {
+        session_close(s, "connection lost"); /* but an outcome is logged, even unheard */
     }
 }
 

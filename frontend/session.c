@@ -48,7 +48,7 @@ struct session {
     struct op *op;
     struct store_reader *reader;
     struct lease *lease;
-    bool eof; /* the peer has gone or sends no more */
+    bool eof; /* the peer sends no more; what it has sent is still answered */
     char peer[NETADDR_TEXT];
     char user[256]; /* for the log, cut */
     uint64_t retrieved, deleted;
@@ -89,7 +89,7 @@ static void session_close(struct session *s, const char *reason)
     pop3_free(&s->engine);
     worker_session_end(&s->base);
     conn_own(s->conn, NULL, NULL);
-    conn_close(&s->conn, s->eof ? 0 : LINGER_MS);
+    conn_close(&s->conn, LINGER_MS);
     free(s);
 }
 
@@ -343,15 +343,12 @@ static void session_run(struct session *s)
 static void on_eof(struct session *s)
 {
     s->eof = true;
-    switch (s->step) {
-    case STEP_COMMIT:
-    case STEP_RELEASE:
-        break; /* what QUIT began is brought to its end */
-    case STEP_INPUT:
+    if (s->step == STEP_TLS) {
+        session_close(s, "TLS handshake failed");
+    } else if (s->step == STEP_INPUT) {
         session_run(s);
-        break;
-    default:
-        session_close(s, s->step == STEP_TLS ? "TLS handshake failed" : "connection lost");
+    } else if (conn_broken(s->conn) && s->step != STEP_COMMIT && s->step != STEP_RELEASE) {
+        session_close(s, "connection lost"); /* but what QUIT began is brought to its end */
     }
 }
 

@@ -1,1 +1,527 @@
-/* daemon: see daemon.h */
+/*
+ * daemon: the master process. It binds, drops root, starts the workers and starts them again, and
+ * passes signals on. It serves nobody but the health listener, so that nothing a peer sends is
+ * ever parsed where the sockets of all workers are open.
+ *
+ * Owns the bound sockets (kept open, so that a restarted worker goes on with the queue of the one
+ * before it), the block of counters, and the workers' processes.
+ */
+#include "daemon/daemon.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "daemon/parts.h"
+#include "net/listener.h"
+
+#define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
+#define RESTART_MS     1000 /* before a worker that fell at once is tried again */
+#define LIVED_MS       1000 /* one that lived so long is started again at once */
+#define KILL_EXTRA_MS  10000 /* after node.drain_time, before workers are killed */
+
+struct child {
+    struct master *master;
+    unsigned index;
+    uv_process_t process;
+    uv_timer_t timer; /* until it is started again */
+    uint64_t started;
+    bool running;
+    int sockets[SOCKETS_MAX];
+};
+
+struct master {
+    const struct daemon_service *service;
+    struct loop *loop;
+    struct config *config;
+    const char *config_path;
+    struct worker_order order; /* the part that all workers share */
+    struct child *children;
+    unsigned workers;
+    unsigned running;
+    struct stats *slots;
+    int stats_fd;
+    struct health_view view;
+    struct health *health;
+    uv_signal_t term, intr, hup;
+    uv_timer_t kill_timer;
+};
+
+/* --- the configuration ----------------------------------------------------------------------- */
+
+static const struct config_list *port_list(const struct config *c, const struct daemon_port *p)
+{
+    return (const struct config_list *)(const void *)((const char *)c + p->setting);
+}
+
+static const char *health_address(const struct daemon_service *s, const struct config *c)
+{
+    return *(const char *const *)(const void *)((const char *)c + s->health);
+}
+
+const char *daemon_hostname(const struct config *c)
+{
+    return *c->smtp_hostname ? c->smtp_hostname : c->node_name;
+}
+
+bool daemon_config_usable(const struct daemon_service *s, const struct config *c, char *why,
+                          size_t why_size)
+{
+    struct netset *networks;
+    const char *bad;
+    size_t n = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        const struct config_list *l = port_list(c, &s->ports[i]);
+        for (size_t k = 0; k < l->n; k++, n++) {
+            struct sockaddr_storage sa;
+            if (netaddr_parse(l->v[k], &sa) != ERR_OK) {
+                snprintf(why, why_size, "%s: not an address to listen on (host:port)", l->v[k]);
+                return false;
+            }
+        }
+        if (l->n > 0 && s->ports[i].tls && !*c->tls_certificate) {
+            snprintf(why, why_size, "%s: implicit TLS needs tls.certificate", l->v[0]);
+            return false;
+        }
+    }
+    if (n == 0) {
+        snprintf(why, why_size, "%s has nothing to listen on", s->name);
+        return false;
+    }
+    if (netset_parse(&c->proxy_networks, &networks, &bad) != ERR_OK) {
+        snprintf(why, why_size, "proxy.networks: %s: not a network", bad);
+        return false;
+    }
+    netset_free(networks);
+    if (!*c->database_url) {
+        snprintf(why, why_size, "database.url is not set");
+        return false;
+    }
+    return true;
+}
+
+/* --- sockets, root, counters ----------------------------------------------------------------- */
+
+static bool bind_one(struct master *m, const char *text, size_t port)
+{
+    struct sockaddr_storage sa;
+    CHECK(netaddr_parse(text, &sa) == ERR_OK);
+    CHECK(m->order.n < SOCKETS_MAX);
+    for (unsigned i = 0; i < m->workers; i++) {
+        int fd = listener_bind((const struct sockaddr *)&sa);
+        if (fd < 0) {
+            LOG(LOG_ERROR, "listen.failed", F_STR("address", text), F_STR("why", strerror(errno)));
+            return false;
+        }
+        m->children[i].sockets[m->order.n] = fd;
+    }
+    m->order.ports[m->order.n++] = port;
+    return true;
+}
+
+static bool bind_all(struct master *m)
+{
+    for (size_t i = 0; i < m->service->n; i++) {
+        const struct config_list *l = port_list(m->config, &m->service->ports[i]);
+        for (size_t k = 0; k < l->n; k++) {
+            if (!bind_one(m, l->v[k], i)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool drop_root(const struct config *c)
+{
+    const char *name = c->node_user;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+        LOG(LOG_ERROR, "root.no_new_privs", F_STR("why", strerror(errno)));
+        return false;
+    }
+    if (geteuid() != 0) {
+        return true;
+    }
+    const struct passwd *pw = *name ? getpwnam(name) : NULL;
+    if (!pw || pw->pw_uid == 0) {
+        LOG(LOG_ERROR, "root.user", F_STR("user", name),
+            F_STR("why", *name ? "not a user to run as"
+                               : "node.user must be set when the daemon is started by root"));
+        return false;
+    }
+    if (initgroups(name, pw->pw_gid) || setgid(pw->pw_gid) || setuid(pw->pw_uid)) {
+        LOG(LOG_ERROR, "root.drop", F_STR("user", name), F_STR("why", strerror(errno)));
+        return false;
+    }
+    return true;
+}
+
+static bool make_stats(struct master *m)
+{
+    size_t size = m->workers * sizeof *m->slots;
+    m->stats_fd = memfd_create("mailfleet-stats", MFD_CLOEXEC);
+    if (m->stats_fd < 0 || ftruncate(m->stats_fd, (off_t)size) != 0) {
+        LOG(LOG_ERROR, "stats.memory", F_STR("why", strerror(errno)));
+        return false;
+    }
+    m->slots = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->stats_fd, 0);
+    if (m->slots == MAP_FAILED) {
+        LOG(LOG_ERROR, "stats.memory", F_STR("why", strerror(errno)));
+        return false;
+    }
+    return true;
+}
+
+/* --- workers --------------------------------------------------------------------------------- */
+
+static void start_child(struct child *k);
+
+static void on_restart(uv_timer_t *t)
+{
+    start_child(t->data);
+}
+
+static void on_child_closed(uv_handle_t *h)
+{
+    struct child *k = h->data;
+    struct master *m = k->master;
+    if (m->view.draining) {
+        if (m->running == 0) {
+            loop_stop(m->loop);
+        }
+        return;
+    }
+    bool lived = loop_now(m->loop) - k->started >= LIVED_MS;
+    uv_timer_start(&k->timer, on_restart, lived ? 0 : RESTART_MS, 0);
+}
+
+static void on_child_exit(uv_process_t *p, int64_t status, int signum)
+{
+    struct child *k = p->data;
+    struct master *m = k->master;
+    k->running = false;
+    m->running--;
+    stats_stopped(&m->slots[k->index]);
+    if (!m->view.draining) {
+        LOG(LOG_ERROR, "worker.died", F_U64("worker", k->index), F_I64("status", status),
+            F_I64("signal", signum));
+    }
+    uv_close((uv_handle_t *)p, on_child_closed);
+}
+
+/* `0,0,2`: for each socket the index of its port. */
+static void ports_text(const struct worker_order *o, char *out, size_t size)
+{
+    size_t n = 0;
+    *out = '\0';
+    for (size_t i = 0; i < o->n && n < size; i++) {
+        n += (size_t)snprintf(out + n, size - n, "%s%zu", i ? "," : "", o->ports[i]);
+    }
+    CHECK(n < size);
+}
+
+static void start_child(struct child *k)
+{
+    struct master *m = k->master;
+    uv_stdio_container_t io[WORKER_FD_SOCKETS + SOCKETS_MAX] = {
+        { .flags = UV_IGNORE },
+        { .flags = UV_INHERIT_FD, .data.fd = 1 },
+        { .flags = UV_INHERIT_FD, .data.fd = 2 },
+        [WORKER_FD_STATS] = { .flags = UV_INHERIT_FD, .data.fd = m->stats_fd },
+    };
+    for (size_t i = 0; i < m->order.n; i++) {
+        io[WORKER_FD_SOCKETS + i] = (uv_stdio_container_t){ .flags = UV_INHERIT_FD,
+                                                            .data.fd = k->sockets[i] };
+    }
+    char index[16], workers[16], master[16], ports[SOCKETS_MAX * 3 + 1];
+    char self[] = "/proc/self/exe";
+    snprintf(index, sizeof index, "%u", k->index);
+    snprintf(workers, sizeof workers, "%u", m->workers);
+    snprintf(master, sizeof master, "%d", (int)getpid());
+    ports_text(&m->order, ports, sizeof ports);
+    char *args[] = { mem_strdup(m->service->name), "--config", mem_strdup(m->config_path),
+                     "--worker", index, "--workers", workers, "--master", master,
+                     "--ports", ports, NULL };
+    uv_process_options_t o = { .exit_cb = on_child_exit,
+                               .file = self,
+                               .args = args,
+                               .stdio_count = (int)(WORKER_FD_SOCKETS + m->order.n),
+                               .stdio = io };
+    k->process.data = k;
+    k->started = loop_now(m->loop);
+    int rc = uv_spawn(loop_uv(m->loop), &k->process, &o);
+    free(args[0]);
+    free(args[2]);
+    if (rc != 0) {
+        LOG(LOG_ERROR, "worker.spawn", F_U64("worker", k->index), F_STR("why", uv_strerror(rc)));
+        uv_close((uv_handle_t *)&k->process, on_child_closed);
+        return;
+    }
+    k->running = true;
+    m->running++;
+}
+
+static void signal_children(struct master *m, int signum)
+{
+    for (unsigned i = 0; i < m->workers; i++) {
+        if (m->children[i].running) {
+            uv_process_kill(&m->children[i].process, signum);
+        }
+    }
+}
+
+/* --- signals --------------------------------------------------------------------------------- */
+
+static void on_kill_timer(uv_timer_t *t)
+{
+    struct master *m = t->data;
+    LOG(LOG_WARN, "worker.kill", F_U64("running", m->running));
+    signal_children(m, SIGKILL);
+}
+
+static void on_term(uv_signal_t *sig, int signum)
+{
+    struct master *m = sig->data;
+    (void)signum;
+    if (m->view.draining) {
+        return;
+    }
+    m->view.draining = true;
+    LOG(LOG_INFO, "daemon.drain", F_STR("service", m->service->name));
+    for (unsigned i = 0; i < m->workers; i++) {
+        uv_timer_stop(&m->children[i].timer);
+        for (size_t k = 0; k < m->order.n; k++) {
+            close(m->children[i].sockets[k]);
+        }
+    }
+    signal_children(m, SIGTERM);
+    uv_timer_start(&m->kill_timer, on_kill_timer, m->config->node_drain_time + KILL_EXTRA_MS, 0);
+    if (m->running == 0) {
+        loop_stop(m->loop);
+    }
+}
+
+static void on_hup(uv_signal_t *sig, int signum)
+{
+    struct master *m = sig->data;
+    struct config *c;
+    char why[512];
+    if (config_load(m->config_path, &c, why, sizeof why) != ERR_OK ||
+        !daemon_config_usable(m->service, c, why, sizeof why)) {
+        LOG(LOG_ERROR, "config.bad", F_STR("why", why));
+        return; /* and the workers keep what they have */
+    }
+    config_free(&c);
+    signal_children(m, signum);
+}
+
+static void open_signals(struct master *m)
+{
+    uv_loop_t *uv = loop_uv(m->loop);
+    CHECK(uv_signal_init(uv, &m->term) == 0 && uv_signal_init(uv, &m->intr) == 0 &&
+          uv_signal_init(uv, &m->hup) == 0 && uv_timer_init(uv, &m->kill_timer) == 0);
+    m->term.data = m->intr.data = m->hup.data = m->kill_timer.data = m;
+    CHECK(uv_signal_start(&m->term, on_term, SIGTERM) == 0);
+    CHECK(uv_signal_start(&m->intr, on_term, SIGINT) == 0);
+    CHECK(uv_signal_start(&m->hup, on_hup, SIGHUP) == 0);
+}
+
+/* --- the life of the master ------------------------------------------------------------------ */
+
+static bool master_open(struct master *m)
+{
+    char why[256];
+    const char *address = health_address(m->service, m->config);
+    m->workers = (unsigned)m->config->node_workers;
+    m->children = NEW_ARRAY(struct child, m->workers);
+    if (!bind_all(m) || !drop_root(m->config) || !make_stats(m)) {
+        return false;
+    }
+    m->loop = loop_open();
+    open_signals(m);
+    m->view = (struct health_view){ .service = m->service->name,
+                                    .node = m->config->node_name,
+                                    .slots = m->slots,
+                                    .workers = m->workers };
+    if (*address &&
+        health_open(m->loop, address, &m->view, &m->health, why, sizeof why) != ERR_OK) {
+        LOG(LOG_ERROR, "health.failed", F_STR("address", address), F_STR("why", why));
+        return false;
+    }
+    return true;
+}
+
+static int master_main(const struct daemon_service *s, struct config *c, const char *config_path)
+{
+    static struct master m; /* as long as the process */
+    m.service = s;
+    m.config = c;
+    m.config_path = config_path;
+    if (!master_open(&m)) {
+        return EX_OSERR;
+    }
+    LOG(LOG_INFO, "daemon.start", F_STR("service", s->name), F_STR("version", MAILFLEET_VERSION),
+        F_U64("workers", m.workers), F_U64("sockets", m.order.n));
+    for (unsigned i = 0; i < m.workers; i++) {
+        struct child *k = &m.children[i];
+        k->master = &m;
+        k->index = i;
+        CHECK(uv_timer_init(loop_uv(m.loop), &k->timer) == 0);
+        k->timer.data = k;
+        start_child(k);
+    }
+    loop_run(m.loop);
+    LOG(LOG_INFO, "daemon.stop", F_STR("service", s->name));
+    return EX_OK;
+}
+
+/* --- the command line ------------------------------------------------------------------------ */
+
+enum { OPT_CONFIG, OPT_CHECK, OPT_VERSION, OPT_HELP, OPT_WORKER, OPT_WORKERS, OPT_MASTER, OPT_PORTS };
+
+static const struct option options[] = {
+    { "config", required_argument, NULL, OPT_CONFIG },
+    { "check", no_argument, NULL, OPT_CHECK },
+    { "version", no_argument, NULL, OPT_VERSION },
+    { "help", no_argument, NULL, OPT_HELP },
+    { "worker", required_argument, NULL, OPT_WORKER },
+    { "workers", required_argument, NULL, OPT_WORKERS },
+    { "master", required_argument, NULL, OPT_MASTER },
+    { "ports", required_argument, NULL, OPT_PORTS },
+    { 0 },
+};
+
+struct command_line {
+    struct worker_order order;
+    bool worker, check;
+};
+
+static bool parse_ports(const struct daemon_service *s, struct span text, struct worker_order *o)
+{
+    while (text.n > 0) {
+        size_t comma = span_find(text, ',');
+        uint64_t v;
+        if (o->n == SOCKETS_MAX || span_u64(span_first(text, comma), s->n - 1, &v) != ERR_OK) {
+            return false;
+        }
+        o->ports[o->n++] = (size_t)v;
+        text = span_skip(text, comma + 1);
+    }
+    return true;
+}
+
+static void print_help(const struct daemon_service *s)
+{
+    printf("usage: %s [--config FILE] [--check]\n\n"
+           "  --config FILE  the configuration (default %s)\n"
+           "  --check        look at the configuration and the certificate, then exit\n"
+           "  --version      print the version\n\n"
+           "SIGHUP reads configuration and certificate again; SIGTERM lets sessions finish.\n",
+           s->name, DEFAULT_CONFIG);
+}
+
+/* -1: go on; else the exit code. */
+static int parse_args(const struct daemon_service *s, int argc, char **argv,
+                      struct command_line *out)
+{
+    int opt;
+    uint64_t v = 0;
+    while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        bool number = opt == OPT_WORKER || opt == OPT_WORKERS || opt == OPT_MASTER;
+        if (number && span_u64(span_str(optarg), INT32_MAX, &v) != ERR_OK) {
+            return EX_USAGE;
+        }
+        switch (opt) {
+        case OPT_CONFIG:
+            out->order.config_path = optarg;
+            break;
+        case OPT_CHECK:
+            out->check = true;
+            break;
+        case OPT_VERSION:
+            printf("%s %s\n", s->name, MAILFLEET_VERSION);
+            return EX_OK;
+        case OPT_HELP:
+            print_help(s);
+            return EX_OK;
+        case OPT_WORKER:
+            out->worker = true;
+            out->order.index = (unsigned)v;
+            break;
+        case OPT_WORKERS:
+            out->order.workers = (unsigned)v;
+            break;
+        case OPT_MASTER:
+            out->order.master = (pid_t)v;
+            break;
+        case OPT_PORTS:
+            if (!parse_ports(s, span_str(optarg), &out->order)) {
+                return EX_USAGE;
+            }
+            break;
+        default:
+            return EX_USAGE;
+        }
+    }
+    if (optind < argc || (out->worker && out->order.index >= out->order.workers)) {
+        fprintf(stderr, "%s: bad usage, see --help\n", s->name);
+        return EX_USAGE;
+    }
+    return -1;
+}
+
+/* The configuration and what it names, before anything is touched. */
+static int load_and_check(const struct daemon_service *s, const char *path, struct config **out)
+{
+    char why[512];
+    if (config_load(path, out, why, sizeof why) != ERR_OK) {
+        fprintf(stderr, "%s: %s\n", s->name, why);
+        return EX_CONFIG;
+    }
+    const struct config *c = *out;
+    struct tls *t = NULL;
+    if (!daemon_config_usable(s, c, why, sizeof why) ||
+        (*c->tls_certificate &&
+         tls_load(c->tls_certificate, c->tls_key, &t, why, sizeof why) != ERR_OK)) {
+        fprintf(stderr, "%s: %s: %s\n", s->name, path, why);
+        config_free(out);
+        return EX_CONFIG;
+    }
+    tls_unref(&t);
+    return EX_OK;
+}
+
+int daemon_main(int argc, char **argv, const struct daemon_service *s)
+{
+    struct command_line cl = { .order.config_path = DEFAULT_CONFIG };
+    struct config *c;
+    int code = parse_args(s, argc, argv, &cl);
+    if (code >= 0) {
+        return code;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    if (cl.worker) {
+        return worker_main(s, &cl.order);
+    }
+    code = load_and_check(s, cl.order.config_path, &c);
+    if (code != EX_OK || cl.check) {
+        if (code == EX_OK) {
+            printf("%s: %s is good\n", s->name, cl.order.config_path);
+            config_free(&c);
+        }
+        return code;
+    }
+    log_set_level((enum log_level)c->node_log_level);
+    log_set_node(c->node_name);
+    return master_main(s, c, cl.order.config_path);
+}

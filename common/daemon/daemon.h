@@ -16,16 +16,16 @@
 #include "net/tls.h"
 #include "store/store.h"
 
-/* What a session may use; one a worker process, valid until the process ends. */
+/* What a session may use; one a worker process. It owns all of it. */
 struct worker {
     struct loop *loop;
-    const struct config *config; /* of now; a reload replaces it */
+    const struct config *config; /* as of now: a reload replaces it, the old one stays in memory */
     struct store *store;
     struct tls *tls;             /* NULL without a certificate; a reload replaces it */
     const char *hostname;        /* smtp.hostname, node.name or the host's name */
     struct list sessions;        /* of struct worker_session.link */
     size_t session_count;
-    bool draining;               /* end when idle; see drain */
+    bool draining;               /* no new sessions; those that are open come to their end */
 };
 
 /* What every session embeds, so that the daemon can count, drain and end them. */
@@ -59,8 +59,10 @@ struct daemon_service {
     void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);
 };
 
-/* The whole life of the process: returns main's exit code. Reads --config, --check, --version,
- * --help. */
+/*
+ * The whole life of the process: returns main's exit code. Reads --config, --check, --version and
+ * --help; --worker and what belongs to it are the master's way to start its workers.
+ */
 int daemon_main(int argc, char **argv, const struct daemon_service *s);
 
 #endif

@@ -1,1 +1,305 @@
-/* worker: see worker.h */
+/*
+ * worker: one process that serves sessions: one loop, one store, the sockets that the master bound.
+ *
+ * Everything it opens lives until the process ends; at the end it is not taken apart, since a node
+ * may be killed at any instruction anyway. It never binds, forks or serves health: the master does.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "daemon/parts.h"
+#include "net/listener.h"
+
+#define PREFACE_MS     10000 /* for a PROXY header and the handshake of implicit TLS */
+#define DRAIN_CHECK_MS 50
+#define DRAIN_EXTRA_MS 5000 /* for last replies, once all sessions were told to end */
+
+struct worker_socket {
+    struct worker_process *process;
+    const struct daemon_port *port;
+    struct listener *listener;
+};
+
+struct worker_process {
+    struct worker worker;
+    const struct daemon_service *service;
+    const char *config_path;
+    struct netset *networks;
+    struct worker_socket sockets[SOCKETS_MAX];
+    size_t n;
+    uv_signal_t term, hup;
+    uv_timer_t drain_timer;
+    uint64_t drain_until;
+    bool ended; /* the sessions were told to end */
+};
+
+/* --- sessions -------------------------------------------------------------------------------- */
+
+/* Unique on the node, and hard to guess, as it shows in logs only. */
+static void make_sid(char out[16])
+{
+    static uint64_t next;
+    if (next == 0) {
+        CHECK(getrandom(&next, sizeof next, 0) == sizeof next);
+    }
+    snprintf(out, 16, "%015llx", (unsigned long long)(next++ & 0xfffffffffffffff));
+}
+
+void worker_session_begin(struct worker_session *s, struct worker *w,
+                          void (*drain)(struct worker_session *),
+                          void (*end)(struct worker_session *))
+{
+    s->worker = w;
+    s->drain = drain;
+    s->end = end;
+    make_sid(s->sid);
+    list_add(&w->sessions, &s->link);
+    w->session_count++;
+    stats_add(STAT_sessions, 1);
+}
+
+void worker_session_end(struct worker_session *s)
+{
+    list_del(&s->link);
+    s->worker->session_count--;
+    stats_sub(STAT_sessions, 1);
+}
+
+static void on_accept(void *arg, struct conn *c)
+{
+    struct worker_socket *k = arg;
+    struct worker *w = &k->process->worker;
+    bool refused = w->session_count >= w->config->node_max_sessions;
+    if (refused) {
+        stats_add(STAT_sessions_refused, 1);
+    }
+    k->process->service->accept(w, c, k->port->tag, refused);
+}
+
+/* --- draining -------------------------------------------------------------------------------- */
+
+static void count_tcp(uv_handle_t *h, void *arg)
+{
+    size_t *n = arg;
+    *n += h->type == UV_TCP;
+}
+
+/* Sessions first, then the connections that still send a last reply. */
+static void on_drain_timer(uv_timer_t *t)
+{
+    struct worker_process *p = t->data;
+    struct worker *w = &p->worker;
+    size_t conns = 0;
+    uv_walk(loop_uv(w->loop), count_tcp, &conns);
+    if (w->session_count == 0 && conns == 0) {
+        loop_stop(w->loop);
+        return;
+    }
+    uint64_t now = loop_now(w->loop);
+    if (now >= p->drain_until && !p->ended) {
+        p->ended = true;
+        LIST_FOR_SAFE(l, &w->sessions)
+        {
+            struct worker_session *s = CONTAINER_OF(l, struct worker_session, link);
+            s->end(s);
+        }
+    }
+    if (now >= p->drain_until + DRAIN_EXTRA_MS) {
+        loop_stop(w->loop);
+    }
+}
+
+static void on_term(uv_signal_t *sig, int signum)
+{
+    struct worker_process *p = sig->data;
+    struct worker *w = &p->worker;
+    (void)signum;
+    if (w->draining) {
+        return;
+    }
+    w->draining = true;
+    LOG(LOG_INFO, "worker.drain", F_U64("sessions", w->session_count));
+    for (size_t i = 0; i < p->n; i++) {
+        listener_close(&p->sockets[i].listener);
+    }
+    LIST_FOR_SAFE(l, &w->sessions)
+    {
+        struct worker_session *s = CONTAINER_OF(l, struct worker_session, link);
+        s->drain(s);
+    }
+    p->drain_until = loop_now(w->loop) + w->config->node_drain_time;
+    uv_timer_start(&p->drain_timer, on_drain_timer, 0, DRAIN_CHECK_MS);
+}
+
+/* --- configuration --------------------------------------------------------------------------- */
+
+static enum err load_tls(const struct config *c, struct tls **out)
+{
+    char why[256];
+    *out = NULL;
+    if (!*c->tls_certificate) {
+        return ERR_OK;
+    }
+    enum err e = tls_load(c->tls_certificate, c->tls_key, out, why, sizeof why);
+    if (e != ERR_OK) {
+        LOG(LOG_ERROR, "tls.bad", F_STR("why", why));
+    }
+    return e;
+}
+
+/* What takes force in a running worker. The rest of the settings belongs to what is open. */
+static void worker_use(struct worker_process *p, const struct config *c, struct tls **t,
+                       struct netset **networks)
+{
+    struct worker *w = &p->worker;
+    tls_unref(&w->tls);
+    netset_free(p->networks);
+    w->config = c;
+    w->tls = *t;
+    p->networks = *networks;
+    *t = NULL;
+    *networks = NULL;
+    log_set_level((enum log_level)c->node_log_level);
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->sockets[i].listener) {
+            listener_set_networks(p->sockets[i].listener, p->networks);
+            if (p->sockets[i].port->tls) {
+                listener_set_tls(p->sockets[i].listener, w->tls);
+            }
+        }
+    }
+}
+
+/* All or nothing: a bad file or certificate leaves everything as it is. */
+static void on_hup(uv_signal_t *sig, int signum)
+{
+    struct worker_process *p = sig->data;
+    struct config *c;
+    struct tls *t;
+    struct netset *networks;
+    const char *bad;
+    char why[512];
+    (void)signum;
+    if (config_load(p->config_path, &c, why, sizeof why) != ERR_OK ||
+        !daemon_config_usable(p->service, c, why, sizeof why)) {
+        LOG(LOG_ERROR, "config.bad", F_STR("why", why));
+        return;
+    }
+    if (load_tls(c, &t) != ERR_OK) {
+        config_free(&c);
+        return;
+    }
+    CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
+    /*
+     * What was replaced stays in memory: the store and the sessions still point into it, and a
+     * process sees few reloads.
+     */
+    worker_use(p, c, &t, &networks);
+    LOG(LOG_INFO, "worker.reloaded", F_STR("config", p->config_path));
+}
+
+/* --- the start ------------------------------------------------------------------------------- */
+
+static bool map_stats(const struct worker_order *o)
+{
+    struct stats *all = mmap(NULL, o->workers * sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED,
+                             WORKER_FD_STATS, 0);
+    if (all == MAP_FAILED) {
+        LOG(LOG_ERROR, "worker.stats", F_STR("why", strerror(errno)));
+        return false;
+    }
+    close(WORKER_FD_STATS);
+    stats_use(&all[o->index]);
+    return true;
+}
+
+static bool open_sockets(struct worker_process *p, const struct worker_order *o)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        struct worker_socket *k = &p->sockets[i];
+        k->process = p;
+        k->port = &p->service->ports[o->ports[i]];
+        struct listener_options lo = { .fd = WORKER_FD_SOCKETS + (int)i,
+                                       .proxy = k->port->proxy,
+                                       .networks = p->networks,
+                                       .tls = k->port->tls ? p->worker.tls : NULL,
+                                       .preface_ms = PREFACE_MS,
+                                       .accept = on_accept,
+                                       .arg = k };
+        enum err e = listener_open(p->worker.loop, &lo, &k->listener);
+        if (e != ERR_OK) {
+            LOG(LOG_ERROR, "worker.listen", F_ERR(e));
+            return false;
+        }
+        p->n++;
+    }
+    return true;
+}
+
+static void open_signals(struct worker_process *p)
+{
+    uv_loop_t *uv = loop_uv(p->worker.loop);
+    CHECK(uv_signal_init(uv, &p->term) == 0 && uv_signal_init(uv, &p->hup) == 0 &&
+          uv_timer_init(uv, &p->drain_timer) == 0);
+    p->term.data = p->hup.data = p->drain_timer.data = p;
+    CHECK(uv_signal_start(&p->term, on_term, SIGTERM) == 0);
+    CHECK(uv_signal_start(&p->hup, on_hup, SIGHUP) == 0);
+}
+
+/* A master that is killed takes its workers along: a node is up or down, never half. */
+static bool die_with_master(pid_t master)
+{
+    return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == master;
+}
+
+static bool worker_open(struct worker_process *p, const struct worker_order *o)
+{
+    struct config *c;
+    struct tls *t;
+    struct netset *networks;
+    const char *bad;
+    char why[512];
+    if (config_load(o->config_path, &c, why, sizeof why) != ERR_OK ||
+        !daemon_config_usable(p->service, c, why, sizeof why)) {
+        LOG(LOG_ERROR, "config.bad", F_STR("why", why));
+        return false;
+    }
+    log_set_node(c->node_name);
+    p->config_path = o->config_path;
+    list_init(&p->worker.sessions);
+    p->worker.hostname = daemon_hostname(c);
+    p->worker.loop = loop_open();
+    if (!map_stats(o) || load_tls(c, &t) != ERR_OK) {
+        return false;
+    }
+    CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
+    worker_use(p, c, &t, &networks);
+    if (store_open(p->worker.loop, c, &p->worker.store, why, sizeof why) != ERR_OK) {
+        LOG(LOG_ERROR, "store.bad", F_STR("why", why));
+        return false;
+    }
+    open_signals(p);
+    return open_sockets(p, o);
+}
+
+int worker_main(const struct daemon_service *s, const struct worker_order *o)
+{
+    static struct worker_process process; /* as long as the process: it is never taken apart */
+    process.service = s;
+    if (!die_with_master(o->master) || !worker_open(&process, o)) {
+        return EXIT_FAILURE;
+    }
+    LOG(LOG_INFO, "worker.start", F_STR("service", s->name), F_U64("worker", o->index));
+    stats_started();
+    loop_run(process.worker.loop);
+    LOG(LOG_INFO, "worker.stop", F_U64("worker", o->index));
+    return EXIT_SUCCESS;
+}

@@ -9,6 +9,7 @@
 
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/check.h"
 
@@ -39,6 +40,22 @@ void stats_sub(enum stat_id s, uint64_t n)
 uint64_t stats_get(const struct stats *slot, enum stat_id s)
 {
     return atomic_load_explicit(&slot->v[s], memory_order_relaxed);
+}
+
+void stats_started(void)
+{
+    atomic_store(&mine->started, true);
+}
+
+void stats_stopped(struct stats *slot)
+{
+    atomic_store(&slot->started, false);
+    for (size_t i = 0; i < STAT_COUNT; i++) {
+        if (strcmp(stat_docs[i].kind, "gauge") == 0) {
+            atomic_store_explicit(&slot->v[i], 0, memory_order_relaxed);
+        }
+    }
+    slot->health_n = 0; /* nobody else writes here: its only writer has ended */
 }
 
 /*

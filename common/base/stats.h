@@ -42,8 +42,13 @@ struct stats {
     _Atomic uint32_t health_seq;
     uint32_t health_n;
     struct health_item health[HEALTH_MAX];
-    _Atomic bool started; /* the worker has reported its health at least once */
+    _Atomic bool started; /* between stats_started and stats_stopped: the worker serves */
 };
+
+/* The worker of this process's slot serves from now on. */
+void stats_started(void);
+/* For the master, whose worker has ended: its counters stay, its gauges and its health go. */
+void stats_stopped(struct stats *slot);
 
 /* The slot this process writes to; a private one until stats_use is called. */
 void stats_use(struct stats *slot);

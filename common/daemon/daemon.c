@@ -26,8 +26,8 @@
 #include "net/listener.h"
 
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
-#define RESTART_MS     1000 /* before a worker that fell at once is tried again */
-#define LIVED_MS       1000 /* one that lived so long is started again at once */
+#define RESTART_MS     1000  /* before a worker that fell at once is tried again */
+#define LIVED_MS       1000  /* one that lived so long is started again at once */
 #define KILL_EXTRA_MS  10000 /* after node.drain_time, before workers are killed */
 
 struct child {
@@ -69,11 +69,6 @@ static const char *health_address(const struct daemon_service *s, const struct c
     return *(const char *const *)(const void *)((const char *)c + s->health);
 }
 
-const char *daemon_hostname(const struct config *c)
-{
-    return *c->smtp_hostname ? c->smtp_hostname : c->node_name;
-}
-
 bool daemon_config_usable(const struct daemon_service *s, const struct config *c, char *why,
                           size_t why_size)
 {
@@ -102,7 +97,7 @@ bool daemon_config_usable(const struct daemon_service *s, const struct config *c
         snprintf(why, why_size, "proxy.networks: %s: not a network", bad);
         return false;
     }
-    netset_free(networks);
+    netset_free(&networks);
     if (!*c->database_url) {
         snprintf(why, why_size, "database.url is not set");
         return false;
@@ -240,28 +235,24 @@ static void start_child(struct child *k)
         [WORKER_FD_STATS] = { .flags = UV_INHERIT_FD, .data.fd = m->stats_fd },
     };
     for (size_t i = 0; i < m->order.n; i++) {
-        io[WORKER_FD_SOCKETS + i] = (uv_stdio_container_t){ .flags = UV_INHERIT_FD,
-                                                            .data.fd = k->sockets[i] };
+        io[WORKER_FD_SOCKETS + i] =
+            (uv_stdio_container_t){ .flags = UV_INHERIT_FD, .data.fd = k->sockets[i] };
     }
     char index[16], workers[16], master[16], ports[SOCKETS_MAX * 3 + 1];
-    char self[] = "/proc/self/exe";
     snprintf(index, sizeof index, "%u", k->index);
     snprintf(workers, sizeof workers, "%u", m->workers);
     snprintf(master, sizeof master, "%d", (int)getpid());
     ports_text(&m->order, ports, sizeof ports);
-    char *args[] = { mem_strdup(m->service->name), "--config", mem_strdup(m->config_path),
-                     "--worker", index, "--workers", workers, "--master", master,
-                     "--ports", ports, NULL };
+    const char *args[] = { m->service->name, "--config", m->config_path, "--worker", index,
+                           "--workers", workers, "--master", master, "--ports", ports, NULL };
     uv_process_options_t o = { .exit_cb = on_child_exit,
-                               .file = self,
-                               .args = args,
+                               .file = "/proc/self/exe",
+                               .args = (char **)(uintptr_t)args, /* libuv does not say const */
                                .stdio_count = (int)(WORKER_FD_SOCKETS + m->order.n),
                                .stdio = io };
     k->process.data = k;
     k->started = loop_now(m->loop);
     int rc = uv_spawn(loop_uv(m->loop), &k->process, &o);
-    free(args[0]);
-    free(args[2]);
     if (rc != 0) {
         LOG(LOG_ERROR, "worker.spawn", F_U64("worker", k->index), F_STR("why", uv_strerror(rc)));
         uv_close((uv_handle_t *)&k->process, on_child_closed);
@@ -387,7 +378,16 @@ static int master_main(const struct daemon_service *s, struct config *c, const c
 
 /* --- the command line ------------------------------------------------------------------------ */
 
-enum { OPT_CONFIG, OPT_CHECK, OPT_VERSION, OPT_HELP, OPT_WORKER, OPT_WORKERS, OPT_MASTER, OPT_PORTS };
+enum {
+    OPT_CONFIG,
+    OPT_CHECK,
+    OPT_VERSION,
+    OPT_HELP,
+    OPT_WORKER,
+    OPT_WORKERS,
+    OPT_MASTER,
+    OPT_PORTS
+};
 
 static const struct option options[] = {
     { "config", required_argument, NULL, OPT_CONFIG },

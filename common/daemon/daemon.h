@@ -22,7 +22,7 @@ struct worker {
     const struct config *config; /* as of now: a reload replaces it, the old one stays in memory */
     struct store *store;
     struct tls *tls;             /* NULL without a certificate; a reload replaces it */
-    const char *hostname;        /* smtp.hostname, node.name or the host's name */
+    const char *hostname;        /* smtp.hostname as of the start */
     struct list sessions;        /* of struct worker_session.link */
     size_t session_count;
     bool draining;               /* no new sessions; those that are open come to their end */

@@ -30,8 +30,6 @@ struct worker_order {
 /* The life of a worker process: returns main's exit code. */
 int worker_main(const struct daemon_service *s, const struct worker_order *o);
 
-/* The name that a node has for its peers. */
-const char *daemon_hostname(const struct config *c);
 /* Why a configuration can't be run with by this service; false with one line in why. */
 bool daemon_config_usable(const struct daemon_service *s, const struct config *c, char *why,
                           size_t why_size);

@@ -106,8 +106,7 @@ static void on_drain_timer(uv_timer_t *t)
     uint64_t now = loop_now(w->loop);
     if (now >= p->drain_until && !p->ended) {
         p->ended = true;
-        LIST_FOR_SAFE(l, &w->sessions)
-        {
+        LIST_FOR_SAFE (l, &w->sessions) {
             struct worker_session *s = CONTAINER_OF(l, struct worker_session, link);
             s->end(s);
         }
@@ -130,8 +129,7 @@ static void on_term(uv_signal_t *sig, int signum)
     for (size_t i = 0; i < p->n; i++) {
         listener_close(&p->sockets[i].listener);
     }
-    LIST_FOR_SAFE(l, &w->sessions)
-    {
+    LIST_FOR_SAFE (l, &w->sessions) {
         struct worker_session *s = CONTAINER_OF(l, struct worker_session, link);
         s->drain(s);
     }
@@ -161,7 +159,7 @@ static void worker_use(struct worker_process *p, const struct config *c, struct 
 {
     struct worker *w = &p->worker;
     tls_unref(&w->tls);
-    netset_free(p->networks);
+    netset_free(&p->networks);
     w->config = c;
     w->tls = *t;
     p->networks = *networks;
@@ -275,7 +273,7 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
     log_set_node(c->node_name);
     p->config_path = o->config_path;
     list_init(&p->worker.sessions);
-    p->worker.hostname = daemon_hostname(c);
+    p->worker.hostname = c->smtp_hostname;
     p->worker.loop = loop_open();
     if (!map_stats(o) || load_tls(c, &t) != ERR_OK) {
         return false;

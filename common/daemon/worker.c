@@ -86,20 +86,12 @@ static void on_accept(void *arg, struct conn *c)
 
 /* --- draining -------------------------------------------------------------------------------- */
 
-static void count_tcp(uv_handle_t *h, void *arg)
-{
-    size_t *n = arg;
-    *n += h->type == UV_TCP;
-}
-
 /* Sessions first, then the connections that still send a last reply. */
 static void on_drain_timer(uv_timer_t *t)
 {
     struct worker_process *p = t->data;
     struct worker *w = &p->worker;
-    size_t conns = 0;
-    uv_walk(loop_uv(w->loop), count_tcp, &conns);
-    if (w->session_count == 0 && conns == 0) {
+    if (w->session_count == 0 && conn_count() == 0) {
         loop_stop(w->loop);
         return;
     }

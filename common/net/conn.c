@@ -79,6 +79,8 @@ struct conn {
     char tls_text[64];
 };
 
+static size_t conns; /* of this process: it has one loop */
+
 /* --- events ---------------------------------------------------------------------------------- */
 
 static void post(struct conn *c)
@@ -354,6 +356,7 @@ static void on_handle_closed(uv_handle_t *h)
     if (c->fn) {
         c->fn(c->owner, c, CONN_CLOSED);
     }
+    conns--;
     free(c);
 }
 
@@ -462,10 +465,16 @@ static void on_timer(uv_timer_t *h)
 
 /* --- what the owner calls -------------------------------------------------------------------- */
 
+size_t conn_count(void)
+{
+    return conns;
+}
+
 struct conn *conn_open(struct loop *l, uv_os_sock_t fd)
 {
     struct conn *c = NEW(struct conn);
     int on = 1;
+    conns++;
     c->loop = l;
     c->fd = fd;
     c->reading = true;

@@ -77,6 +77,9 @@ const struct sockaddr *conn_local(const struct conn *c);
  */
 void conn_close(struct conn **c, uint64_t linger_ms);
 
+/* Conns of this process that are not yet gone, those that still send a last reply included. */
+size_t conn_count(void);
+
 /* For the listener: a conn of an accepted socket, which it owns from now on. */
 struct conn *conn_open(struct loop *l, uv_os_sock_t fd);
 void conn_set_addresses(struct conn *c, const struct sockaddr *peer, const struct sockaddr *local);

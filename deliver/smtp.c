@@ -236,7 +236,6 @@ static void end_transaction(struct smtp *s)
     free(s->outcome);
     s->outcome = NULL;
     s->replied = 0;
-    s->receipt[0] = '\0';
 }
 
 /* Ends a transaction that the session has not ended by an answer of its own. */

@@ -34,12 +34,14 @@ struct loop {
 static void on_idle(uv_idle_t *h)
 {
     struct loop *l = h->data;
-    struct list mark, *link;
+    struct list mark;
     list_add(&l->posted, &mark);
-    while ((link = list_pop(&l->posted)) != &mark) {
-        struct task *t = CONTAINER_OF(link, struct task, link);
+    while (l->posted.next != &mark) {
+        struct task *t = CONTAINER_OF(l->posted.next, struct task, link);
+        list_del(&t->link);
         t->run(t);
     }
+    list_del(&mark);
     if (list_empty(&l->posted)) {
         uv_idle_stop(&l->idle);
     }

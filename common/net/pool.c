@@ -70,16 +70,16 @@ static void unlock_unref(struct pool *p)
 
 static struct job *first(const struct list *l)
 {
-    return list_empty(l) ? NULL : CONTAINER_OF(l->next, struct job, link);
+    return CONTAINER_OF(l->next, struct job, link);
 }
 
-/* Takes the first job of a list whose deadline is not after `until`. */
+/* Takes the first job of a list if its deadline is not after `until`, or returns NULL. */
 static struct job *pop(struct list *l, uint64_t until)
 {
-    struct job *j = first(l);
-    if (!j || j->deadline > until) {
+    if (list_empty(l) || first(l)->deadline > until) {
         return NULL;
     }
+    struct job *j = first(l);
     list_del(&j->link);
     return j;
 }
@@ -121,7 +121,7 @@ static void *thread_main(void *arg)
     struct pool *p = arg;
     lock(p);
     while (!p->closed) {
-        struct job *j = first(&p->queue);
+        struct job *j = pop(&p->queue, UINT64_MAX);
         if (!j) {
             pthread_cond_wait(&p->work, &p->mutex);
             continue;
@@ -175,7 +175,9 @@ static struct job *next_late(struct pool *p, uint64_t now)
 {
     lock(p);
     struct job *j = pop(&p->queue, now);
-    p->queued -= j != NULL;
+    if (j) {
+        p->queued--;
+    }
     unlock(p);
     return j;
 }
@@ -214,10 +216,10 @@ static void arm(struct pool *p)
 {
     uint64_t now = loop_now(p->loop), at = UINT64_MAX;
     lock(p);
-    struct job *heads[] = { first(&p->queue), first(&p->running) };
-    for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
-        if (heads[i] && heads[i]->deadline < at) {
-            at = heads[i]->deadline;
+    const struct list *lists[] = { &p->queue, &p->running };
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        if (!list_empty(lists[i]) && first(lists[i])->deadline < at) {
+            at = first(lists[i])->deadline;
         }
     }
     unlock(p);

@@ -24,10 +24,10 @@
 #include "base/maildrop.h"
 
 /* Why a session ended: reason, text for the log. */
-#define POP3_CLOSE_LIST(X)                                       \
-    X(QUIT, "quit")                                              \
-    X(LOGIN_TRIES, "too many failed logins")                     \
-    X(ERRORS, "too many errors")                                 \
+#define POP3_CLOSE_LIST(X)                                                                         \
+    X(QUIT, "quit")                                                                                \
+    X(LOGIN_TRIES, "too many failed logins")                                                       \
+    X(ERRORS, "too many errors")                                                                   \
     X(FETCH_FAULT, "message broke off while it was being sent")
 
 enum pop3_close {
@@ -57,8 +57,8 @@ struct pop3_action {
             struct span password; /* a secret; never logged */
         } login;
         struct {
-            size_t index;  /* of the message in the maildrop, from 0 */
-            bool top;      /* only the first octets are likely to be needed */
+            size_t index; /* of the message in the maildrop, from 0 */
+            bool top;     /* only the first octets are likely to be needed */
         } fetch;
         struct {
             const size_t *marked; /* indices, ascending; borrowed until the answer */

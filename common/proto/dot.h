@@ -28,7 +28,7 @@ struct dot_encoder {
     unsigned char state;
     uint64_t lines_left; /* body lines still to send, for TOP */
     bool in_header;
-    bool top;            /* stop after the header and lines_left body lines */
+    bool top; /* stop after the header and lines_left body lines */
 };
 
 /* A whole message. */

@@ -57,7 +57,8 @@ struct op *index_deliver(struct index *ix, const struct pointer *p, struct span 
 
 /*
  * Whether a delivery committed: waits for the mailbox's row, then looks for the id in its pointers
- * and ledger. OK: it did. NOTFOUND: it did not.
+ * and ledger. OK: it did. NOTFOUND: it has not, up to now. A frozen server that wakes may still
+ * take what it was sent: so after NOTFOUND the file is neither delivered again nor discarded.
  */
 typedef void index_done_fn(void *arg, enum err e);
 struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct blob_id *id,
@@ -71,7 +72,10 @@ struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct poi
                          const size_t *which, size_t n, uint64_t grace_ms, struct span by,
                          index_done_fn *done, void *arg);
 
-/* A file that was begun and given up: a ledger row, so that the reaper removes it after grace. */
+/*
+ * A file that was begun and given up: a ledger row, so that the reaper removes it after grace. Only
+ * for one that no transaction can have named. done may be NULL.
+ */
 struct op *index_discard(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
                          uint64_t grace_ms, struct span by, index_done_fn *done, void *arg);
 

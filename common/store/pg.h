@@ -62,6 +62,7 @@ struct pg_reply {
     enum err err;
     char sqlstate[6];         /* empty unless the server refused a statement */
     char message[200];        /* the server's words, for logs and the operator's command */
+    char detail[64];          /* the server's DETAIL, cut to fit */
     size_t n;                 /* results, one a statement; 0 unless err is OK */
     const PGresult *const *r; /* binary format; borrowed until done returns */
 };
@@ -78,9 +79,17 @@ typedef void pg_done_fn(void *arg, const struct pg_reply *r);
 struct op *pg_submit(struct pg *p, enum pg_lane lane, struct pg_batch **b, pg_done_fn *done,
                      void *arg);
 
-/* Values out of a binary result; the column's type must fit (checked). NULL gives 0 or empty. */
-int64_t pg_get_i64(const PGresult *r, int row, int col); /* smallint, integer, bigint, boolean */
-struct span pg_get_span(const PGresult *r, int row, int col);
+/*
+ * Whether a result has exactly these columns, a character each: i smallint, integer, bigint or
+ * boolean; t text; b bytea; u uuid; T text[]. What a server sends is asked before it is used.
+ */
+bool pg_shape(const PGresult *r, const char *shape);
+/*
+ * Values out of a binary result. The column's type must fit, which is checked: ask pg_shape first
+ * unless the statement leaves no doubt. NULL and a value of a wrong length give 0 or empty.
+ */
+int64_t pg_get_i64(const PGresult *r, int row, int col);
+struct span pg_get_span(const PGresult *r, int row, int col); /* text, bytea */
 struct blob_id pg_get_uuid(const PGresult *r, int row, int col);
 /* Elements of a text[]; returns how many, at most max are stored. */
 size_t pg_get_texts(const PGresult *r, int row, int col, struct span *out, size_t max);

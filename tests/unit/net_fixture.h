@@ -227,11 +227,14 @@ static inline int connect_to(const struct sockaddr_in *at)
     return fd;
 }
 
-/* Two ends of one TCP connection. */
+/* Two ends of one TCP connection that soon fills up. */
 static inline void tcp_pair(int *server, int *client)
 {
     struct sockaddr_in at;
     int l = listen_loopback(&at);
+    int small = 64 * 1024;
+    assert_int_equal(setsockopt(l, SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
+    assert_int_equal(setsockopt(l, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
     *client = connect_to(&at);
     *server = accept(l, NULL, NULL);
     assert_true(*server >= 0);

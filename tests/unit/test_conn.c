@@ -326,6 +326,14 @@ static void test_deadline_is_turned_off(void **state)
     conn_deadline(o.c, 0);
     WAIT(&o.f, &o.p, loop_now(o.f.loop) > at + 5);
     assert_int_equal(o.told[CONN_DEADLINE], 0);
+    /* One that has passed is not told either, if that was not done yet. */
+    conn_own(o.c, NULL, NULL);
+    conn_deadline(o.c, 1);
+    fixture_settle(&o.f, &o.p);
+    conn_deadline(o.c, 0);
+    conn_own(o.c, on_event, &o);
+    fixture_settle(&o.f, &o.p);
+    assert_int_equal(o.told[CONN_DEADLINE], 0);
     /* One in the past is told at once, but not inline. */
     o.within = true;
     conn_deadline(o.c, 1);
@@ -397,6 +405,36 @@ static void test_linger_after_the_peers_end_is_short(void **state)
     finish(&o);
 }
 
+/* Between an event and its being told, the owner was faster. */
+static void test_stale_events_are_not_told(void **state)
+{
+    (void)state;
+    struct owner o;
+    setup(&o);
+    peer_send(&o.p, SPAN("x"));
+    WAIT(&o.f, &o.p, buf_len(conn_in(o.c)) > 0);
+    assert_int_equal(o.told[CONN_DATA], 0);
+    buf_clear(conn_in(o.c));
+    conn_taken(o.c);
+    fixture_settle(&o.f, &o.p);
+    assert_int_equal(o.told[CONN_DATA], 0);
+
+    o.p.deaf = true;
+    fill(conn_out(o.c), CONN_OUT_LIMIT);
+    assert_false(flush(&o));
+    o.p.deaf = false;
+    WAIT(&o.f, &o.p, buf_len(conn_out(o.c)) == 0);
+    assert_int_equal(o.told[CONN_DRAINED], 0);
+    o.p.deaf = true;
+    fill(conn_out(o.c), CONN_OUT_LIMIT);
+    assert_false(flush(&o));
+    fixture_settle(&o.f, &o.p);
+    assert_int_equal(o.told[CONN_DRAINED], 0);
+    o.p.deaf = false;
+    WAIT(&o.f, &o.p, o.told[CONN_DRAINED] == 1);
+    finish(&o);
+}
+
 static void close_in_event(void *arg, struct conn *c, enum conn_event ev)
 {
     struct owner *o = arg;
@@ -404,26 +442,33 @@ static void close_in_event(void *arg, struct conn *c, enum conn_event ev)
     assert_true(o->told[ev] == 1);
     if (ev != CONN_CLOSED) {
         assert_ptr_equal(c, o->c);
-        conn_close(&o->c, 0);
+        buf_add(conn_out(c), SPAN("bye"));
+        conn_close(&o->c, WAIT_MS);
     }
 }
 
-/* Several events are due, and the owner closes in the first of them. */
+/* Several events are due, or come of the close itself, and the owner closes in the first. */
 static void test_close_within_an_event(void **state)
 {
     (void)state;
-    struct owner o;
-    open_pair(&o);
-    peer_send(&o.p, SPAN("x"));
-    peer_pump(&o.p);
-    shutdown(o.p.fd, SHUT_WR);
-    WAIT(&o.f, &o.p, buf_len(conn_in(o.c)) == 1);
-    fixture_settle(&o.f, &o.p);
-    conn_own(o.c, close_in_event, &o);
-    WAIT(&o.f, &o.p, o.told[CONN_CLOSED]);
-    assert_int_equal(o.told[CONN_DATA], 1);
-    assert_int_equal(o.told[CONN_EOF], 0);
-    finish(&o);
+    for (int reset = 0; reset < 2; reset++) {
+        struct owner o;
+        open_pair(&o);
+        peer_send(&o.p, SPAN("x"));
+        peer_pump(&o.p);
+        shutdown(o.p.fd, SHUT_WR);
+        WAIT(&o.f, &o.p, buf_len(conn_in(o.c)) == 1);
+        if (reset) {
+            peer_reset(&o.p);
+        } else {
+            fixture_settle(&o.f, &o.p);
+        }
+        conn_own(o.c, close_in_event, &o);
+        WAIT(&o.f, &o.p, o.told[CONN_CLOSED]);
+        assert_int_equal(o.told[CONN_DATA], 1);
+        assert_int_equal(o.told[CONN_EOF], 0);
+        finish(&o);
+    }
 }
 
 /* --- TLS ------------------------------------------------------------------------------------- */
@@ -451,6 +496,7 @@ static void test_tls_1_2_is_the_floor(void **state)
         struct owner o;
         setup(&o);
         struct tls *t = fixture_tls(&o.f);
+        assert_int_equal(SSL_CTX_get_min_proto_version(tls_ctx(t)), TLS1_2_VERSION);
         peer_start_tls(&o.p);
         SSL_set_security_level(o.p.ssl, 0);
         SSL_set_min_proto_version(o.p.ssl, TLS1_VERSION);
@@ -521,6 +567,22 @@ static void test_tls_input_with_the_handshake(void **state)
     peer_send(&o.p, SPAN("early bird"));
     start_tls(&o);
     WAIT(&o.f, &o.p, span_eq(buf_span(&o.got), SPAN("early bird")));
+    finish(&o);
+}
+
+/* Both are read from the socket at once. */
+static void test_tls_records_that_come_together(void **state)
+{
+    (void)state;
+    struct owner o;
+    setup(&o);
+    start_tls(&o);
+    peer_send(&o.p, SPAN("one "));
+    peer_pump(&o.p);
+    peer_send(&o.p, SPAN("two"));
+    peer_pump(&o.p);
+    WAIT(&o.f, &o.p, span_eq(buf_span(&o.got), SPAN("one two")));
+    assert_int_equal(o.told[CONN_DATA], 1);
     finish(&o);
 }
 
@@ -697,12 +759,14 @@ int main(void)
         cmocka_unit_test(test_linger_saves_the_last_reply),
         cmocka_unit_test(test_linger_has_an_end),
         cmocka_unit_test(test_linger_after_the_peers_end_is_short),
+        cmocka_unit_test(test_stale_events_are_not_told),
         cmocka_unit_test(test_close_within_an_event),
         cmocka_unit_test(test_tls_talk),
         cmocka_unit_test(test_tls_1_2_is_the_floor),
         cmocka_unit_test(test_starttls_sends_the_plain_rest_first),
         cmocka_unit_test(test_starttls_injection_is_refused),
         cmocka_unit_test(test_tls_input_with_the_handshake),
+        cmocka_unit_test(test_tls_records_that_come_together),
         cmocka_unit_test(test_tls_full_input_pauses_reading),
         cmocka_unit_test(test_tls_limit_within_a_record),
         cmocka_unit_test(test_tls_slow_reader),

@@ -24,6 +24,7 @@ struct server {
 static void on_event(void *arg, struct conn *c, enum conn_event ev)
 {
     struct server *s = arg;
+    assert_int_not_equal(ev, CONN_DEADLINE);
     if (ev == CONN_DATA) {
         assert_int_equal(buf_add(&s->got, buf_span(conn_in(c))), ERR_OK);
         buf_clear(conn_in(c));
@@ -405,6 +406,8 @@ static void test_bind(void **state)
     assert_int_equal(getsockname(first, (struct sockaddr *)&at, &size), 0);
     int second = listener_bind((struct sockaddr *)&at);
     assert_true(second >= 0);
+    assert_int_equal(listen(first, 1), 0);
+    assert_int_equal(listen(second, 1), 0);
     close(first);
     close(second);
 

@@ -37,7 +37,7 @@
  */
 /* clang-format off */
 #define REPLY_LIST(X)                                                                  \
-    X(DELIVERED,       250, "2.0.0", "Delivered")                                      \
+    X(OK,              250, "2.0.0", "Delivered")                                      \
     X(UNKNOWN,         550, "5.1.1", "No such mailbox here")                           \
     X(NO_RELAY,        550, "5.7.1", "Relaying denied: not a domain of ours")          \
     X(SUSPENDED,       550, "5.2.1", "Mailbox is disabled")                            \
@@ -84,7 +84,9 @@
                                                                                        \
     X(MAIL_LOOP,       554, "5.4.6", "Too many Received: headers; mail is looping")    \
     X(BARE_NEWLINE,    550, "5.6.0", "A CR or LF stands alone; lines end in CRLF")     \
-    X(TOO_MANY_ERRORS, 421, "4.7.0", "Too many errors, closing the connection")
+    X(TOO_MANY_ERRORS, 421, "4.7.0", "Too many errors, closing the connection")        \
+    X(GOING_DOWN,      421, "4.3.2", "Shutting down, try again later")                 \
+    X(TOO_SLOW,        421, "4.4.2", "Waited too long, closing the connection")
 /* clang-format on */
 
 enum reply {
@@ -92,8 +94,10 @@ enum reply {
     REPLY_LIST(X)
 #undef X
 };
-_Static_assert((int)REPLY_DELIVERED == (int)SMTP_OK && (int)REPLY_FAULT == (int)SMTP_FAULT,
-               "the verdicts are the first replies");
+#define X(name, word)                                                                              \
+    _Static_assert((int)SMTP_##name == (int)REPLY_##name, "the verdicts are the first replies");
+SMTP_VERDICT_LIST(X)
+#undef X
 
 static const struct {
     unsigned code;
@@ -160,6 +164,16 @@ const char *smtp_close_text(enum smtp_close c)
     return texts[c];
 }
 
+const char *smtp_verdict_text(enum smtp_verdict v)
+{
+    static const char *const words[] = {
+#define X(name, word) word,
+        SMTP_VERDICT_LIST(X)
+#undef X
+    };
+    return words[v];
+}
+
 /* Replies. smtp_step and the rules of SMTP_OUT_MIN see to it that there is room for them. */
 
 static void must(enum err e)
@@ -191,16 +205,21 @@ static void put_reply(enum reply r, struct buf *out)
 
 static enum reply reply_of(enum smtp_verdict v)
 {
-    CHECK(v <= SMTP_FAULT);
+    CHECK(v < SMTP_VERDICTS);
     return (enum reply)v;
+}
+
+static void close_with(struct smtp *s, enum reply r, enum smtp_close why, struct buf *out)
+{
+    put_reply(r, out);
+    s->close = why;
+    s->phase = PHASE_CLOSED;
 }
 
 static void count_error(struct smtp *s, struct buf *out)
 {
     if (++s->errors == s->o.max_errors) {
-        put_reply(REPLY_TOO_MANY_ERRORS, out);
-        s->close = SMTP_CLOSE_ERRORS;
-        s->phase = PHASE_CLOSED;
+        close_with(s, REPLY_TOO_MANY_ERRORS, SMTP_CLOSE_ERRORS, out);
     }
 }
 
@@ -534,9 +553,7 @@ static enum smtp_action_kind run_starttls(struct smtp *s, struct span arg, struc
 static enum smtp_action_kind run_quit(struct smtp *s, struct span arg, struct buf *out)
 {
     (void)arg;
-    put_reply(REPLY_BYE, out);
-    s->close = SMTP_CLOSE_QUIT;
-    s->phase = PHASE_CLOSED;
+    close_with(s, REPLY_BYE, SMTP_CLOSE_QUIT, out);
     return SMTP_CLOSE;
 }
 
@@ -629,7 +646,7 @@ static enum smtp_action_kind step_command(struct smtp *s, struct span *in, struc
 /* The message and its replies. */
 
 /*
- * What the engine has to say against the message so far, DELIVERED when nothing. It is computed
+ * What the engine has to say against the message so far, OK when nothing. It is computed
  * from counts that only grow, so it does not depend on how the message was cut into pieces.
  */
 static enum reply judge(const struct smtp *s)
@@ -643,7 +660,7 @@ static enum reply judge(const struct smtp *s)
     if (s->dot.bare && !s->dot.normalize) {
         return REPLY_BARE_NEWLINE;
     }
-    return REPLY_DELIVERED;
+    return REPLY_OK;
 }
 
 /* RFC 2033, section 4.2: one for each recipient that RCPT accepted. */
@@ -665,10 +682,10 @@ static enum smtp_action_kind step_replies(struct smtp *s, struct buf *out)
             return SMTP_FLUSH;
         }
         enum reply r = s->outcome[s->replied++];
-        struct span receipt = span_str(r == REPLY_DELIVERED ? s->receipt : "");
+        struct span receipt = span_str(r == REPLY_OK ? s->receipt : "");
         put_reply_on(r, SPAN(""), receipt, out);
     }
-    if (judge(s) != REPLY_DELIVERED) {
+    if (judge(s) != REPLY_OK) {
         return abandon(s);
     }
     end_transaction(s);
@@ -678,7 +695,7 @@ static enum smtp_action_kind step_replies(struct smtp *s, struct buf *out)
 static enum smtp_action_kind step_end(struct smtp *s, struct buf *out)
 {
     enum reply r = judge(s);
-    if (r == REPLY_DELIVERED) {
+    if (r == REPLY_OK) {
         return SMTP_DATA_END;
     }
     begin_replies(s);
@@ -697,7 +714,7 @@ static enum smtp_action_kind step_data(struct smtp *s, struct span *in, struct b
     if (complete) {
         s->phase = PHASE_END;
     }
-    if (piece.n > 0 && judge(s) == REPLY_DELIVERED) {
+    if (piece.n > 0 && judge(s) == REPLY_OK) {
         return SMTP_DATA;
     }
     return complete ? step_end(s, out) : SMTP_NEED_INPUT;
@@ -836,9 +853,24 @@ void smtp_refuse(const struct smtp_options *o, struct span text, struct buf *out
     must(buf_addf(out, "421 4.3.2 %s %.*s\r\n", o->hostname, SPAN_ARG(text)));
 }
 
+void smtp_shutdown(struct smtp *s, struct buf *out)
+{
+    close_with(s, REPLY_GOING_DOWN, SMTP_CLOSE_SHUTDOWN, out);
+}
+
+void smtp_timeout(struct smtp *s, struct buf *out)
+{
+    close_with(s, REPLY_TOO_SLOW, SMTP_CLOSE_TIMEOUT, out);
+}
+
 const struct address *smtp_reverse_path(const struct smtp *s)
 {
     return &s->mail.from;
+}
+
+const struct address *smtp_rcpt(const struct smtp *s)
+{
+    return &s->rcpt;
 }
 
 struct span smtp_helo(const struct smtp *s)

@@ -25,9 +25,13 @@
 #include "address.h"
 #include "base/buffer.h"
 
-#define SMTP_CLOSE_LIST(X)                                                                         \
-    X(QUIT, "quit")                                                                                \
-    X(ERRORS, "too many errors")
+/* clang-format off */
+#define SMTP_CLOSE_LIST(X)         \
+    X(QUIT,     "quit")            \
+    X(ERRORS,   "too many errors") \
+    X(SHUTDOWN, "shutdown")        \
+    X(TIMEOUT,  "timeout")
+/* clang-format on */
 
 enum smtp_close {
 #define X(name, text) SMTP_CLOSE_##name,
@@ -84,21 +88,27 @@ struct smtp_action smtp_step(struct smtp *s, struct span *in, struct buf *out);
 /* TLS is up: the peer must greet again (RFC 3207, section 4.2). */
 void smtp_tls_answer(struct smtp *s);
 
-/*
- * What became of a recipient or a message. Each value is one reply; the table is in smtp.c.
- *
- *   value        reply               RCPT  end of data
- */
+/* What became of a recipient or a message. Each is one reply, whose words are in smtp.c. */
+/* clang-format off */
+#define SMTP_VERDICT_LIST(X)                                                        \
+    X(OK,         "ok")         /* 250 2.1.5 for a recipient, 2.0.0 for a message */ \
+    X(UNKNOWN,    "unknown")    /* 550 5.1.1 no such mailbox */                     \
+    X(NO_RELAY,   "no-relay")   /* 550 5.7.1 not a domain of ours */                \
+    X(SUSPENDED,  "suspended")  /* 550 5.2.1 mailbox is disabled */                 \
+    X(OVER_QUOTA, "over-quota") /* 452 4.2.2 mailbox is full */                     \
+    X(TOO_LARGE,  "too-large")  /* 552 5.3.4 larger than this mailbox takes */      \
+    X(TOO_MANY,   "too-many")   /* 452 4.5.3 an alias that grows too large */       \
+    X(FAULT,      "fault")      /* 451 4.3.0 try again */
+/* clang-format on */
+
 enum smtp_verdict {
-    SMTP_OK,         /* 250 2.1.5 / 250 2.0.0 */
-    SMTP_UNKNOWN,    /* 550 5.1.1 no such mailbox */
-    SMTP_NO_RELAY,   /* 550 5.7.1 not a domain of ours */
-    SMTP_SUSPENDED,  /* 550 5.2.1 mailbox is disabled */
-    SMTP_OVER_QUOTA, /* 452 4.2.2 mailbox is full */
-    SMTP_TOO_LARGE,  /* 552 5.3.4 larger than this mailbox takes */
-    SMTP_TOO_MANY,   /* 452 4.5.3 too many recipients (an alias that grows too large) */
-    SMTP_FAULT       /* 451 4.3.0 try again */
+#define X(name, word) SMTP_##name,
+    SMTP_VERDICT_LIST(X)
+#undef X
+        SMTP_VERDICTS
 };
+/* The word, for logs. */
+const char *smtp_verdict_text(enum smtp_verdict v);
 
 void smtp_rcpt_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 
@@ -113,12 +123,12 @@ void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struct span text,
                      struct buf *out);
 
-/* A last line when the session ends the conversation: 421 4.3.2 going down, 421 4.4.2 too slow. */
+/*
+ * A last line when the session ends the conversation while no action is open: 421 4.3.2 going down,
+ * 421 4.4.2 too slow.
+ */
 void smtp_shutdown(struct smtp *s, struct buf *out);
 void smtp_timeout(struct smtp *s, struct buf *out);
-
-/* A word for logs: ok, unknown, over quota... */
-const char *smtp_verdict_text(enum smtp_verdict v);
 
 /* Of the open transaction; for the envelope and Received: (RFC 5321, section 4.4). */
 const struct address *smtp_reverse_path(const struct smtp *s);

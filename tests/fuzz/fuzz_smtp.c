@@ -39,7 +39,7 @@ static uint32_t next(uint32_t *state)
 static enum smtp_verdict next_verdict(struct run *r)
 {
     uint32_t n = next(&r->verdicts);
-    return n % 2 ? SMTP_OK : (enum smtp_verdict)(n / 2 % (SMTP_FAULT + 1));
+    return n % 2 ? SMTP_OK : (enum smtp_verdict)(n / 2 % SMTP_VERDICTS);
 }
 
 static void record(struct run *r, struct span s)

@@ -31,22 +31,11 @@ struct adapter {
     struct buf message;
 };
 
-static const char *const verdicts[] = {
-    [SMTP_OK] = "ok",
-    [SMTP_UNKNOWN] = "unknown",
-    [SMTP_NO_RELAY] = "no-relay",
-    [SMTP_SUSPENDED] = "suspended",
-    [SMTP_OVER_QUOTA] = "over-quota",
-    [SMTP_TOO_LARGE] = "too-large",
-    [SMTP_TOO_MANY] = "too-many",
-    [SMTP_FAULT] = "fault",
-};
-
 static bool read_verdict(struct span word, enum smtp_verdict *v)
 {
-    for (size_t i = 0; i < ARRAY_LEN(verdicts); i++) {
-        if (span_eq(word, span_str(verdicts[i]))) {
-            *v = (enum smtp_verdict)i;
+    for (enum smtp_verdict i = SMTP_OK; i < SMTP_VERDICTS; i++) {
+        if (span_eq(word, span_str(smtp_verdict_text(i)))) {
+            *v = i;
             return true;
         }
     }

@@ -146,6 +146,31 @@ static void test_open_action_stops(void **state)
     fixture_fini(&f);
 }
 
+/* The session's own ends of a conversation. */
+static void test_last_words(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, false, OUT_ROOMY);
+    smtp_shutdown(f.s, &f.out);
+    expect_out(&f, "421 4.3.2 Shutting down, try again later\r\n");
+    struct span in = SPAN("NOOP\r\n");
+    struct smtp_action a = step(&f, &in);
+    assert_int_equal(a.kind, SMTP_CLOSE);
+    assert_string_equal(smtp_close_text(a.u.close), "shutdown");
+    expect_out(&f, "");
+    fixture_fini(&f);
+
+    fixture_init(&f, false, OUT_ROOMY);
+    begin_data(&f, false, 1);
+    say(&f, "text", SMTP_DATA);
+    smtp_timeout(f.s, &f.out);
+    expect_out(&f, "421 4.4.2 Waited too long, closing the connection\r\n");
+    a = say(&f, "", SMTP_CLOSE);
+    assert_string_equal(smtp_close_text(a.u.close), "timeout");
+    fixture_fini(&f);
+}
+
 static void test_rcpt(void **state)
 {
     (void)state;
@@ -155,6 +180,7 @@ static void test_rcpt(void **state)
     struct smtp_action a = say(&f, "RCPT TO:<\"B\"@Example.com>\r\n", SMTP_RCPT);
     assert_string_equal(a.u.rcpt->text, "B@Example.com");
     assert_string_equal(a.u.rcpt->canon, "b@example.com");
+    assert_ptr_equal(smtp_rcpt(f.s), a.u.rcpt);
     smtp_rcpt_answer(f.s, SMTP_OK, &f.out);
     fixture_fini(&f);
 }
@@ -203,7 +229,7 @@ static void test_lmtp_replies_flush(void **state)
     begin_data(&f, true, N);
     say(&f, ".\r\n", SMTP_DATA_END);
     for (size_t i = 0; i < N; i++) {
-        v[i] = (enum smtp_verdict)(i % (SMTP_FAULT + 1));
+        v[i] = (enum smtp_verdict)(i % SMTP_VERDICTS);
     }
     smtp_end_answer(f.s, v, N, SPAN("x"), &f.out);
     struct span in = SPAN("NOOP\r\n");
@@ -391,6 +417,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greeting),
         cmocka_unit_test(test_open_action_stops),
+        cmocka_unit_test(test_last_words),
         cmocka_unit_test(test_rcpt),
         cmocka_unit_test(test_flush),
         cmocka_unit_test(test_close_when_full),

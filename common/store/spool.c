@@ -47,6 +47,11 @@ void spool_set_volumes(struct spool *s, const struct volume *v, size_t n)
     volumes_set(s->volumes, v, n);
 }
 
+bool spool_volume_ready(const struct spool *s, uint16_t volume)
+{
+    return volumes_ready(s->volumes, volume);
+}
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 struct spool_writer {
@@ -235,8 +240,8 @@ const struct blob_id *spool_writer_id(const struct spool_writer *w)
 bool spool_append(struct spool_writer *w, struct span octets)
 {
     CHECK(!w->finishing);
-    if (w->failing) {
-        return false;
+    if (w->failing || !octets.n) {
+        return !w->failing && !w->blocked;
     }
     if (octets.n > UINT32_MAX - w->size) { /* more than a pointer can tell */
         w->begun = w->begun || w->step;

@@ -44,6 +44,8 @@ void spool_close(struct spool **s);
  * directories of the next day are made).
  */
 void spool_set_volumes(struct spool *s, const struct volume *v, size_t n);
+/* Its sentinel has been looked at and found right: for who would rather wait than fail. */
+bool spool_volume_ready(const struct spool *s, uint16_t volume);
 
 /* --- writing ----------------------------------------------------------------------------- */
 

@@ -262,6 +262,12 @@ struct backend *volumes_find(struct volumes *vs, uint16_t volume_id)
     return m && m->backend ? backend_ref(m->backend) : NULL;
 }
 
+bool volumes_ready(const struct volumes *vs, uint16_t volume_id)
+{
+    const struct mount *m = find(vs, volume_id);
+    return m && is_well(m);
+}
+
 /* The share of new files that this volume takes now. */
 static uint64_t share_of(const struct mount *m, const uint16_t *tried, size_t n)
 {

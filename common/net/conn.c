@@ -91,13 +91,10 @@ static void post(struct conn *c)
     }
 }
 
-/* After conn_close there is nothing to tell but CONN_CLOSED, which comes by its own way. */
 static void tell(struct conn *c, enum conn_event ev)
 {
-    if (c->life == LIFE_OPEN) {
-        c->events |= 1u << ev;
-        post(c);
-    }
+    c->events |= 1u << ev;
+    post(c);
 }
 
 /* Something else has happened between the event and its being told. */

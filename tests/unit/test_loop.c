@@ -91,12 +91,16 @@ static void test_close_runs_what_is_posted(void **state)
     struct loop *l = loop_open();
     struct step last = { { .run = run_step }, l, &count, 0, NULL, false };
     struct step first = { { .run = run_step }, l, &count, 0, &last, false };
-    struct step other = { { .run = run_step }, l, &count, 0, NULL, false };
     loop_post(l, &first.task);
+    loop_close(&l);
+    assert_int_equal(count, 2);
+    assert_true(last.seen > first.seen);
+
+    l = loop_open();
+    struct step other = { { .run = run_step }, l, &count, 0, NULL, false };
     loop_post_from_thread(l, &other.task);
     loop_close(&l);
     assert_int_equal(count, 3);
-    assert_true(last.seen > first.seen);
 }
 
 #define THREADS 4

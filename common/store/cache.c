@@ -1,1 +1,666 @@
-/* cache: see cache.h */
+/*
+ * cache: the loop's side of memcached: keys, calls with deadlines, leases and health.
+ *
+ * A call is allocated here, goes to the lane of its key's server and comes back through the loop.
+ * It is answered once, by its lane or at its deadline, whichever is first, and freed when the lane
+ * has handed it back. A lease belongs to its session; the cache only renews it. What is in an item
+ * and who may write it is cache_lane.c's, and nothing here is worth a retry but a tombstone.
+ */
+#include "store/cache.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <libmemcached/memcached.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/stats.h"
+#include "store/cache_lane.h"
+
+#define TICK_MS  1000
+#define RENEW_MS 10000
+/* A password is hashed again once an hour; the value says by itself when it no longer holds. */
+#define VERIFIED_LIFE_MS (60 * 60 * 1000)
+
+struct server {
+    struct lane *lane;
+    char *name;
+    bool down;
+    bool probed; /* a probe is under way */
+};
+
+struct cache {
+    struct loop *loop;
+    const struct seal *seal;
+    uint64_t timeout_ms, list_ttl_ms, account_ttl_ms, tombstone_ttl_ms;
+    uint64_t epoch;
+    memcached_st *ring; /* which server has a key; makes no calls */
+    struct server *servers;
+    size_t server_count;
+    uv_timer_t deadline; /* of the first in waiting */
+    uv_timer_t tick;
+    struct list waiting; /* calls that have a deadline and no answer, in its order */
+    struct list leases;  /* in the order of renewal */
+    bool closed;
+    size_t refs; /* the calls, and the timers until they are closed */
+};
+
+struct lease {
+    struct list link; /* in cache.leases, while it is renewed */
+    char key[ITEM_KEY_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE];
+    uint64_t renew_at;
+    struct call *renewal; /* under way, or NULL */
+};
+
+/* Tombstones of one cache_tombstone. */
+struct group {
+    struct op op;
+    struct task begun;
+    cache_done_fn *done;
+    size_t missing;
+    enum err err;
+};
+
+struct call {
+    struct op op;
+    struct lane_request req;
+    struct cache *cache;
+    struct server *server; /* NULL: none is configured */
+    struct list link;      /* in cache.waiting */
+    uint64_t deadline;
+    bool answered;
+    void (*answer)(struct call *call, enum err e); /* exactly once unless the cache is closed */
+    union {
+        cache_get_fn *get;
+        cache_lease_fn *lease;
+        cache_done_fn *done;
+    } fn;
+    uint64_t epoch;      /* get */
+    struct group *group; /* tombstone */
+    struct lease *lease; /* renewal; NULL when it was dropped meanwhile */
+};
+
+/* --- keys ------------------------------------------------------------------------------------ */
+
+#define LEASE_LETTER 'k'
+
+/* An address goes in as a keyed hash: a memcached tells its keys to whoever asks. */
+static void address_text(const struct cache *c, struct span address, char out[33])
+{
+    uint8_t mac[SEAL_MAC_SIZE];
+    seal_mac(c->seal, "cache address", &address, 1, mac);
+    for (size_t i = 0; i < 16; i++) {
+        snprintf(out + 2 * i, 3, "%02x", mac[i]);
+    }
+}
+
+static void key_text(const struct cache *c, uint64_t epoch, const struct cache_key *k,
+                     char out[ITEM_KEY_SIZE])
+{
+    static const char letters[] = {
+        [CACHE_ADDRESS] = 'a', [CACHE_LIST] = 'l', [CACHE_VERIFIED] = 'v'
+    };
+    char name[33];
+    if (k->kind == CACHE_ADDRESS) {
+        address_text(c, k->address, name);
+    } else {
+        snprintf(name, sizeof name, "%" PRIu64, k->mailbox_id);
+    }
+    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", epoch, letters[k->kind], name);
+}
+
+static void lease_key_text(const struct cache *c, uint64_t mailbox_id, char out[ITEM_KEY_SIZE])
+{
+    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%" PRIu64, c->epoch, LEASE_LETTER, mailbox_id);
+}
+
+static uint64_t life_of(const struct cache *c, enum cache_kind kind)
+{
+    switch (kind) {
+    case CACHE_ADDRESS:
+        return c->account_ttl_ms;
+    case CACHE_LIST:
+        return c->list_ttl_ms;
+    default:
+        return VERIFIED_LIFE_MS;
+    }
+}
+
+static struct server *server_of(struct cache *c, const char *key)
+{
+    if (c->server_count == 0) {
+        return NULL;
+    }
+    uint32_t i = memcached_generate_hash(c->ring, key, strlen(key));
+    CHECK(i < c->server_count);
+    return &c->servers[i];
+}
+
+/* --- health ---------------------------------------------------------------------------------- */
+
+static void report_health(struct cache *c)
+{
+    char why[HEALTH_WHY] = "";
+    size_t down = 0;
+    const char *name = NULL;
+    for (size_t i = 0; i < c->server_count; i++) {
+        if (c->servers[i].down) {
+            down++;
+            name = c->servers[i].name;
+        }
+    }
+    if (down == 1) {
+        snprintf(why, sizeof why, "%s does not answer", name);
+    } else if (down > 1) {
+        snprintf(why, sizeof why, "%zu of %zu servers do not answer", down, c->server_count);
+    }
+    health_set("cache", false, why);
+}
+
+static void note_server(struct cache *c, struct server *s, bool down)
+{
+    if (s && s->down != down) {
+        s->down = down;
+        LOG(down ? LOG_WARN : LOG_INFO, down ? "cache_server_down" : "cache_server_up",
+            F_STR("server", s->name));
+        report_health(c);
+    }
+}
+
+/* --- calls ----------------------------------------------------------------------------------- */
+
+static void unref(struct cache *c)
+{
+    if (--c->refs == 0) {
+        free(c);
+    }
+}
+
+static void call_free(struct call *call)
+{
+    struct cache *c = call->cache;
+    buf_fini(&call->req.value);
+    free(call);
+    unref(c);
+}
+
+static void answer_once(struct call *call, enum err e)
+{
+    if (!call->answered) {
+        call->answered = true;
+        list_del(&call->link);
+        stats_add(STAT_cache_faults, call->server && e == ERR_TEMP);
+        call->answer(call, e);
+    }
+}
+
+static void give_back(struct call *claim);
+static void group_one_less(struct group *g, enum err e);
+
+/* The cache was closed while the call was under way: nobody is told. */
+static void forget(struct call *call)
+{
+    if (call->group && !call->answered) {
+        call->group->op.cancelled = true;
+        group_one_less(call->group, ERR_TEMP);
+    }
+}
+
+static void answer_returned(struct call *call)
+{
+    enum err e = call->req.err;
+    bool late = call->answered;
+    note_server(call->cache, call->server, e == ERR_TEMP);
+    stats_add(STAT_cache_forged, call->req.forged);
+    answer_once(call, e);
+    if (late && call->req.verb == LANE_CLAIM && e == ERR_OK) {
+        give_back(call);
+    }
+}
+
+/* The lane has handed it back. */
+static void on_returned(struct task *t)
+{
+    struct call *call = CONTAINER_OF(t, struct call, req.task);
+    if (call->cache->closed) {
+        forget(call);
+    } else {
+        answer_returned(call);
+    }
+    call_free(call);
+}
+
+static void on_deadline(uv_timer_t *t);
+
+static void arm_deadline(struct cache *c)
+{
+    if (!list_empty(&c->waiting) && !uv_is_active((uv_handle_t *)&c->deadline)) {
+        uint64_t at = CONTAINER_OF(c->waiting.next, struct call, link)->deadline;
+        uint64_t now = loop_now(c->loop);
+        uv_timer_start(&c->deadline, on_deadline, at > now ? at - now : 0, 0);
+    }
+}
+
+/* What the lane has returned meanwhile is in time: it was the loop that was late. */
+static void expire(struct call *call)
+{
+    if (atomic_load(&call->req.returned)) {
+        list_del(&call->link);
+        return;
+    }
+    note_server(call->cache, call->server, true);
+    answer_once(call, ERR_TEMP);
+}
+
+static void on_deadline(uv_timer_t *t)
+{
+    struct cache *c = t->data;
+    while (!list_empty(&c->waiting)) {
+        struct call *call = CONTAINER_OF(c->waiting.next, struct call, link);
+        if (call->deadline > loop_now(c->loop)) {
+            break;
+        }
+        expire(call);
+    }
+    arm_deadline(c);
+}
+
+static void answer_nobody(struct call *call, enum err e)
+{
+    (void)call, (void)e;
+}
+
+/* The caller fills in the rest and submits it. */
+static struct call *call_new(struct cache *c, enum lane_verb verb, const char *key)
+{
+    struct call *call = NEW(struct call);
+    c->refs++;
+    call->cache = c;
+    call->server = server_of(c, key);
+    call->answer = answer_nobody;
+    call->req.verb = verb;
+    call->req.task.run = on_returned;
+    memcpy(call->req.key, key, strlen(key) + 1);
+    list_init(&call->link);
+    return call;
+}
+
+/* Without a server, or when too much waits: it returns with the next turn of the loop. */
+static void submit(struct call *call)
+{
+    struct cache *c = call->cache;
+    if (!call->server || !lane_submit(call->server->lane, &call->req)) {
+        bool tombstone_at_nothing = !call->server && call->req.verb == LANE_TOMBSTONE;
+        call->req.err = tombstone_at_nothing ? ERR_OK : ERR_TEMP;
+        loop_post(c->loop, &call->req.task);
+    }
+}
+
+/* The loop's time may be that of a long turn's beginning; the deadline counts from now. */
+static void submit_with_deadline(struct call *call)
+{
+    struct cache *c = call->cache;
+    uv_update_time(loop_uv(c->loop));
+    call->deadline = loop_now(c->loop) + c->timeout_ms;
+    list_add(&c->waiting, &call->link);
+    arm_deadline(c);
+    submit(call);
+}
+
+/* --- values ---------------------------------------------------------------------------------- */
+
+static void answer_get(struct call *call, enum err e)
+{
+    struct cache_reply reply = { .hit = e == ERR_OK };
+    stats_add(reply.hit ? STAT_cache_hits : STAT_cache_misses, 1);
+    if (reply.hit) {
+        reply.value = buf_span(&call->req.value);
+    } else if (e == ERR_NOTFOUND) {
+        reply.fill = (struct cache_fill){ .allowed = call->req.may_fill, .epoch = call->epoch };
+        memcpy(reply.fill.token, call->req.token, sizeof reply.fill.token);
+    }
+    if (!call->op.cancelled) {
+        call->fn.get(call->op.arg, &reply);
+    }
+}
+
+struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg)
+{
+    char key[ITEM_KEY_SIZE];
+    key_text(c, c->epoch, k, key);
+    struct call *call = call_new(c, LANE_GET, key);
+    call->op.arg = arg;
+    call->answer = answer_get;
+    call->fn.get = done;
+    call->epoch = c->epoch;
+    call->req.fills = k->kind != CACHE_VERIFIED;
+    call->req.life_ms = life_of(c, k->kind);
+    arc4random_buf(call->req.token, sizeof call->req.token);
+    submit_with_deadline(call);
+    return &call->op;
+}
+
+static void store(struct cache *c, enum lane_verb verb, const struct cache_key *k,
+                  const uint8_t *token, struct span value)
+{
+    char key[ITEM_KEY_SIZE];
+    key_text(c, c->epoch, k, key);
+    struct call *call = call_new(c, verb, key);
+    if (token) {
+        memcpy(call->req.token, token, sizeof call->req.token);
+    }
+    call->req.life_ms = life_of(c, k->kind);
+    buf_init(&call->req.value, value.n);
+    buf_add(&call->req.value, value);
+    submit(call);
+}
+
+void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fill *f,
+               struct span value)
+{
+    if (f->allowed && f->epoch == c->epoch) {
+        store(c, LANE_PUT, k, f->token, value);
+    }
+}
+
+void cache_set(struct cache *c, const struct cache_key *k, struct span value)
+{
+    CHECK(k->kind == CACHE_VERIFIED);
+    store(c, LANE_SET, k, NULL, value);
+}
+
+/* --- tombstones ------------------------------------------------------------------------------ */
+
+static void group_one_less(struct group *g, enum err e)
+{
+    if (e != ERR_OK) {
+        g->err = e;
+    }
+    if (--g->missing == 0) {
+        if (!g->op.cancelled) {
+            g->done(g->op.arg, g->err);
+        }
+        free(g);
+    }
+}
+
+static void answer_tombstone(struct call *call, enum err e)
+{
+    group_one_less(call->group, e);
+}
+
+static void on_group_begun(struct task *t)
+{
+    group_one_less(CONTAINER_OF(t, struct group, begun), ERR_OK);
+}
+
+/* One is counted for the beginning itself, so that a group of none ends as every other. */
+struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
+                           cache_done_fn *done, void *arg)
+{
+    struct group *g = NEW(struct group);
+    g->op.arg = arg;
+    g->done = done;
+    g->missing = n + 1;
+    g->err = ERR_OK;
+    g->begun.run = on_group_begun;
+    for (size_t i = 0; i < n; i++) {
+        char key[ITEM_KEY_SIZE];
+        key_text(c, c->epoch, &k[i], key);
+        struct call *call = call_new(c, LANE_TOMBSTONE, key);
+        call->answer = answer_tombstone;
+        call->group = g;
+        call->req.life_ms = c->tombstone_ttl_ms;
+        submit_with_deadline(call);
+    }
+    loop_post(c->loop, &g->begun);
+    return &g->op;
+}
+
+/* --- leases ---------------------------------------------------------------------------------- */
+
+static struct call *lease_call(struct cache *c, enum lane_verb verb, const char *key,
+                               const uint8_t token[ITEM_TOKEN_SIZE])
+{
+    struct call *call = call_new(c, verb, key);
+    call->req.life_ms = LEASE_LIFE_MS;
+    memcpy(call->req.token, token, ITEM_TOKEN_SIZE);
+    return call;
+}
+
+/* Nobody waited for this claim any more when it was won. */
+static void give_back(struct call *claim)
+{
+    submit(lease_call(claim->cache, LANE_DROP, claim->req.key, claim->req.token));
+}
+
+static void schedule_renewal(struct cache *c, struct lease *lease)
+{
+    list_del(&lease->link);
+    lease->renew_at = loop_now(c->loop) + RENEW_MS;
+    list_add(&c->leases, &lease->link);
+}
+
+static struct lease *lease_new(const struct call *claim)
+{
+    struct lease *lease = NEW(struct lease);
+    memcpy(lease->key, claim->req.key, sizeof lease->key);
+    memcpy(lease->token, claim->req.token, sizeof lease->token);
+    list_init(&lease->link);
+    schedule_renewal(claim->cache, lease);
+    return lease;
+}
+
+static void answer_take(struct call *call, enum err e)
+{
+    if (!call->op.cancelled) {
+        call->fn.lease(call->op.arg, e, e == ERR_OK ? lease_new(call) : NULL);
+    } else if (e == ERR_OK) {
+        give_back(call);
+    }
+}
+
+struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, cache_lease_fn *done, void *arg)
+{
+    char key[ITEM_KEY_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE];
+    lease_key_text(c, mailbox_id, key);
+    arc4random_buf(token, sizeof token);
+    struct call *call = lease_call(c, LANE_CLAIM, key, token);
+    call->op.arg = arg;
+    call->answer = answer_take;
+    call->fn.lease = done;
+    submit_with_deadline(call);
+    return &call->op;
+}
+
+/*
+ * A lease that somebody else holds by now (our server was gone for a while) is not fought for: no
+ * promise rests on it, and both sessions are safe.
+ */
+static void answer_renewal(struct call *call, enum err e)
+{
+    struct lease *lease = call->lease;
+    if (!lease) {
+        return;
+    }
+    lease->renewal = NULL;
+    if (e == ERR_BUSY) {
+        LOG(LOG_WARN, "lease_lost", F_STR("key", lease->key));
+        list_del(&lease->link);
+    }
+}
+
+static void renew(struct cache *c, struct lease *lease)
+{
+    schedule_renewal(c, lease);
+    if (!lease->renewal) {
+        lease->renewal = lease_call(c, LANE_CLAIM, lease->key, lease->token);
+        lease->renewal->answer = answer_renewal;
+        lease->renewal->lease = lease;
+        submit(lease->renewal);
+    }
+}
+
+static void answer_drop(struct call *call, enum err e)
+{
+    if (call->fn.done && !call->op.cancelled) {
+        call->fn.done(call->op.arg, e);
+    }
+}
+
+struct op *cache_lease_drop(struct cache *c, struct lease **leasep, cache_done_fn *done, void *arg)
+{
+    struct lease *lease = *leasep;
+    if (!lease) {
+        return NULL;
+    }
+    *leasep = NULL;
+    struct call *call = lease_call(c, LANE_DROP, lease->key, lease->token);
+    call->op.arg = arg;
+    call->answer = answer_drop;
+    call->fn.done = done;
+    if (lease->renewal) {
+        lease->renewal->lease = NULL;
+    }
+    list_del(&lease->link);
+    free(lease);
+    submit_with_deadline(call);
+    return done ? &call->op : NULL;
+}
+
+/* --- once a second --------------------------------------------------------------------------- */
+
+static void answer_probe(struct call *call, enum err e)
+{
+    (void)e;
+    call->server->probed = false;
+}
+
+/* So that health tells about a server that is not used, and about its return. */
+static void probe(struct cache *c, struct server *s)
+{
+    if (!s->probed) {
+        struct call *call = call_new(c, LANE_PROBE, "mf:probe");
+        call->server = s;
+        call->answer = answer_probe;
+        s->probed = true;
+        submit(call);
+    }
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    struct cache *c = t->data;
+    for (size_t i = 0; i < c->server_count; i++) {
+        if (c->servers[i].down) {
+            probe(c, &c->servers[i]);
+        }
+    }
+    while (!list_empty(&c->leases)) {
+        struct lease *lease = CONTAINER_OF(c->leases.next, struct lease, link);
+        if (lease->renew_at > loop_now(c->loop)) {
+            break;
+        }
+        renew(c, lease);
+    }
+}
+
+/* --- open and close -------------------------------------------------------------------------- */
+
+/* Ketama: the loss of a server, or a new one, moves the keys of one server only. */
+static memcached_st *ring_of(const struct config_list *servers)
+{
+    memcached_st *ring = memcached_create(NULL);
+    CHECK(ring);
+    memcached_behavior_set(ring, MEMCACHED_BEHAVIOR_KETAMA, 1);
+    for (size_t i = 0; i < servers->n; i++) {
+        char host[256];
+        uint16_t port;
+        cache_server_name(servers->v[i], host, sizeof host, &port);
+        CHECK(memcached_server_add(ring, host, port) == MEMCACHED_SUCCESS);
+    }
+    return ring;
+}
+
+static uint64_t longest(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void open_server(struct cache *c, struct server *s, const char *name)
+{
+    s->name = mem_strdup(name);
+    s->lane = lane_open(
+        c->loop, &(struct lane_options){ .server = name,
+                                         .timeout_ms = c->timeout_ms,
+                                         .retry_ms = longest(c->list_ttl_ms, c->account_ttl_ms),
+                                         .seal = c->seal });
+    probe(c, s);
+}
+
+struct cache *cache_open(struct loop *l, const struct cache_options *o)
+{
+    struct cache *c = NEW(struct cache);
+    c->loop = l;
+    c->seal = o->seal;
+    c->timeout_ms = o->timeout_ms;
+    c->list_ttl_ms = o->list_ttl_ms;
+    c->account_ttl_ms = o->account_ttl_ms;
+    c->tombstone_ttl_ms = o->tombstone_ttl_ms;
+    list_init(&c->waiting);
+    list_init(&c->leases);
+    c->deadline.data = c->tick.data = c;
+    CHECK(uv_timer_init(loop_uv(l), &c->deadline) == 0);
+    CHECK(uv_timer_init(loop_uv(l), &c->tick) == 0);
+    uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
+    c->refs = 2;
+    c->ring = ring_of(o->servers);
+    c->server_count = o->servers->n;
+    c->servers = NEW_ARRAY(struct server, c->server_count);
+    for (size_t i = 0; i < c->server_count; i++) {
+        open_server(c, &c->servers[i], o->servers->v[i]);
+    }
+    report_health(c);
+    return c;
+}
+
+static void on_timer_closed(uv_handle_t *h)
+{
+    unref(h->data);
+}
+
+/* Calls that the lanes have handed back are still on their way through the loop; they keep c. */
+void cache_close(struct cache **cp)
+{
+    struct cache *c = *cp;
+    if (!c) {
+        return;
+    }
+    *cp = NULL;
+    c->closed = true;
+    for (size_t i = 0; i < c->server_count; i++) {
+        lane_stop(c->servers[i].lane);
+    }
+    for (size_t i = 0; i < c->server_count; i++) {
+        lane_close(&c->servers[i].lane);
+        free(c->servers[i].name);
+    }
+    free(c->servers);
+    memcached_free(c->ring);
+    uv_close((uv_handle_t *)&c->deadline, on_timer_closed);
+    uv_close((uv_handle_t *)&c->tick, on_timer_closed);
+}
+
+void cache_set_epoch(struct cache *c, uint64_t epoch)
+{
+    c->epoch = epoch;
+}
+
+uint64_t cache_epoch(const struct cache *c)
+{
+    return c->epoch;
+}

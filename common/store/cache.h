@@ -7,9 +7,10 @@
  * the argument and tests/ the model. Losing, restarting, corrupting or forging the cache costs
  * time and nothing else: every fault reads as a miss that must not be filled.
  *
- * libmemcached blocks, so all its calls are made by one thread; the calls of a loop turn are
- * batched into multi-gets. A breaker for each server skips one that did not answer, since the
- * library would pay the full time-out each call.
+ * libmemcached blocks, so each server has a thread (cache_lane.h) and a breaker: one that hangs
+ * delays no other, and after its first time-out it delays nobody. The calls that gather while a
+ * thread is busy become one multi-get. Every call is answered within the time-out, whatever
+ * becomes of it.
  */
 #ifndef MAILFLEET_STORE_CACHE_H
 #define MAILFLEET_STORE_CACHE_H
@@ -25,7 +26,7 @@ struct cache_options {
     const struct config_list *servers; /* none: every read is a miss without fill */
     uint64_t timeout_ms;
     uint64_t list_ttl_ms, account_ttl_ms, tombstone_ttl_ms;
-    const struct seal *seal;           /* borrowed for the cache's life */
+    const struct seal *seal; /* borrowed for the cache's life */
 };
 
 struct cache *cache_open(struct loop *l, const struct cache_options *o);
@@ -39,9 +40,10 @@ void cache_set_epoch(struct cache *c, uint64_t epoch);
 uint64_t cache_epoch(const struct cache *c);
 
 enum cache_kind {
-    CACHE_ADDRESS,  /* an entry (directory.h), by canonical address */
-    CACHE_LIST,     /* a listing, by mailbox_id */
-    CACHE_VERIFIED  /* the keyed hash of a password that was right, by mailbox_id; plain get and put */
+    CACHE_ADDRESS, /* an entry (directory.h), by canonical address */
+    CACHE_LIST,    /* a listing, by mailbox_id */
+    CACHE_VERIFIED /* the keyed hash of a password that was right, by mailbox_id; it must depend on
+                      the stored hash, for it outlives a change of that; plain get and set */
 };
 
 struct cache_key {
@@ -53,7 +55,7 @@ struct cache_key {
 /* The right to store what the reader is about to read from the database. A value; no clean-up. */
 struct cache_fill {
     bool allowed;
-    uint64_t cas;
+    uint8_t token[16]; /* of the placeholder that must still stand then */
     uint64_t epoch;
 };
 
@@ -64,9 +66,12 @@ struct cache_reply {
 };
 typedef void cache_get_fn(void *arg, const struct cache_reply *r);
 
-/* Absent: the placeholder is added and the fill is allowed. Anything else: as section 13 says. */
+/*
+ * Absent, forged or too old: a placeholder takes its place and the fill is allowed. A tombstone,
+ * somebody else's placeholder, a fault: a miss that must not be filled.
+ */
 struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg);
-/* Stores a value under its fill; nothing if that is not allowed. Copies; does not wait. */
+/* Stores a value if its fill is allowed and still holds. Copies; does not wait. */
 void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fill *f,
                struct span value);
 /* CACHE_VERIFIED only: sets it, whatever was there. */
@@ -74,7 +79,8 @@ void cache_set(struct cache *c, const struct cache_key *k, struct span value);
 
 /*
  * Sets tombstones; done is called when each is set or has been given up for now, within the
- * time-out; those are retried in the background until their life is over. OK: all are set.
+ * time-out; those are retried in the background for as long as an old value could live. OK: all
+ * are set.
  */
 typedef void cache_done_fn(void *arg, enum err e);
 struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,

@@ -1,0 +1,1363 @@
+/*
+ * cache: the protocol against real memcached servers, which are started here on free ports, killed,
+ * frozen and emptied. Two caches over the same servers are two nodes of a fleet. Where a server
+ * has to misbehave in ways that memcached does not, a small process of our own plays it.
+ */
+#include "store/cache.h"
+
+#include <arpa/inet.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <libmemcached/memcached.h>
+
+#include "base/check.h"
+#include "base/stats.h"
+#include "store/cache_item.h"
+#include "store/listing.h"
+
+#define TIMEOUT_MS 1000
+#define NOBODY     65534
+/* How long a condition may take to come true: less than a lease lives that nobody gives back. */
+#define PATIENCE_MS 25000
+
+static const uint8_t KEY[32] = "0123456789abcdef0123456789abcdef";
+
+/* --- servers --------------------------------------------------------------------------------- */
+
+struct peer {
+    pid_t pid;
+    uint16_t port;
+    char name[32];
+};
+
+static uint64_t now_ms(void)
+{
+    return uv_hrtime() / 1000000;
+}
+
+static struct sockaddr_in address(uint16_t port)
+{
+    return (struct sockaddr_in){ .sin_family = AF_INET,
+                                 .sin_port = htons(port),
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+}
+
+/* A socket bound to a free port. */
+static int bind_any(uint16_t *port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a = address(0);
+    socklen_t n = sizeof a;
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0);
+    CHECK(getsockname(fd, (struct sockaddr *)&a, &n) == 0);
+    *port = ntohs(a.sin_port);
+    return fd;
+}
+
+static bool listens(uint16_t port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a = address(port);
+    bool ok = connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
+    close(fd);
+    return ok;
+}
+
+static bool exited(const struct peer *p)
+{
+    return waitpid(p->pid, NULL, WNOHANG) != 0;
+}
+
+/* Our children are nobody (memcached does not like to be root), and die with us however we end. */
+static pid_t fork_child(void)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK(geteuid() != 0 || (setgid(NOBODY) == 0 && setuid(NOBODY) == 0));
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
+    return pid;
+}
+
+/* False: somebody else took the port. */
+static bool memcached_start(struct peer *p)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%u", p->port);
+    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
+    p->pid = fork_child();
+    if (p->pid == 0) {
+        execlp("memcached", "memcached", "-l", "127.0.0.1", "-p", port, "-U", "0", "-t", "1",
+               (char *)NULL);
+        _exit(127);
+    }
+    while (!listens(p->port)) {
+        if (exited(p)) {
+            return false;
+        }
+        usleep(1000);
+    }
+    return true;
+}
+
+static void memcached_open(struct peer *p)
+{
+    do {
+        close(bind_any(&p->port));
+    } while (!memcached_start(p));
+}
+
+static void peer_kill(struct peer *p)
+{
+    if (p->pid > 0) {
+        kill(p->pid, SIGKILL);
+        waitpid(p->pid, NULL, 0);
+        p->pid = 0;
+    }
+}
+
+/* --- nodes ----------------------------------------------------------------------------------- */
+
+#define PEERS 2
+
+struct fixture {
+    struct loop *loop;
+    uv_timer_t patience;
+    struct seal *seal;
+    struct peer peers[PEERS];
+    struct config_list servers;
+    const char *names[PEERS];
+    struct cache *a, *b; /* two nodes */
+    memcached_st *raw;   /* what a server's owner can do */
+};
+
+static void on_patience(uv_timer_t *t)
+{
+    (void)t;
+    CHECK(!"a call was never answered");
+}
+
+static struct cache *open_node_with(struct fixture *f, uint64_t timeout_ms, uint64_t tombstone_ms)
+{
+    return cache_open(f->loop, &(struct cache_options){ .servers = &f->servers,
+                                                        .timeout_ms = timeout_ms,
+                                                        .list_ttl_ms = 300000,
+                                                        .account_ttl_ms = 300000,
+                                                        .tombstone_ttl_ms = tombstone_ms,
+                                                        .seal = f->seal });
+}
+
+static struct cache *open_node(struct fixture *f)
+{
+    return open_node_with(f, TIMEOUT_MS, 20000);
+}
+
+static memcached_st *open_raw(const struct peer *p)
+{
+    memcached_st *mc = memcached_create(NULL);
+    memcached_behavior_set(mc, MEMCACHED_BEHAVIOR_SUPPORT_CAS, 1);
+    memcached_server_add(mc, "127.0.0.1", p->port);
+    return mc;
+}
+
+static struct fixture *open_fixture(size_t peers)
+{
+    struct fixture *f = NEW(struct fixture);
+    f->loop = loop_open();
+    f->seal = seal_new(KEY);
+    uv_timer_init(loop_uv(f->loop), &f->patience);
+    for (size_t i = 0; i < peers; i++) {
+        memcached_open(&f->peers[i]);
+        f->names[i] = f->peers[i].name;
+    }
+    f->servers = (struct config_list){ .n = peers, .v = f->names };
+    f->a = open_node(f);
+    f->b = open_node(f);
+    f->raw = open_raw(&f->peers[0]);
+    return f;
+}
+
+static int setup(void **state)
+{
+    *state = open_fixture(1);
+    return 0;
+}
+
+static int setup_two(void **state)
+{
+    *state = open_fixture(2);
+    return 0;
+}
+
+static int setup_none(void **state)
+{
+    *state = open_fixture(0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    for (size_t i = 0; i < PEERS; i++) {
+        if (f->peers[i].pid > 0) {
+            kill(f->peers[i].pid, SIGCONT);
+        }
+    }
+    cache_close(&f->a);
+    cache_close(&f->b);
+    uv_close((uv_handle_t *)&f->patience, NULL);
+    loop_close(&f->loop);
+    memcached_free(f->raw);
+    seal_free(&f->seal);
+    for (size_t i = 0; i < PEERS; i++) {
+        peer_kill(&f->peers[i]);
+    }
+    free(f);
+    return 0;
+}
+
+/* --- calls that are waited for --------------------------------------------------------------- */
+
+struct result {
+    struct fixture *f;
+    bool done;
+    unsigned order; /* of completion */
+    enum err err;
+    bool hit;
+    char *value;
+    size_t size;
+    struct cache_fill fill;
+    struct lease *lease;
+};
+
+static unsigned completions;
+
+static void complete(struct result *r)
+{
+    assert_false(r->done);
+    r->done = true;
+    r->order = ++completions;
+    loop_stop(r->f->loop);
+}
+
+static void await(struct result *r)
+{
+    while (!r->done) {
+        uv_timer_start(&r->f->patience, on_patience, PATIENCE_MS, 0);
+        loop_run(r->f->loop);
+    }
+    uv_timer_stop(&r->f->patience);
+}
+
+static void on_turn(uv_timer_t *t)
+{
+    uv_stop(t->loop);
+}
+
+/* Lets the loop run for a moment; conditions are polled with it. */
+static void turn(struct fixture *f)
+{
+    uv_timer_start(&f->patience, on_turn, 5, 0);
+    loop_run(f->loop);
+    uv_timer_stop(&f->patience);
+}
+
+#define WAIT_UNTIL(f, cond)                                                                        \
+    do {                                                                                           \
+        for (uint64_t until_ = now_ms() + PATIENCE_MS; !(cond); turn(f)) {                         \
+            assert_true(now_ms() < until_);                                                        \
+        }                                                                                          \
+    } while (0)
+
+static void on_get(void *arg, const struct cache_reply *reply)
+{
+    struct result *r = arg;
+    r->hit = reply->hit;
+    r->fill = reply->fill;
+    if (reply->hit) {
+        r->value = span_dup(reply->value);
+        r->size = reply->value.n;
+    }
+    complete(r);
+}
+
+static struct cache_key list_of(uint64_t mailbox_id)
+{
+    return (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = mailbox_id };
+}
+
+static struct result get(struct fixture *f, struct cache *c, struct cache_key k)
+{
+    struct result r = { .f = f };
+    cache_get(c, &k, on_get, &r);
+    assert_false(r.done);
+    await(&r);
+    return r;
+}
+
+static bool hits(struct fixture *f, struct cache *c, struct cache_key k, struct span want)
+{
+    struct result r = get(f, c, k);
+    bool same = r.hit && span_eq(span_of(r.value, r.size), want);
+    free(r.value);
+    return same;
+}
+
+static bool misses(struct fixture *f, struct cache *c, struct cache_key k, bool allowed)
+{
+    struct result r = get(f, c, k);
+    free(r.value);
+    return !r.hit && r.fill.allowed == allowed;
+}
+
+/* Everything that was given to the lanes before is done: what they hold, they hold in order. */
+static void settle(struct fixture *f, struct cache *c)
+{
+    for (uint64_t id = 900000; id < 900020; id++) { /* keys of every server */
+        struct cache_key k = { .kind = CACHE_VERIFIED, .mailbox_id = id };
+        free(get(f, c, k).value);
+    }
+}
+
+/* A miss that may be filled, and its fill. */
+static void fill(struct fixture *f, struct cache *c, struct cache_key k, struct span value)
+{
+    struct result r = get(f, c, k);
+    assert_false(r.hit);
+    assert_true(r.fill.allowed);
+    cache_put(c, &k, &r.fill, value);
+    settle(f, c);
+}
+
+static void on_done(void *arg, enum err e)
+{
+    struct result *r = arg;
+    r->err = e;
+    complete(r);
+}
+
+static enum err tombstone(struct fixture *f, struct cache *c, struct cache_key k)
+{
+    struct result r = { .f = f };
+    cache_tombstone(c, &k, 1, on_done, &r);
+    assert_false(r.done);
+    await(&r);
+    return r.err;
+}
+
+static void on_lease(void *arg, enum err e, struct lease *lease)
+{
+    struct result *r = arg;
+    r->err = e;
+    r->lease = lease;
+    assert_true((e == ERR_OK) == (lease != NULL));
+    complete(r);
+}
+
+static enum err take(struct fixture *f, struct cache *c, uint64_t mailbox_id, struct lease **lease)
+{
+    struct result r = { .f = f };
+    cache_lease_take(c, mailbox_id, on_lease, &r);
+    assert_false(r.done);
+    await(&r);
+    *lease = r.lease;
+    return r.err;
+}
+
+static enum err drop(struct fixture *f, struct cache *c, struct lease **lease)
+{
+    struct result r = { .f = f };
+    cache_lease_drop(c, lease, on_done, &r);
+    assert_null(*lease);
+    assert_false(r.done);
+    await(&r);
+    return r.err;
+}
+
+static struct stats slot; /* what the process would share with its master */
+
+static uint64_t count(enum stat_id s)
+{
+    return stats_get(&slot, s);
+}
+
+static bool health_is(const char *why)
+{
+    struct health_item items[HEALTH_MAX];
+    size_t n = health_read(&slot, items);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(items[i].name, "cache") == 0) {
+            return !items[i].required && strcmp(items[i].why, why) == 0;
+        }
+    }
+    return false;
+}
+
+/* --- what a server's owner sees and does ----------------------------------------------------- */
+
+static void key_of(char out[ITEM_KEY_SIZE], char letter, uint64_t id)
+{
+    snprintf(out, ITEM_KEY_SIZE, "mf:0:%c:%llu", letter, (unsigned long long)id);
+}
+
+static char *raw_get(memcached_st *mc, const char *key, size_t *size)
+{
+    uint32_t flags;
+    memcached_return_t rc;
+    return memcached_get(mc, key, strlen(key), size, &flags, &rc);
+}
+
+static void raw_set(memcached_st *mc, const char *key, struct span value, time_t life)
+{
+    assert_int_equal(memcached_set(mc, key, strlen(key), value.p, value.n, life, 0),
+                     MEMCACHED_SUCCESS);
+}
+
+/* The first octet of what is there; 0: nothing. */
+static char raw_mark(memcached_st *mc, const char *key)
+{
+    size_t size = 0;
+    char *value = raw_get(mc, key, &size);
+    char mark = size ? value[0] : '\0';
+    free(value);
+    return mark;
+}
+
+static uint64_t raw_cas(memcached_st *mc, const char *key)
+{
+    size_t size = strlen(key);
+    memcached_return_t rc;
+    uint64_t cas = 0;
+    assert_int_equal(memcached_mget(mc, &key, &size, 1), MEMCACHED_SUCCESS);
+    for (memcached_result_st *r; (r = memcached_fetch_result(mc, NULL, &rc));) {
+        cas = memcached_result_cas(r);
+        memcached_result_free(r);
+    }
+    return cas;
+}
+
+static void copy_item(memcached_st *mc, const char *from, const char *to)
+{
+    size_t size;
+    char *value = raw_get(mc, from, &size);
+    assert_non_null(value);
+    raw_set(mc, to, span_of(value, size), 60);
+    free(value);
+}
+
+/* --- reading and filling --------------------------------------------------------------------- */
+
+static void test_fill_and_hit(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key account = { .kind = CACHE_ADDRESS, .address = SPAN("joe@example.org") };
+    struct cache_key other = { .kind = CACHE_ADDRESS, .address = SPAN("jo@example.org") };
+    fill(f, f->a, list_of(7), SPAN("a list"));
+    fill(f, f->a, account, SPAN("an account"));
+    fill(f, f->a, other, SPAN(""));
+    for (int i = 0; i < 2; i++) {
+        assert_true(hits(f, i ? f->b : f->a, list_of(7), SPAN("a list")));
+        assert_true(hits(f, i ? f->b : f->a, account, SPAN("an account")));
+        assert_true(hits(f, i ? f->b : f->a, other, SPAN("")));
+    }
+    assert_true(misses(f, f->b, list_of(8), true));
+}
+
+static void test_verified(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = { .kind = CACHE_VERIFIED, .mailbox_id = 7 };
+    assert_true(misses(f, f->a, k, false));
+    cache_set(f->a, &k, SPAN("first"));
+    cache_set(f->a, &k, SPAN("second"));
+    settle(f, f->a);
+    assert_true(hits(f, f->b, k, SPAN("second")));
+    assert_int_equal(tombstone(f, f->b, k), ERR_OK);
+    assert_true(misses(f, f->a, k, false));
+}
+
+/* Only one node fills, and the other one reads what it has filled. */
+static void test_others_placeholder(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    struct result r = get(f, f->a, k);
+    assert_true(r.fill.allowed);
+    assert_true(misses(f, f->b, k, false));
+    assert_true(misses(f, f->a, k, false));
+    cache_put(f->a, &k, &r.fill, SPAN("list"));
+    settle(f, f->a);
+    assert_true(hits(f, f->b, k, SPAN("list")));
+}
+
+/* Twice the same key in one multi-get. */
+static void test_same_key_twice(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    fill(f, f->a, k, SPAN("list"));
+    struct result r[10] = { 0 };
+    for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+        r[i].f = f;
+        cache_get(f->a, &k, on_get, &r[i]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+        await(&r[i]);
+        assert_true(r[i].hit);
+        assert_true(span_eq(span_of(r[i].value, r[i].size), SPAN("list")));
+        free(r[i].value);
+    }
+}
+
+/* A write between the placeholder and the fill: what was read before it is not stored. */
+static void test_lost_fill(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    struct result r = get(f, f->a, k);
+    assert_true(r.fill.allowed);
+    assert_int_equal(tombstone(f, f->b, k), ERR_OK);
+    cache_put(f->a, &k, &r.fill, SPAN("old list"));
+    settle(f, f->a);
+    assert_true(misses(f, f->a, k, false));
+    assert_true(misses(f, f->b, k, false));
+}
+
+/* The same, and the tombstone is evicted and another reader's placeholder stands there. */
+static void test_lost_fill_to_another(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'l', 1);
+    struct result r = get(f, f->a, k);
+    assert_int_equal(tombstone(f, f->b, k), ERR_OK);
+    memcached_delete(f->raw, key, strlen(key), 0);
+    struct result s = get(f, f->b, k);
+    assert_true(s.fill.allowed);
+    cache_put(f->a, &k, &r.fill, SPAN("old list"));
+    settle(f, f->a);
+    assert_int_equal(raw_mark(f->raw, key), 'P');
+    cache_put(f->b, &k, &s.fill, SPAN("new list"));
+    settle(f, f->b);
+    assert_true(hits(f, f->a, k, SPAN("new list")));
+}
+
+static void test_not_allowed_is_not_stored(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    struct cache_fill none = { .allowed = false };
+    cache_put(f->a, &k, &none, SPAN("list"));
+    settle(f, f->a);
+    assert_true(misses(f, f->a, k, true));
+}
+
+/* --- tombstones ------------------------------------------------------------------------------ */
+
+static void test_tombstone(void **state)
+{
+    struct fixture *f = *state;
+    fill(f, f->a, list_of(1), SPAN("list 1"));
+    fill(f, f->a, list_of(2), SPAN("list 2"));
+    fill(f, f->a, list_of(3), SPAN("list 3"));
+    struct cache_key keys[] = { list_of(1), list_of(2) };
+    struct result r = { .f = f };
+    cache_tombstone(f->b, keys, 2, on_done, &r);
+    await(&r);
+    assert_int_equal(r.err, ERR_OK);
+    assert_true(misses(f, f->a, list_of(1), false));
+    assert_true(misses(f, f->a, list_of(2), false));
+    assert_true(hits(f, f->a, list_of(3), SPAN("list 3")));
+}
+
+static void test_tombstone_of_none(void **state)
+{
+    struct fixture *f = *state;
+    struct result r = { .f = f };
+    cache_tombstone(f->a, NULL, 0, on_done, &r);
+    assert_false(r.done);
+    await(&r);
+    assert_int_equal(r.err, ERR_OK);
+}
+
+/* It ends by itself, and the list may be filled again. */
+static void test_tombstone_expires(void **state)
+{
+    struct fixture *f = *state;
+    struct cache *c = open_node_with(f, TIMEOUT_MS, 1000);
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'l', 1);
+    assert_int_equal(tombstone(f, c, list_of(1)), ERR_OK);
+    assert_int_equal(raw_mark(f->raw, key), 'T');
+    WAIT_UNTIL(f, raw_mark(f->raw, key) == '\0');
+    fill(f, f->a, list_of(1), SPAN("list"));
+    cache_close(&c);
+}
+
+/* --- long lists ------------------------------------------------------------------------------ */
+
+static struct maildrop *long_maildrop(size_t n)
+{
+    struct maildrop *m = maildrop_new(5, 1);
+    for (size_t i = 0; i < n; i++) {
+        struct pointer p = { .seq = i + 1, .size = 1000, .skip = 200, .volume = 1 };
+        memcpy(p.id.b, &i, sizeof i);
+        maildrop_add(m, &p, SPAN(""), SPAN(""));
+    }
+    return m;
+}
+
+static void long_value(struct buf *out)
+{
+    struct maildrop *m = long_maildrop(100000);
+    buf_init(out, 16 << 20);
+    assert_int_equal(listing_encode(m, out), ERR_OK);
+    maildrop_free(&m);
+}
+
+/* The key of part i of what is stored under a list's key. */
+static unsigned part_key(struct fixture *f, uint64_t mailbox_id, unsigned i,
+                         char out[ITEM_KEY_SIZE])
+{
+    char key[ITEM_KEY_SIZE];
+    size_t size;
+    key_of(key, 'l', mailbox_id);
+    char *value = raw_get(f->raw, key, &size);
+    struct item it = item_parse(span_of(value, size));
+    assert_int_equal(it.type, ITEM_VALUE);
+    item_part_key(it.generation, i, out);
+    free(value);
+    return it.parts;
+}
+
+static void test_split(void **state)
+{
+    struct fixture *f = *state;
+    struct buf value;
+    char key[ITEM_KEY_SIZE];
+    long_value(&value);
+    fill(f, f->a, list_of(5), buf_span(&value));
+    assert_int_equal(part_key(f, 5, 0, key), 4);
+    struct result r = get(f, f->b, list_of(5));
+    assert_true(r.hit);
+    assert_true(span_eq(span_of(r.value, r.size), buf_span(&value)));
+    struct maildrop *m = NULL;
+    assert_int_equal(listing_decode(span_of(r.value, r.size), &m), ERR_OK);
+    assert_int_equal(m->count, 100000);
+    maildrop_free(&m);
+    free(r.value);
+    buf_fini(&value);
+}
+
+static void test_split_part_missing(void **state)
+{
+    struct fixture *f = *state;
+    struct buf value;
+    char key[ITEM_KEY_SIZE];
+    uint64_t forged = count(STAT_cache_forged);
+    long_value(&value);
+    fill(f, f->a, list_of(5), buf_span(&value));
+    part_key(f, 5, 2, key);
+    assert_int_equal(memcached_delete(f->raw, key, strlen(key), 0), MEMCACHED_SUCCESS);
+    fill(f, f->b, list_of(5), buf_span(&value)); /* a miss, which may be filled */
+    assert_true(hits(f, f->a, list_of(5), buf_span(&value)));
+    assert_int_equal(count(STAT_cache_forged), forged);
+    buf_fini(&value);
+}
+
+/* Parts of two generations of one list, and parts of one in the wrong order. */
+static void test_split_mixed(void **state)
+{
+    struct fixture *f = *state;
+    struct buf value;
+    char old[ITEM_KEY_SIZE], part[ITEM_KEY_SIZE], next[ITEM_KEY_SIZE];
+    uint64_t forged = count(STAT_cache_forged);
+    long_value(&value);
+    fill(f, f->a, list_of(5), buf_span(&value));
+    part_key(f, 5, 1, old);
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'l', 5);
+    memcached_delete(f->raw, key, strlen(key), 0);
+    fill(f, f->a, list_of(5), buf_span(&value));
+    part_key(f, 5, 1, part);
+    assert_string_not_equal(old, part);
+    copy_item(f->raw, old, part);
+    fill(f, f->a, list_of(5), buf_span(&value));
+    assert_int_equal(count(STAT_cache_forged), forged + 1);
+    part_key(f, 5, 1, part);
+    part_key(f, 5, 2, next);
+    copy_item(f->raw, next, part);
+    assert_true(misses(f, f->a, list_of(5), true));
+    assert_int_equal(count(STAT_cache_forged), forged + 2);
+    buf_fini(&value);
+}
+
+/* A long list that is no longer wanted leaves no parts behind. */
+static void test_split_lost_fill(void **state)
+{
+    struct fixture *f = *state;
+    struct buf value;
+    struct cache_key k = list_of(5);
+    long_value(&value);
+    struct result r = get(f, f->a, k);
+    tombstone(f, f->b, k);
+    cache_put(f->a, &k, &r.fill, buf_span(&value));
+    settle(f, f->a);
+    assert_true(misses(f, f->b, k, false));
+    buf_fini(&value);
+}
+
+/* More than fits into all the parts there may be: not cached, and no harm. */
+static void test_too_long(void **state)
+{
+    struct fixture *f = *state;
+    size_t n = (size_t)ITEM_PARTS_MAX * ITEM_MAX;
+    char *huge = NEW_ARRAY(char, n);
+    struct cache_key k = list_of(5);
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'l', 5);
+    struct result r = get(f, f->a, k);
+    cache_put(f->a, &k, &r.fill, span_of(huge, n));
+    settle(f, f->a);
+    assert_int_equal(raw_mark(f->raw, key), 'P');
+    free(huge);
+}
+
+/* --- forged, damaged and replayed items ------------------------------------------------------ */
+
+/* What was put there counts as forged, and its place is filled again. */
+static void assert_forged(struct fixture *f, uint64_t mailbox_id)
+{
+    uint64_t forged = count(STAT_cache_forged);
+    struct result r = get(f, f->a, list_of(mailbox_id));
+    assert_false(r.hit);
+    assert_true(r.fill.allowed);
+    assert_int_equal(count(STAT_cache_forged), forged + 1);
+    struct cache_key k = list_of(mailbox_id);
+    cache_put(f->a, &k, &r.fill, SPAN("the list"));
+    settle(f, f->a);
+    assert_true(hits(f, f->b, list_of(mailbox_id), SPAN("the list")));
+}
+
+static void test_forged(void **state)
+{
+    struct fixture *f = *state;
+    char key[ITEM_KEY_SIZE];
+    static const char *const junk[] = { "", "V", "V\1", "x", "junk", "Pshort", "Tlong", "V\1\0" };
+    key_of(key, 'l', 1);
+    for (size_t i = 0; i < ARRAY_LEN(junk); i++) {
+        raw_set(f->raw, key, span_str(junk[i]), 60);
+        assert_forged(f, 1);
+    }
+}
+
+static void test_damaged(void **state)
+{
+    struct fixture *f = *state;
+    char key[ITEM_KEY_SIZE];
+    size_t size;
+    key_of(key, 'l', 1);
+    fill(f, f->a, list_of(1), SPAN("the list"));
+    char *value = raw_get(f->raw, key, &size);
+    for (size_t i = 2; i < size; i++) { /* marker and format have tests of their own */
+        value[i] ^= 1;
+        raw_set(f->raw, key, span_of(value, size), 60);
+        value[i] ^= 1;
+        uint64_t forged = count(STAT_cache_forged);
+        assert_true(misses(f, f->a, list_of(1), true));
+        /* A changed number of parts sends the reader to look for parts that are not there. */
+        assert_int_equal(count(STAT_cache_forged), forged + 1);
+    }
+    free(value);
+}
+
+static void test_copied(void **state)
+{
+    struct fixture *f = *state;
+    char mine[ITEM_KEY_SIZE], yours[ITEM_KEY_SIZE], verified[ITEM_KEY_SIZE];
+    key_of(mine, 'l', 1);
+    key_of(yours, 'l', 2);
+    key_of(verified, 'v', 1);
+    fill(f, f->a, list_of(1), SPAN("my list"));
+    copy_item(f->raw, mine, yours);
+    assert_forged(f, 2);
+    copy_item(f->raw, mine, verified);
+    uint64_t forged = count(STAT_cache_forged);
+    assert_true(
+        misses(f, f->a, (struct cache_key){ .kind = CACHE_VERIFIED, .mailbox_id = 1 }, false));
+    assert_int_equal(count(STAT_cache_forged), forged + 1);
+}
+
+/* Another release's format is neither used nor destroyed. */
+static void test_foreign_format(void **state)
+{
+    struct fixture *f = *state;
+    char key[ITEM_KEY_SIZE];
+    uint64_t forged = count(STAT_cache_forged);
+    key_of(key, 'l', 1);
+    raw_set(f->raw, key, SPAN("V\xff whatever that is"), 60);
+    assert_true(misses(f, f->a, list_of(1), false));
+    assert_int_equal(count(STAT_cache_forged), forged);
+    assert_int_equal(raw_mark(f->raw, key), 'V');
+}
+
+/* An old value that its server brings back: a miss as soon as its life is over. */
+static void test_replayed(void **state)
+{
+    struct fixture *f = *state;
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    uint64_t now = (uint64_t)t.tv_sec * 1000, life = 300000, minute = 60000;
+    const struct {
+        uint64_t issued;
+        bool hit;
+    } cases[] = { { now, true },
+                  { now - life + minute, true },
+                  { now - life - minute, false },
+                  { now + minute, false },
+                  { 0, false },
+                  { UINT64_MAX, false } };
+    uint64_t forged = count(STAT_cache_forged);
+    for (uint64_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct buf b;
+        unsigned parts;
+        char key[ITEM_KEY_SIZE];
+        key_of(key, 'l', i);
+        buf_init(&b, 1024);
+        assert_int_equal(item_seal(f->seal, key, cases[i].issued, SPAN("old"), &b, &parts), ERR_OK);
+        raw_set(f->raw, key, buf_span(&b), 0);
+        if (cases[i].hit) {
+            assert_true(hits(f, f->a, list_of(i), SPAN("old")));
+        } else {
+            fill(f, f->a, list_of(i), SPAN("new"));
+            assert_true(hits(f, f->a, list_of(i), SPAN("new")));
+        }
+        buf_fini(&b);
+    }
+    assert_int_equal(count(STAT_cache_forged), forged);
+}
+
+/* All that a server's owner can read: no address, and no value, in keys or items. */
+static void test_nothing_in_clear(void **state)
+{
+    struct fixture *f = *state;
+    static char text[65536];
+    struct cache_key k = { .kind = CACHE_ADDRESS, .address = SPAN("joe blow\r\n@example.org") };
+    fill(f, f->a, k, SPAN("confidential"));
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = address(f->peers[0].port);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    struct span ask = SPAN("lru_crawler metadump all\r\n");
+    assert_int_equal(write(fd, ask.p, ask.n), ask.n);
+    size_t n = 0;
+    while (!memmem(text, n, "END\r\n", 5)) {
+        ssize_t got = read(fd, text + n, sizeof text - n);
+        assert_true(got > 0);
+        n += (size_t)got;
+    }
+    close(fd);
+    char *key = memmem(text, n, "mf%3A0%3Aa%3A", 13); /* metadump encodes the colons */
+    assert_non_null(key);
+    assert_null(memmem(text, n, "joe", 3));
+    assert_null(memmem(text, n, "example", 7));
+    assert_int_equal(strcspn(key + 13, " "), 32);
+    size_t size;
+    char name[ITEM_KEY_SIZE];
+    snprintf(name, sizeof name, "mf:0:a:%.32s", key + 13);
+    char *value = raw_get(f->raw, name, &size);
+    assert_non_null(value);
+    assert_null(memmem(value, size, "confidential", 12));
+    free(value);
+}
+
+/* --- epochs ---------------------------------------------------------------------------------- */
+
+static void test_epoch(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    fill(f, f->a, k, SPAN("list"));
+    cache_set_epoch(f->a, 77);
+    assert_int_equal(cache_epoch(f->a), 77);
+    struct result r = get(f, f->a, k);
+    assert_false(r.hit);
+    assert_true(hits(f, f->b, k, SPAN("list")));
+    cache_set_epoch(f->a, 78); /* between the read and the fill: it is of another time */
+    cache_put(f->a, &k, &r.fill, SPAN("old list"));
+    settle(f, f->a);
+    assert_true(misses(f, f->a, k, true));
+    cache_set_epoch(f->a, 77);
+    assert_true(misses(f, f->a, k, false));
+}
+
+/* --- faults ---------------------------------------------------------------------------------- */
+
+/* Misses without a fill, until the server is there again; then as before, without a restart. */
+static void test_server_killed(void **state)
+{
+    struct fixture *f = *state;
+    char why[64];
+    struct lease *lease;
+    fill(f, f->a, list_of(1), SPAN("list"));
+    WAIT_UNTIL(f, health_is(""));
+    peer_kill(&f->peers[0]);
+    uint64_t faults = count(STAT_cache_faults);
+    assert_true(misses(f, f->a, list_of(1), false));
+    assert_int_equal(tombstone(f, f->a, list_of(2)), ERR_TEMP);
+    assert_int_equal(take(f, f->a, 1, &lease), ERR_TEMP);
+    assert_in_range(count(STAT_cache_faults), faults + 3, faults + 10);
+    snprintf(why, sizeof why, "%s does not answer", f->peers[0].name);
+    assert_true(health_is(why));
+    assert_true(memcached_start(&f->peers[0]));
+    WAIT_UNTIL(f, health_is("")); /* seen without a call */
+    assert_true(misses(f, f->a, list_of(1), true));
+}
+
+/* What was promised by a server's placeholder is gone with it. */
+static void test_restarted_empty(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = list_of(1);
+    struct result r = get(f, f->a, k);
+    assert_true(r.fill.allowed);
+    peer_kill(&f->peers[0]);
+    assert_true(memcached_start(&f->peers[0]));
+    cache_put(f->a, &k, &r.fill, SPAN("list"));
+    settle(f, f->a);
+    WAIT_UNTIL(f, misses(f, f->b, k, true));
+}
+
+/* A tombstone that could not be set is set when the server is back, without a further call. */
+static void test_tombstone_retried(void **state)
+{
+    struct fixture *f = *state;
+    char one[ITEM_KEY_SIZE], two[ITEM_KEY_SIZE];
+    key_of(one, 'l', 1);
+    key_of(two, 'l', 2);
+    fill(f, f->a, list_of(1), SPAN("old list"));
+    kill(f->peers[0].pid, SIGSTOP);
+    assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_TEMP);
+    assert_int_equal(tombstone(f, f->a, list_of(2)), ERR_TEMP);
+    kill(f->peers[0].pid, SIGCONT);
+    WAIT_UNTIL(f, raw_mark(f->raw, one) == 'T' && raw_mark(f->raw, two) == 'T');
+    assert_true(misses(f, f->b, list_of(1), false));
+}
+
+/* This node never reads a list that it has made old itself, though its tombstone was not set. */
+static void test_own_tombstone_first(void **state)
+{
+    struct fixture *f = *state;
+    fill(f, f->a, list_of(1), SPAN("old list"));
+    kill(f->peers[0].pid, SIGSTOP);
+    assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_TEMP);
+    kill(f->peers[0].pid, SIGCONT);
+    for (uint64_t answered = count(STAT_cache_faults);; answered = count(STAT_cache_faults)) {
+        assert_true(misses(f, f->a, list_of(1), false));
+        if (count(STAT_cache_faults) == answered) {
+            break; /* this one was read from the server */
+        }
+    }
+}
+
+/* A mailbox whose list is on a server; a new one each time. */
+static uint64_t mailbox_on(struct fixture *f, size_t peer)
+{
+    static uint64_t id = 1000;
+    memcached_st *mc = open_raw(&f->peers[peer]);
+    char key[ITEM_KEY_SIZE];
+    do {
+        key_of(key, 'l', ++id);
+        assert_int_equal(tombstone(f, f->a, list_of(id)), ERR_OK);
+    } while (raw_mark(mc, key) != 'T');
+    memcached_delete(mc, key, strlen(key), 0);
+    memcached_free(mc);
+    return id;
+}
+
+/* A frozen server delays neither the other nor, after its first time-out, its own callers. */
+static void test_frozen(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key cold = list_of(mailbox_on(f, 0)), warm = list_of(mailbox_on(f, 1));
+    fill(f, f->a, cold, SPAN("cold"));
+    fill(f, f->a, warm, SPAN("warm"));
+    kill(f->peers[0].pid, SIGSTOP);
+    struct result first = { .f = f }, second = { .f = f };
+    cache_get(f->a, &cold, on_get, &first);
+    cache_get(f->a, &warm, on_get, &second);
+    await(&first);
+    await(&second);
+    assert_true(second.order < first.order);
+    assert_true(second.hit && !first.hit && !first.fill.allowed);
+    free(second.value);
+    /* Two hundred time-outs would take 200 seconds. */
+    uint64_t begun = now_ms();
+    for (int i = 0; i < 200; i++) {
+        assert_true(misses(f, f->a, cold, false));
+        assert_true(hits(f, f->a, warm, SPAN("warm")));
+    }
+    assert_true(now_ms() - begun < 100 * TIMEOUT_MS);
+    kill(f->peers[0].pid, SIGCONT);
+    WAIT_UNTIL(f, hits(f, f->a, cold, SPAN("cold")));
+}
+
+/* The keys of a dead server are misses; those of the other stay where they are. */
+static void test_no_ejection(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key lost[10], kept[10];
+    for (size_t i = 0; i < 10; i++) {
+        lost[i] = list_of(mailbox_on(f, 0));
+        kept[i] = list_of(mailbox_on(f, 1));
+        fill(f, f->a, lost[i], SPAN("lost"));
+        fill(f, f->a, kept[i], SPAN("kept"));
+    }
+    peer_kill(&f->peers[0]);
+    for (size_t i = 0; i < 10; i++) {
+        assert_true(misses(f, f->a, lost[i], false));
+        assert_true(hits(f, f->a, kept[i], SPAN("kept")));
+    }
+    peer_kill(&f->peers[1]);
+    assert_true(misses(f, f->a, kept[0], false));
+    assert_true(health_is("2 of 2 servers do not answer"));
+}
+
+static void test_no_servers(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    struct cache_key k = { .kind = CACHE_VERIFIED, .mailbox_id = 1 };
+    uint64_t faults = count(STAT_cache_faults);
+    assert_true(misses(f, f->a, list_of(1), false));
+    assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_OK);
+    assert_int_equal(take(f, f->a, 1, &lease), ERR_TEMP);
+    assert_null(cache_lease_drop(f->a, &lease, NULL, NULL));
+    cache_set(f->a, &k, SPAN("value"));
+    assert_true(misses(f, f->a, k, false));
+    assert_int_equal(count(STAT_cache_faults), faults);
+    assert_true(health_is(""));
+}
+
+/* --- servers that are none ------------------------------------------------------------------- */
+
+/* A value of so many octets, one each 20 ms if it drips. */
+static bool send_value(int fd, const char *key, size_t size, bool drip)
+{
+    static char octets[4 << 20];
+    size_t at_once = drip ? 1 : size;
+    dprintf(fd, "VALUE %s 0 %zu 1\r\n", key, size);
+    for (size_t i = 0; i < size; i += at_once) {
+        if (write(fd, octets, at_once) != (ssize_t)at_once) {
+            return false;
+        }
+        usleep(drip ? 20000 : 0);
+    }
+    return write(fd, "\r\nEND\r\n", 7) == 7;
+}
+
+/* One connection: `gets` is answered with a value, all else with something. */
+static void play_server(int fd, size_t size, bool drip)
+{
+    char line[256];
+    bool ok = true;
+    for (size_t n = 0; ok && read(fd, line + n, 1) == 1;) {
+        CHECK(n < sizeof line - 1);
+        if (line[n++] != '\n') {
+            continue;
+        }
+        line[n - 2] = '\0';
+        n = 0;
+        ok = strncmp(line, "gets ", 5) == 0 ? send_value(fd, line + 5, size, drip)
+                                            : dprintf(fd, "VERSION 1.6.18\r\n") > 0;
+    }
+}
+
+static void fake_open(struct peer *p, size_t size, bool drip)
+{
+    int fd = bind_any(&p->port);
+    CHECK(listen(fd, 10) == 0);
+    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
+    p->pid = fork_child();
+    if (p->pid == 0) {
+        for (int client; (client = accept(fd, NULL, NULL)) >= 0; close(client)) {
+            play_server(client, size, drip);
+        }
+        _exit(0);
+    }
+    close(fd);
+}
+
+/* A node whose only server is the first peer. */
+static struct cache *open_node_of_first(struct fixture *f, uint64_t timeout_ms)
+{
+    f->names[0] = f->peers[0].name;
+    f->servers = (struct config_list){ .n = 1, .v = f->names };
+    return open_node_with(f, timeout_ms, 20000);
+}
+
+/* A value longer than any that we write is not even read: it would have counted as forged. */
+static void test_huge_value(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t forged = count(STAT_cache_forged);
+    fake_open(&f->peers[0], 3 << 20, false);
+    struct cache *c = open_node_of_first(f, 10 * TIMEOUT_MS);
+    assert_true(misses(f, c, list_of(1), false));
+    assert_int_equal(count(STAT_cache_forged), forged);
+    cache_close(&c);
+}
+
+/* The deadline is for the whole call: octets that drip in do not extend it. */
+static void test_drip(void **state)
+{
+    struct fixture *f = *state;
+    fake_open(&f->peers[0], 100, true);
+    struct cache *c = open_node_of_first(f, 200);
+    uint64_t forged = count(STAT_cache_forged);
+    assert_true(misses(f, c, list_of(1), false));
+    assert_int_equal(tombstone(f, c, list_of(2)), ERR_TEMP);
+    assert_int_equal(count(STAT_cache_forged), forged); /* the whole value was not waited for */
+    cache_close(&c);
+}
+
+static void test_bad_name(void **state)
+{
+    struct fixture *f = *state;
+    snprintf(f->peers[0].name, sizeof f->peers[0].name, "127.0.0.1:port");
+    struct cache *c = open_node_of_first(f, TIMEOUT_MS);
+    assert_true(misses(f, c, list_of(1), false));
+    WAIT_UNTIL(f, health_is("127.0.0.1:port does not answer"));
+    cache_close(&c);
+}
+
+/* --- leases ---------------------------------------------------------------------------------- */
+
+static void test_lease(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *mine, *yours, *other;
+    assert_int_equal(take(f, f->a, 1, &mine), ERR_OK);
+    assert_int_equal(take(f, f->b, 1, &yours), ERR_BUSY);
+    assert_int_equal(take(f, f->a, 1, &yours), ERR_BUSY); /* the same node is no exception */
+    assert_int_equal(take(f, f->b, 2, &other), ERR_OK);
+    assert_int_equal(drop(f, f->a, &mine), ERR_OK);
+    assert_int_equal(take(f, f->b, 1, &yours), ERR_OK); /* at once */
+    assert_int_equal(take(f, f->a, 1, &mine), ERR_BUSY);
+    cache_lease_drop(f->b, &yours, NULL, NULL);
+    assert_null(yours);
+    WAIT_UNTIL(f, take(f, f->a, 1, &mine) == ERR_OK);
+    assert_int_equal(drop(f, f->a, &mine), ERR_OK);
+    assert_int_equal(drop(f, f->b, &other), ERR_OK);
+}
+
+/* Won by nobody who still wants it: given back by itself. */
+static void test_lease_cancelled(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    struct result r = { .f = f };
+    struct op *op = cache_lease_take(f->a, 1, on_lease, &r);
+    op_cancel(&op);
+    assert_null(op);
+    settle(f, f->a);
+    assert_false(r.done);
+    WAIT_UNTIL(f, take(f, f->b, 1, &lease) == ERR_OK);
+    assert_int_equal(drop(f, f->b, &lease), ERR_OK);
+}
+
+/* Passes one connection on to a real server, and each answer back after a delay. */
+static void play_slow(int fd, uint16_t to, unsigned delay_ms)
+{
+    char bytes[4096];
+    int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in a = address(to);
+    CHECK(connect(server, (struct sockaddr *)&a, sizeof a) == 0);
+    for (ssize_t n; (n = read(fd, bytes, sizeof bytes)) > 0;) {
+        CHECK(write(server, bytes, (size_t)n) == n);
+        usleep(delay_ms * 1000);
+        n = recv(server, bytes, sizeof bytes, MSG_DONTWAIT); /* nothing yet: half a request */
+        if (n > 0 && write(fd, bytes, (size_t)n) != n) {
+            break;
+        }
+    }
+    close(server);
+}
+
+static void slow_open(struct peer *p, uint16_t to, unsigned delay_ms)
+{
+    int fd = bind_any(&p->port);
+    CHECK(listen(fd, 10) == 0);
+    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
+    p->pid = fork_child();
+    if (p->pid == 0) {
+        for (int client; (client = accept(fd, NULL, NULL)) >= 0; close(client)) {
+            play_slow(client, to, delay_ms);
+        }
+        _exit(0);
+    }
+    close(fd);
+}
+
+/*
+ * Won after the deadline, when the session had gone on without. Each exchange is within the
+ * library's time-out, but two are not within ours; a machine that stalls makes them time out too,
+ * and nothing is won then: once more.
+ */
+static void test_lease_late(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    char key[ITEM_KEY_SIZE], mark = '\0';
+    key_of(key, 'k', 1);
+    slow_open(&f->peers[1], f->peers[0].port, 600);
+    f->names[0] = f->peers[1].name;
+    struct cache *c = open_node_with(f, 1000, 20000);
+    for (int i = 0; i < 10 && mark != 'L'; i++) {
+        assert_int_equal(take(f, c, 1, &lease), ERR_TEMP);
+        for (uint64_t until = now_ms() + 2000; mark != 'L' && now_ms() < until; turn(f)) {
+            mark = raw_mark(f->raw, key);
+        }
+    }
+    assert_int_equal(mark, 'L');
+    WAIT_UNTIL(f, raw_mark(f->raw, key) != 'L');
+    cache_close(&c);
+}
+
+/* The lease of a node that died ends by itself; here it has a second left. */
+static void test_lease_expires(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    char key[ITEM_KEY_SIZE], mark[ITEM_MARK_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE] = "a dead node's";
+    key_of(key, 'k', 1);
+    raw_set(f->raw, key, item_mark(ITEM_LEASE, token, mark), 2);
+    assert_int_equal(take(f, f->a, 1, &lease), ERR_BUSY);
+    WAIT_UNTIL(f, take(f, f->a, 1, &lease) == ERR_OK);
+    assert_int_equal(drop(f, f->a, &lease), ERR_OK);
+}
+
+/* What somebody else holds by now is neither renewed nor given back by us. */
+static void test_lease_of_another(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    char key[ITEM_KEY_SIZE], mark[ITEM_MARK_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE] = "another node's";
+    key_of(key, 'k', 1);
+    assert_int_equal(take(f, f->a, 1, &lease), ERR_OK);
+    raw_set(f->raw, key, item_mark(ITEM_LEASE, token, mark), 60);
+    assert_int_equal(drop(f, f->a, &lease), ERR_OK);
+    assert_int_equal(raw_mark(f->raw, key), 'L');
+}
+
+/* Renewed while it is held; taken again after an eviction; not fought for. */
+static void test_lease_renewed(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease[3];
+    char key[3][ITEM_KEY_SIZE], mark[ITEM_MARK_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE] = "another node's";
+    for (uint64_t i = 0; i < 3; i++) {
+        key_of(key[i], 'k', i);
+        assert_int_equal(take(f, f->a, i, &lease[i]), ERR_OK);
+    }
+    uint64_t held = raw_cas(f->raw, key[0]);
+    memcached_delete(f->raw, key[1], strlen(key[1]), 0);
+    raw_set(f->raw, key[2], item_mark(ITEM_LEASE, token, mark), 60);
+    uint64_t lost = raw_cas(f->raw, key[2]);
+    WAIT_UNTIL(f, raw_cas(f->raw, key[0]) != held);
+    WAIT_UNTIL(f, raw_mark(f->raw, key[1]) == 'L');
+    assert_int_equal(raw_cas(f->raw, key[2]), lost);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(drop(f, f->a, &lease[i]), ERR_OK);
+        assert_int_equal(raw_mark(f->raw, key[i]) == 'L', i == 2);
+    }
+}
+
+/* --- the end --------------------------------------------------------------------------------- */
+
+/* Calls are under way, some of them against a frozen server: nothing leaks, and nobody is told. */
+static void test_close_while_busy(void **state)
+{
+    struct fixture *f = *state;
+    struct cache *c = open_node(f);
+    struct result never = { .f = f };
+    struct cache_fill allowed = { .allowed = true };
+    kill(f->peers[0].pid, SIGSTOP);
+    for (uint64_t i = 0; i < 50; i++) {
+        struct cache_key k = list_of(i);
+        struct op *ops[] = { cache_get(c, &k, on_get, &never),
+                             cache_tombstone(c, &k, 1, on_done, &never),
+                             cache_lease_take(c, i, on_lease, &never) };
+        cache_put(c, &k, &allowed, SPAN("value"));
+        for (size_t o = 0; o < ARRAY_LEN(ops); o++) {
+            op_cancel(&ops[o]);
+        }
+    }
+    cache_close(&c);
+    assert_null(c);
+    kill(f->peers[0].pid, SIGCONT);
+    settle(f, f->a);
+    assert_false(never.done);
+}
+
+#define TEST(t, s) cmocka_unit_test_setup_teardown(t, s, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_fill_and_hit, setup_two),
+        TEST(test_verified, setup_two),
+        TEST(test_others_placeholder, setup),
+        TEST(test_same_key_twice, setup),
+        TEST(test_lost_fill, setup),
+        TEST(test_lost_fill_to_another, setup),
+        TEST(test_not_allowed_is_not_stored, setup),
+        TEST(test_tombstone, setup_two),
+        TEST(test_tombstone_of_none, setup),
+        TEST(test_tombstone_expires, setup),
+        TEST(test_split, setup),
+        TEST(test_split_part_missing, setup),
+        TEST(test_split_mixed, setup),
+        TEST(test_split_lost_fill, setup),
+        TEST(test_too_long, setup),
+        TEST(test_forged, setup),
+        TEST(test_damaged, setup),
+        TEST(test_copied, setup),
+        TEST(test_foreign_format, setup),
+        TEST(test_replayed, setup),
+        TEST(test_nothing_in_clear, setup),
+        TEST(test_epoch, setup),
+        TEST(test_server_killed, setup),
+        TEST(test_restarted_empty, setup),
+        TEST(test_tombstone_retried, setup),
+        TEST(test_own_tombstone_first, setup),
+        TEST(test_frozen, setup_two),
+        TEST(test_no_ejection, setup_two),
+        TEST(test_no_servers, setup_none),
+        TEST(test_huge_value, setup_none),
+        TEST(test_drip, setup_none),
+        TEST(test_bad_name, setup_none),
+        TEST(test_lease, setup_two),
+        TEST(test_lease_cancelled, setup),
+        TEST(test_lease_late, setup),
+        TEST(test_lease_expires, setup),
+        TEST(test_lease_of_another, setup),
+        TEST(test_lease_renewed, setup),
+        TEST(test_close_while_busy, setup_two),
+    };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    stats_use(&slot);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -50,27 +50,14 @@ static unsigned ascii_class(unsigned char c)
 }
 
 /*
- * Octets of the well-formed UTF-8 character (RFC 3629) at the front, 0 when there is none. ASCII is
- * none, and so are the controls U+0080 to U+009F: an address is shown in logs and replies.
+ * Octets of the UTF-8 character at the front, 0 when there is none. ASCII is none, and so are the
+ * controls U+0080 to U+009F: an address is shown in logs and replies.
  */
 static size_t utf8_char(struct span s)
 {
-    unsigned char lead = s.n ? (unsigned char)s.p[0] : 0;
-    size_t n = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    if (lead < 0xc2 || lead > 0xf4 || s.n < n) {
-        return 0;
-    }
-    uint32_t c = lead & (0xffu >> (n + 1));
-    for (size_t i = 1; i < n; i++) {
-        unsigned char next = (unsigned char)s.p[i];
-        if ((next & 0xc0) != 0x80) {
-            return 0;
-        }
-        c = c << 6 | (next & 0x3f);
-    }
-    bool overlong = (n == 3 && c < 0x800) || (n == 4 && c < 0x10000);
-    bool surrogate = c >= 0xd800 && c <= 0xdfff;
-    return c < 0xa0 || c > 0x10ffff || overlong || surrogate ? 0 : n;
+    size_t n = span_utf8_char(s);
+    bool control = n == 2 && (unsigned char)s.p[0] == 0xc2 && (unsigned char)s.p[1] < 0xa0;
+    return n < 2 || control ? 0 : n;
 }
 
 static bool take(struct span *in, char c)

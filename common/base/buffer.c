@@ -92,13 +92,14 @@ void buf_commit(struct buf *b, size_t n)
 
 enum err buf_add(struct buf *b, struct span s)
 {
+    if (s.n == 0) {
+        return ERR_OK; /* there may be no memory yet to point to */
+    }
     char *to = buf_reserve(b, s.n);
     if (!to) {
         return ERR_LIMIT;
     }
-    if (s.n) {
-        memcpy(to, s.p, s.n);
-    }
+    memcpy(to, s.p, s.n);
     buf_commit(b, s.n);
     return ERR_OK;
 }

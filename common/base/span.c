@@ -6,6 +6,8 @@
  */
 #include "base/span.h"
 
+#include <unistr.h>
+
 #include "base/check.h"
 
 static char lower(char c)
@@ -97,6 +99,20 @@ enum err span_u64(struct span s, uint64_t max, uint64_t *out)
     }
     *out = v;
     return ERR_OK;
+}
+
+size_t span_utf8_char(struct span s)
+{
+    if (s.n == 0) {
+        return 0;
+    }
+    int n = s.p[0] ? u8_mblen((const uint8_t *)s.p, s.n) : 1;
+    return n > 0 ? (size_t)n : 0;
+}
+
+bool span_utf8(struct span s)
+{
+    return s.n == 0 || !u8_check((const uint8_t *)s.p, s.n);
 }
 
 char *span_dup(struct span s)

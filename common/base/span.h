@@ -70,6 +70,11 @@ struct span span_word(struct span *rest);
  */
 enum err span_u64(struct span s, uint64_t max, uint64_t *out);
 
+/* Octets of the UTF-8 character in front; 0 when there is none or it is not valid (RFC 3629). */
+size_t span_utf8_char(struct span s);
+/* Valid UTF-8 as a whole; the empty span is. */
+bool span_utf8(struct span s);
+
 /* A NUL-terminated copy; the caller frees it. Bytes are copied as they are. */
 char *span_dup(struct span s);
 

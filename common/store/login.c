@@ -92,6 +92,12 @@ static void on_login_entry(void *arg, enum err e, struct entry **entries, size_t
 static void login_entry(struct login_request *r)
 {
     struct span user = span_str(r->user);
+    if (!span_utf8(user)) { /* the database would refuse the question: there is no such user */
+        r->entry = entry_new(ENTRY_NONE);
+        r->from_database = true;
+        login_hash(r);
+        return;
+    }
     store_lookup(r->store, &user, 1, on_login_entry, r);
 }
 

@@ -44,6 +44,7 @@ DOORS = {
     "libmemcached": {"common/store", "admin"},  # admin asks each server by itself
     "crypt.h": {"common/store"},
     "ini.h": {"common/base"},
+    "unistr.h": {"common/base"},
     "microhttpd.h": {"common/daemon"},
     "jansson.h": {"admin"},
     "bsd/": {"admin"},

@@ -18,6 +18,7 @@ PURE = set("""
     memchr memcmp memcpy memmem memmove memrchr memset explicit_bzero
     strchr strcmp strcspn strdup strlen strncmp strnlen strrchr strspn strstr
     snprintf vsnprintf
+    u8_check u8_mblen
 """.split())
 
 # What compilers, sanitizers and fortified headers add; __memcpy_chk is memcpy.

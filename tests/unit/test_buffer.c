@@ -111,6 +111,16 @@ static void a_stream(void **state)
     buf_fini(&b);
 }
 
+static void nothing_fits_always(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 4);
+    assert_int_equal(buf_add(&b, SPAN("")), ERR_OK);
+    assert_int_equal(buf_len(&b), 0);
+    buf_fini(&b);
+}
+
 static void an_idle_buffer_is_small(void **state)
 {
     (void)state;
@@ -133,9 +143,13 @@ int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_queue),  cmocka_unit_test(the_bound_is_exact),
-        cmocka_unit_test(numbers),  cmocka_unit_test(long_formats),
-        cmocka_unit_test(a_stream), cmocka_unit_test(an_idle_buffer_is_small),
+        cmocka_unit_test(a_queue),
+        cmocka_unit_test(the_bound_is_exact),
+        cmocka_unit_test(numbers),
+        cmocka_unit_test(long_formats),
+        cmocka_unit_test(a_stream),
+        cmocka_unit_test(nothing_fits_always),
+        cmocka_unit_test(an_idle_buffer_is_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,12 +107,30 @@ static void copies(void **state)
     free(p);
 }
 
+static void utf8(void **state)
+{
+    (void)state;
+    assert_int_equal(span_utf8_char(SPAN("a")), 1);
+    assert_int_equal(span_utf8_char(SPAN("\0")), 1);
+    assert_int_equal(span_utf8_char(SPAN("\xc3\xa9x")), 2);
+    assert_int_equal(span_utf8_char(SPAN("\xf0\x9f\x93\xac")), 4);
+    assert_int_equal(span_utf8_char(SPAN("\xc3")), 0);
+    assert_int_equal(span_utf8_char(SPAN("\xc0\xaf")), 0);         /* overlong */
+    assert_int_equal(span_utf8_char(SPAN("\xed\xa0\x80")), 0);     /* surrogate */
+    assert_int_equal(span_utf8_char(SPAN("\xf4\x90\x80\x80")), 0); /* above U+10FFFF */
+    assert_int_equal(span_utf8_char(SPAN("")), 0);
+    assert_true(span_utf8(SPAN("")));
+    assert_true(span_utf8(SPAN("j\xc3\xb6rg@example.org")));
+    assert_false(span_utf8(SPAN("j\xf6rg@example.org")));
+}
+
 int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compares), cmocka_unit_test(cuts),   cmocka_unit_test(words),
         cmocka_unit_test(numbers),  cmocka_unit_test(copies), cmocka_unit_test(numbers_refused),
+        cmocka_unit_test(utf8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

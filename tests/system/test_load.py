@@ -55,7 +55,8 @@ class Load(harness.FleetTest):
             Sender(ledger, "balancer plain", seed + 1, lambda: Smtp(ports.smtp)),
             Sender(ledger, "smtp node 1", seed + 2, lambda: self.smtp(0)),
             Sender(ledger, "lmtp node 2", seed + 3, lambda: self.lmtp(1), most=1)]
-        connects = [lambda: Pop3(ports.pop3, stls=self.tls), lambda: Pop3(ports.pop3s, tls=self.tls),
+        connects = [lambda: Pop3(ports.pop3, stls=self.tls),
+                    lambda: Pop3(ports.pop3s, tls=self.tls),
                     lambda: self.pop3(node=0), lambda: self.pop3(node=1)]
         pollers = [Poller(ledger, f"poller {n}", seed + 10 + n, connect,
                           accounts[n::len(connects)], delete=0.2)

@@ -1,6 +1,7 @@
 #!/usr/bin/python3 -B
-"""What a front-end does not do: a poll that finds nothing new makes no file-system call and no query;
-a message that is read costs one open, its read, and one close. Told by strace and by PostgreSQL."""
+"""What a front-end does not do: a poll that finds nothing new makes no file-system call and no
+query; a message that is read costs one open, its read, and one close. Told by strace and by
+PostgreSQL."""
 
 import re
 import subprocess

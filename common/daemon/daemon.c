@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@
 #define RESTART_MS     1000  /* before a worker that fell at once is tried again */
 #define LIVED_MS       1000  /* one that lived so long is started again at once */
 #define KILL_EXTRA_MS  10000 /* after node.drain_time, before workers are killed */
+#define DESCRIPTORS    512   /* of a worker, besides those of its sessions */
 
 struct child {
     struct master *master;
@@ -43,7 +45,8 @@ struct child {
 struct master {
     const struct daemon_service *service;
     struct loop *loop;
-    struct config *config;
+    struct config *config; /* of the start */
+    uint64_t drain_time;   /* of now */
     const char *config_path;
     struct worker_order order; /* the part that all workers share */
     struct child *children;
@@ -69,8 +72,9 @@ static const char *health_address(const struct daemon_service *s, const struct c
     return *(const char *const *)(const void *)((const char *)c + s->health);
 }
 
-bool daemon_config_usable(const struct daemon_service *s, const struct config *c, char *why,
-                          size_t why_size)
+/* Whether this service can run with it. */
+static bool usable(const struct daemon_service *s, const struct config *c, char *why,
+                   size_t why_size)
 {
     struct netset *networks;
     const char *bad;
@@ -103,6 +107,26 @@ bool daemon_config_usable(const struct daemon_service *s, const struct config *c
         return false;
     }
     return true;
+}
+
+enum err daemon_read(const struct daemon_service *s, const char *path, struct config **out,
+                     struct tls **out_tls, char *why, size_t why_size)
+{
+    struct config *c;
+    struct tls *t = NULL;
+    enum err e = config_load(path, &c, why, why_size);
+    if (e != ERR_OK) {
+        return e;
+    }
+    if (!usable(s, c, why, why_size) ||
+        (*c->tls_certificate &&
+         tls_load(c->tls_certificate, c->tls_key, &t, why, why_size) != ERR_OK)) {
+        config_free(&c);
+        return ERR_INVALID;
+    }
+    *out = c;
+    *out_tls = t;
+    return ERR_OK;
 }
 
 /* --- sockets, root, counters ----------------------------------------------------------------- */
@@ -159,6 +183,18 @@ static bool drop_root(const struct config *c)
         return false;
     }
     return true;
+}
+
+/* A session is a descriptor; the usual soft limit of 1024 is for programs that use select(2). */
+static void raise_descriptors(const struct config *c)
+{
+    struct rlimit r;
+    CHECK(getrlimit(RLIMIT_NOFILE, &r) == 0);
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_max < c->node_max_sessions + DESCRIPTORS) {
+        LOG(LOG_WARN, "daemon.descriptors", F_U64("limit", r.rlim_max),
+            F_U64("max_sessions", c->node_max_sessions));
+    }
 }
 
 static bool make_stats(struct master *m)
@@ -243,8 +279,10 @@ static void start_child(struct child *k)
     snprintf(workers, sizeof workers, "%u", m->workers);
     snprintf(master, sizeof master, "%d", (int)getpid());
     ports_text(&m->order, ports, sizeof ports);
-    const char *args[] = { m->service->name, "--config", m->config_path, "--worker", index,
-                           "--workers", workers, "--master", master, "--ports", ports, NULL };
+    const char *args[] = { m->service->name, "--config", m->config_path,
+                           "--worker",       index,      "--workers",
+                           workers,          "--master", master,
+                           "--ports",        ports,      NULL };
     uv_process_options_t o = { .exit_cb = on_child_exit,
                                .file = "/proc/self/exe",
                                .args = (char **)(uintptr_t)args, /* libuv does not say const */
@@ -296,22 +334,60 @@ static void on_term(uv_signal_t *sig, int signum)
         }
     }
     signal_children(m, SIGTERM);
-    uv_timer_start(&m->kill_timer, on_kill_timer, m->config->node_drain_time + KILL_EXTRA_MS, 0);
+    uv_timer_start(&m->kill_timer, on_kill_timer, m->drain_time + KILL_EXTRA_MS, 0);
     if (m->running == 0) {
         loop_stop(m->loop);
     }
 }
 
+/* What belongs to sockets and processes, or to what a worker's store has open. */
+static bool needs_restart(const struct config_doc *d)
+{
+    static const char *const sections[] = { "database", "cache", "spool", "auth" };
+    static const char *const node[] = { "name", "user", "workers", "fleet_key_file" };
+    for (size_t i = 0; i < ARRAY_LEN(sections); i++) {
+        if (strcmp(d->section, sections[i]) == 0) {
+            return true;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(node); i++) {
+        if (strcmp(d->section, "node") == 0 && strcmp(d->key, node[i]) == 0) {
+            return true;
+        }
+    }
+    return strstr(d->key, "listen") || strcmp(d->key, "health") == 0;
+}
+
+/* Against what the daemon was started with: a change stays undone until the next start. */
+static void log_undone(const struct config *running, const struct config *c)
+{
+    const struct config_doc *d;
+    for (size_t i = 0; (d = config_doc(i)); i++) {
+        char was[4096], is[4096], name[128];
+        config_show(running, i, was, sizeof was);
+        config_show(c, i, is, sizeof is);
+        if (needs_restart(d) && strcmp(was, is) != 0) {
+            snprintf(name, sizeof name, "%s.%s", d->section, d->key);
+            LOG(LOG_WARN, "config.needs_restart", F_STR("setting", name));
+        }
+    }
+}
+
+/* Read here first, so that all workers take it or none. */
 static void on_hup(uv_signal_t *sig, int signum)
 {
     struct master *m = sig->data;
     struct config *c;
+    struct tls *t;
     char why[512];
-    if (config_load(m->config_path, &c, why, sizeof why) != ERR_OK ||
-        !daemon_config_usable(m->service, c, why, sizeof why)) {
+    if (daemon_read(m->service, m->config_path, &c, &t, why, sizeof why) != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", why));
-        return; /* and the workers keep what they have */
+        return;
     }
+    tls_unref(&t);
+    log_undone(m->config, c);
+    log_set_level((enum log_level)c->node_log_level);
+    m->drain_time = c->node_drain_time;
     config_free(&c);
     signal_children(m, signum);
 }
@@ -338,6 +414,7 @@ static bool master_open(struct master *m)
     if (!bind_all(m) || !drop_root(m->config) || !make_stats(m)) {
         return false;
     }
+    raise_descriptors(m->config);
     m->loop = loop_open();
     open_signals(m);
     m->view = (struct health_view){ .service = m->service->name,
@@ -357,6 +434,7 @@ static int master_main(const struct daemon_service *s, struct config *c, const c
     static struct master m; /* as long as the process */
     m.service = s;
     m.config = c;
+    m.drain_time = c->node_drain_time;
     m.config_path = config_path;
     if (!master_open(&m)) {
         return EX_OSERR;
@@ -480,46 +558,28 @@ static int parse_args(const struct daemon_service *s, int argc, char **argv,
     return -1;
 }
 
-/* The configuration and what it names, before anything is touched. */
-static int load_and_check(const struct daemon_service *s, const char *path, struct config **out)
-{
-    char why[512];
-    if (config_load(path, out, why, sizeof why) != ERR_OK) {
-        fprintf(stderr, "%s: %s\n", s->name, why);
-        return EX_CONFIG;
-    }
-    const struct config *c = *out;
-    struct tls *t = NULL;
-    if (!daemon_config_usable(s, c, why, sizeof why) ||
-        (*c->tls_certificate &&
-         tls_load(c->tls_certificate, c->tls_key, &t, why, sizeof why) != ERR_OK)) {
-        fprintf(stderr, "%s: %s: %s\n", s->name, path, why);
-        config_free(out);
-        return EX_CONFIG;
-    }
-    tls_unref(&t);
-    return EX_OK;
-}
-
 int daemon_main(int argc, char **argv, const struct daemon_service *s)
 {
     struct command_line cl = { .order.config_path = DEFAULT_CONFIG };
     struct config *c;
+    struct tls *t;
+    char why[512];
     int code = parse_args(s, argc, argv, &cl);
     if (code >= 0) {
         return code;
     }
-    signal(SIGPIPE, SIG_IGN);
     if (cl.worker) {
         return worker_main(s, &cl.order);
     }
-    code = load_and_check(s, cl.order.config_path, &c);
-    if (code != EX_OK || cl.check) {
-        if (code == EX_OK) {
-            printf("%s: %s is good\n", s->name, cl.order.config_path);
-            config_free(&c);
-        }
-        return code;
+    if (daemon_read(s, cl.order.config_path, &c, &t, why, sizeof why) != ERR_OK) {
+        fprintf(stderr, "%s: %s\n", s->name, why);
+        return EX_CONFIG;
+    }
+    tls_unref(&t); /* each worker loads its own */
+    if (cl.check) {
+        printf("%s: %s is good\n", s->name, cl.order.config_path);
+        config_free(&c);
+        return EX_OK;
     }
     log_set_level((enum log_level)c->node_log_level);
     log_set_node(c->node_name);

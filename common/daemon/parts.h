@@ -30,9 +30,12 @@ struct worker_order {
 /* The life of a worker process: returns main's exit code. */
 int worker_main(const struct daemon_service *s, const struct worker_order *o);
 
-/* Why a configuration can't be run with by this service; false with one line in why. */
-bool daemon_config_usable(const struct daemon_service *s, const struct config *c, char *why,
-                          size_t why_size);
+/*
+ * Reads the configuration, and the certificate that it names (NULL without), all or nothing: what
+ * this service can't run with is ERR_INVALID, and why holds one line. The caller owns *c and *t.
+ */
+enum err daemon_read(const struct daemon_service *s, const char *path, struct config **c,
+                     struct tls **t, char *why, size_t why_size);
 
 /* --- health.c -------------------------------------------------------------------------------- */
 

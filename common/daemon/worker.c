@@ -32,6 +32,8 @@ struct worker_process {
     struct worker worker;
     const struct daemon_service *service;
     const char *config_path;
+    struct config **configs; /* all that were ever in force */
+    size_t config_count;
     struct netset *networks;
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
@@ -131,41 +133,32 @@ static void on_term(uv_signal_t *sig, int signum)
 
 /* --- configuration --------------------------------------------------------------------------- */
 
-static enum err load_tls(const struct config *c, struct tls **out)
-{
-    char why[256];
-    *out = NULL;
-    if (!*c->tls_certificate) {
-        return ERR_OK;
-    }
-    enum err e = tls_load(c->tls_certificate, c->tls_key, out, why, sizeof why);
-    if (e != ERR_OK) {
-        LOG(LOG_ERROR, "tls.bad", F_STR("why", why));
-    }
-    return e;
-}
-
-/* What takes force in a running worker. The rest of the settings belongs to what is open. */
-static void worker_use(struct worker_process *p, const struct config *c, struct tls **t,
-                       struct netset **networks)
+/*
+ * Puts a configuration in force: what sessions and listeners ask for from now on. The rest belongs
+ * to what is open. Takes the certificate. What was replaced stays in memory: the store and the
+ * sessions still point into it, and a process sees few reloads.
+ */
+static void use(struct worker_process *p, struct config *c, struct tls *t)
 {
     struct worker *w = &p->worker;
-    tls_unref(&w->tls);
-    netset_free(&p->networks);
-    w->config = c;
-    w->tls = *t;
-    p->networks = *networks;
-    *t = NULL;
-    *networks = NULL;
-    log_set_level((enum log_level)c->node_log_level);
+    struct netset *networks;
+    const char *bad;
+    CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
     for (size_t i = 0; i < p->n; i++) {
-        if (p->sockets[i].listener) {
-            listener_set_networks(p->sockets[i].listener, p->networks);
-            if (p->sockets[i].port->tls) {
-                listener_set_tls(p->sockets[i].listener, w->tls);
-            }
+        listener_set_networks(p->sockets[i].listener, networks);
+        if (p->sockets[i].port->tls) {
+            listener_set_tls(p->sockets[i].listener, t);
         }
     }
+    tls_unref(&w->tls);
+    netset_free(&p->networks);
+    w->tls = t;
+    p->networks = networks;
+    p->configs = mem_grow(p->configs, p->config_count + 1, sizeof(struct config *));
+    p->configs[p->config_count++] = c;
+    w->config = c;
+    w->hostname = c->smtp_hostname;
+    log_set_level((enum log_level)c->node_log_level);
 }
 
 /* All or nothing: a bad file or certificate leaves everything as it is. */
@@ -174,25 +167,22 @@ static void on_hup(uv_signal_t *sig, int signum)
     struct worker_process *p = sig->data;
     struct config *c;
     struct tls *t;
-    struct netset *networks;
-    const char *bad;
     char why[512];
     (void)signum;
-    if (config_load(p->config_path, &c, why, sizeof why) != ERR_OK ||
-        !daemon_config_usable(p->service, c, why, sizeof why)) {
+    if (p->worker.draining) {
+        return;
+    }
+    if (daemon_read(p->service, p->config_path, &c, &t, why, sizeof why) != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", why));
         return;
     }
-    if (load_tls(c, &t) != ERR_OK) {
+    if (p->worker.tls && !t) {
+        /* A port of implicit TLS that is open would be left without. */
+        LOG(LOG_ERROR, "config.needs_restart", F_STR("setting", "tls.certificate"));
         config_free(&c);
         return;
     }
-    CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
-    /*
-     * What was replaced stays in memory: the store and the sessions still point into it, and a
-     * process sees few reloads.
-     */
-    worker_use(p, c, &t, &networks);
+    use(p, c, t);
     LOG(LOG_INFO, "worker.reloaded", F_STR("config", p->config_path));
 }
 
@@ -217,6 +207,11 @@ static bool open_sockets(struct worker_process *p, const struct worker_order *o)
         struct worker_socket *k = &p->sockets[i];
         k->process = p;
         k->port = &p->service->ports[o->ports[i]];
+        if (k->port->tls && !p->worker.tls) {
+            /* The file was changed behind a running master. In plain text it must not be served. */
+            LOG(LOG_ERROR, "config.needs_restart", F_STR("setting", "tls.certificate"));
+            return false;
+        }
         struct listener_options lo = { .fd = WORKER_FD_SOCKETS + (int)i,
                                        .proxy = k->port->proxy,
                                        .networks = p->networks,
@@ -254,24 +249,19 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
 {
     struct config *c;
     struct tls *t;
-    struct netset *networks;
-    const char *bad;
     char why[512];
-    if (config_load(o->config_path, &c, why, sizeof why) != ERR_OK ||
-        !daemon_config_usable(p->service, c, why, sizeof why)) {
+    if (daemon_read(p->service, o->config_path, &c, &t, why, sizeof why) != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", why));
         return false;
     }
     log_set_node(c->node_name);
     p->config_path = o->config_path;
     list_init(&p->worker.sessions);
-    p->worker.hostname = c->smtp_hostname;
     p->worker.loop = loop_open();
-    if (!map_stats(o) || load_tls(c, &t) != ERR_OK) {
+    use(p, c, t);
+    if (!map_stats(o)) {
         return false;
     }
-    CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
-    worker_use(p, c, &t, &networks);
     if (store_open(p->worker.loop, c, &p->worker.store, why, sizeof why) != ERR_OK) {
         LOG(LOG_ERROR, "store.bad", F_STR("why", why));
         return false;
@@ -284,6 +274,8 @@ int worker_main(const struct daemon_service *s, const struct worker_order *o)
 {
     static struct worker_process process; /* as long as the process: it is never taken apart */
     process.service = s;
+    prctl(PR_SET_NAME, s->name); /* else ps would call it by the link it was started by: exe */
+    signal(SIGINT, SIG_IGN);     /* a terminal sends it to the whole group; the master decides */
     if (!die_with_master(o->master) || !worker_open(&process, o)) {
         return EXIT_FAILURE;
     }

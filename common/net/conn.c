@@ -249,7 +249,7 @@ static void handshake_failed(struct conn *c)
     char host[NETADDR_TEXT];
     if (BIO_number_read(SSL_get_rbio(c->ssl)) > 0) {
         netaddr_host(&c->peer.any, host);
-        LOG(LOG_INFO, "tls_failed", F_STR("peer", host),
+        LOG(LOG_INFO, "tls.failed", F_STR("peer", host),
             F_STR("why", reason ? reason : "the connection ended"));
         stats_add(STAT_tls_errors, 1);
     }

@@ -61,7 +61,7 @@ static void refuse(struct preface *p, const char *why)
 {
     char host[NETADDR_TEXT];
     netaddr_host(conn_peer(p->conn), host);
-    LOG(LOG_INFO, "preface_failed", F_STR("peer", host), F_STR("why", why));
+    LOG(LOG_INFO, "preface.failed", F_STR("peer", host), F_STR("why", why));
     stats_add(p->header ? STAT_proxy_errors : STAT_tls_errors, 1);
     struct conn *c = preface_end(p);
     conn_close(&c, 0);
@@ -171,7 +171,7 @@ static bool may_send_header(const struct listener *ln, const struct sockaddr *pe
         return true;
     }
     netaddr_host(peer, host);
-    LOG(LOG_WARN, "proxy_forbidden", F_STR("peer", host));
+    LOG(LOG_WARN, "proxy.forbidden", F_STR("peer", host));
     stats_add(STAT_proxy_errors, 1);
     return false;
 }
@@ -201,7 +201,7 @@ static void on_pause_over(uv_timer_t *h);
 static void starve(struct listener *ln)
 {
     if (!ln->starved) {
-        LOG(LOG_ERROR, "accept_failed", F_STR("why", strerror(errno)));
+        LOG(LOG_ERROR, "listener.starved", F_STR("why", strerror(errno)));
     }
     ln->starved = true;
     uv_poll_stop(&ln->poll);

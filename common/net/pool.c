@@ -190,7 +190,7 @@ static struct job *next_hung(struct pool *p, uint64_t now)
     if (j) {
         move(j, &p->abandoned, JOB_ABANDONED);
         p->stuck++;
-        LOG(LOG_WARN, "call_abandoned", F_STR("pool", p->name), F_U64("stuck", p->stuck),
+        LOG(LOG_WARN, "pool.abandoned", F_STR("pool", p->name), F_U64("stuck", p->stuck),
             F_U64("threads", p->threads));
     }
     unlock(p);

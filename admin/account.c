@@ -11,6 +11,13 @@
 #include "store/password.h"
 #include "table.h"
 
+/* The account that the first word names; EX_OK, or a code after a message. */
+static int find_account(struct admin *a, const struct args *args, struct address *addr,
+                        uint64_t *mailbox_id)
+{
+    return admin_address(args->v[0], addr) ? admin_mailbox(a, addr, mailbox_id) : EX_DATAERR;
+}
+
 static int change_account(struct admin *a, const struct address *addr)
 {
     struct cache_key key = { .kind = CACHE_ADDRESS, .address = span_str(addr->canon) };
@@ -71,15 +78,15 @@ static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mai
 int command_account_add(struct admin *a, const struct args *args)
 {
     struct address addr;
-    struct quota l;
+    struct quota q;
     char hash[PASSWORD_HASH_MAX + 1];
     int64_t id, limits[QUOTA_COUNT];
-    if (!admin_address(args->v[0], &addr) || !quota_parse(args, &l)) {
+    if (!admin_address(args->v[0], &addr) || !quota_parse(args, &q)) {
         return EX_DATAERR;
     }
-    int code = new_hash(a, args, hash);
+    int code = new_mailbox(a, &addr, &id, limits);
     if (code == EX_OK) {
-        code = new_mailbox(a, &addr, &id, limits);
+        code = new_hash(a, args, hash);
     }
     if (code != EX_OK) {
         return code;
@@ -88,7 +95,7 @@ int command_account_add(struct admin *a, const struct args *args)
                  "VALUES ($1, $2, $3, $4)");
     pg_i64(a->batch, id);
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
-        pg_i64(a->batch, l.given[i] ? (int64_t)l.value[i] : limits[i]);
+        pg_i64(a->batch, q.given[i] ? (int64_t)q.value[i] : limits[i]);
     }
     admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash) VALUES ($1, $2, $3)");
     pg_i64(a->batch, id);
@@ -106,10 +113,7 @@ int command_account_passwd(struct admin *a, const struct args *args)
     struct address addr;
     uint64_t id;
     char hash[PASSWORD_HASH_MAX + 1];
-    if (!admin_address(args->v[0], &addr)) {
-        return EX_DATAERR;
-    }
-    int code = admin_mailbox(a, &addr, &id);
+    int code = find_account(a, args, &addr, &id);
     if (code == EX_OK) {
         code = new_hash(a, args, hash);
     }
@@ -125,15 +129,15 @@ int command_account_passwd(struct admin *a, const struct args *args)
 int command_account_quota(struct admin *a, const struct args *args)
 {
     struct address addr;
-    struct quota l;
+    struct quota q;
     uint64_t id;
-    if (!admin_address(args->v[0], &addr) || !quota_parse(args, &l)) {
+    if (!quota_parse(args, &q)) {
         return EX_DATAERR;
     }
-    if (!quota_any(&l)) {
+    if (!quota_any(&q)) {
         return admin_fail(EX_USAGE, "nothing to change: see mailfleet account quota --help");
     }
-    int code = admin_mailbox(a, &addr, &id);
+    int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
@@ -141,7 +145,7 @@ int command_account_quota(struct admin *a, const struct args *args)
                  "max_messages = coalesce($3::bigint, max_messages), "
                  "max_size = coalesce($4::bigint, max_size) WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)id);
-    quota_sql(&l, a->batch);
+    quota_sql(&q, a->batch);
     return change_account(a, &addr);
 }
 
@@ -149,10 +153,7 @@ static int set_state(struct admin *a, const struct args *args, enum account_stat
 {
     struct address addr;
     uint64_t id;
-    if (!admin_address(args->v[0], &addr)) {
-        return EX_DATAERR;
-    }
-    int code = admin_mailbox(a, &addr, &id);
+    int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
@@ -177,10 +178,7 @@ int command_account_remove(struct admin *a, const struct args *args)
     struct address addr;
     uint64_t id;
     char who[64];
-    if (!admin_address(args->v[0], &addr)) {
-        return EX_DATAERR;
-    }
-    int code = admin_mailbox(a, &addr, &id);
+    int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
@@ -199,9 +197,8 @@ int command_account_remove(struct admin *a, const struct args *args)
     if (admin_run_change(a, keys, ARRAY_LEN(keys)) != ERR_OK) {
         return admin_fail_reply(a, addr.canon);
     }
-    int64_t n = pg_get_i64(admin_result(a, 0), 0, 0);
-    fprintf(stderr, "mailfleet: %s removed; %lld messages are in the ledger\n", addr.canon,
-            (long long)n);
+    admin_say("%s removed; %lld messages are in the ledger", addr.canon,
+              (long long)pg_get_i64(admin_result(a, 0), 0, 0));
     return EX_OK;
 }
 
@@ -231,8 +228,7 @@ static void add_account(struct table *t, const PGresult *r, int row)
     table_number(t, (uint64_t)pg_get_i64(r, row, 3));
     table_number(t, (uint64_t)pg_get_i64(r, row, 4));
     for (int c = 5; c < 8; c++) {
-        int64_t v = pg_get_i64(r, row, c);
-        v ? table_number(t, (uint64_t)v) : table_none(t);
+        table_limit(t, (uint64_t)pg_get_i64(r, row, c));
     }
     table_flag(t, pg_get_i64(r, row, 8) != 0);
 }
@@ -241,10 +237,7 @@ int command_account_show(struct admin *a, const struct args *args)
 {
     struct address addr;
     uint64_t id;
-    if (!admin_address(args->v[0], &addr)) {
-        return EX_DATAERR;
-    }
-    int code = admin_mailbox(a, &addr, &id);
+    int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
@@ -263,19 +256,45 @@ int command_account_show(struct admin *a, const struct args *args)
     return EX_OK;
 }
 
-int command_account_list(struct admin *a, const struct args *args)
+/* The accounts among a page of addresses, which are the last results. */
+static int add_page(struct admin *a, struct table *t)
 {
-    admin_sql(a, ACCOUNT_COLUMNS
-              "WHERE $1 = '' OR split_part(c.addr, '@', -1) = lower($1) ORDER BY c.addr");
-    pg_text(a->batch, args->n ? span_str(args->v[0]) : SPAN(""));
+    int64_t ids[ADDRESS_PAGE];
+    size_t n = 0;
+    for (int i = 0; i < admin_rows(a, 0); i++) {
+        if (!PQgetisnull(admin_result(a, 0), i, 1)) {
+            ids[n++] = pg_get_i64(admin_result(a, 0), i, 1);
+        }
+    }
+    admin_sql(a, ACCOUNT_COLUMNS "WHERE b.mailbox_id = ANY ($1) ORDER BY c.addr COLLATE \"C\"");
+    pg_i64s(a->batch, ids, n);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "accounts");
     }
-    struct table *t = table_new(columns, ARRAY_LEN(columns));
     for (int i = 0; i < admin_rows(a, 0); i++) {
         add_account(t, admin_result(a, 0), i);
     }
-    table_print(t, a->json, "no accounts", stdout);
-    table_free(&t);
     return EX_OK;
+}
+
+int command_account_list(struct admin *a, const struct args *args)
+{
+    char domain[DOMAIN_MAX + 2] = "@";
+    struct address_walk w = { .domain = domain + 1 };
+    int code = EX_OK;
+    if (args->n && !admin_domain(args->v[0], domain)) {
+        return EX_DATAERR;
+    }
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    while (code == EX_OK && !w.ended) {
+        code = admin_addresses(a, &w);
+        if (code == EX_OK) {
+            code = add_page(a, t);
+        }
+    }
+    if (code == EX_OK) {
+        table_print(t, a->json, "no accounts", stdout);
+    }
+    table_free(&t);
+    return code;
 }

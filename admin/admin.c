@@ -18,26 +18,49 @@
 
 #define PASSWORD_MAX 511 /* of crypt(3), less what no client sends */
 
+static void say(const char *fmt, va_list ap)
+{
+    fputs("mailfleet: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+}
+
+void admin_say(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say(fmt, ap);
+    va_end(ap);
+}
+
 int admin_fail(int code, const char *fmt, ...)
 {
     va_list ap;
-    fputs("mailfleet: ", stderr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    say(fmt, ap);
     va_end(ap);
-    fputc('\n', stderr);
     return code;
+}
+
+/* A table or a function of ours is not there: undefined_table, undefined_function. */
+static bool is_schema_missing(const struct pg_reply *r)
+{
+    return strcmp(r->sqlstate, "42P01") == 0 || strcmp(r->sqlstate, "42883") == 0;
 }
 
 int admin_fail_reply(const struct admin *a, const char *what)
 {
     const char *text = a->reply.message[0] ? a->reply.message : err_text(a->reply.err);
+    if (is_schema_missing(&a->reply)) {
+        return admin_fail(EX_CONFIG, "database: %s: run mailfleet migrate", text);
+    }
     switch (a->reply.err) {
     case ERR_NOTFOUND:
         return admin_fail(EX_NOUSER, "%s: not found", what);
     case ERR_BUSY:
         return admin_fail(EX_CANTCREAT, "%s: exists already", what);
     case ERR_INVALID:
+    case ERR_LIMIT:
         return admin_fail(EX_DATAERR, "%s: %s", what, text);
     case ERR_UNCERTAIN:
         return admin_fail(EX_TEMPFAIL, "%s: the database did not answer; it may have been done",
@@ -106,25 +129,14 @@ static void admin_wait(struct admin *a, const bool *done)
 
 /* --- the database ---------------------------------------------------------------------------- */
 
-static void on_hello(void *arg, const PGresult *r)
-{
-    struct admin *a = arg;
-    a->epoch = PQntuples(r) == 1 ? (uint64_t)pg_get_i64(r, 0, 0) : 0;
-}
-
+/* Nothing is asked of a new connection: init, migrate and check work without a schema, too. */
 static struct pg *admin_pg(struct admin *a)
 {
     if (!a->pg) {
-        /* A database without a schema has no epoch yet: init and migrate work there too. */
-        a->pg =
-            pg_open(a->loop, &(struct pg_options){ .url = a->config->database_url,
-                                                   .read_connections = 1,
-                                                   .write_connections = 1,
-                                                   .timeout_ms = a->config->database_timeout,
-                                                   .hello = a->no_schema ? "SELECT 0::bigint"
-                                                                         : "SELECT fleet_epoch()",
-                                                   .on_hello = on_hello,
-                                                   .arg = a });
+        a->pg = pg_open(a->loop, &(struct pg_options){ .url = a->config->database_url,
+                                                       .read_connections = 1,
+                                                       .write_connections = 1,
+                                                       .timeout_ms = a->config->database_timeout });
     }
     return a->pg;
 }
@@ -179,16 +191,16 @@ int admin_rows(const struct admin *a, size_t i)
 
 /* --- the cache ------------------------------------------------------------------------------- */
 
-struct cache *admin_cache(struct admin *a)
+static enum err open_cache(struct admin *a)
 {
-    if (a->cache) {
-        return a->cache;
-    }
     const struct config *c = a->config;
-    char why[256];
-    if (seal_load(c->node_fleet_key_file, &a->seal, why, sizeof why) != ERR_OK) {
-        admin_fail(EX_CONFIG, "%s", why);
-        return NULL;
+    if (a->cache) {
+        return ERR_OK;
+    }
+    a->reply = (struct pg_reply){ .err = ERR_INVALID };
+    if (seal_load(c->node_fleet_key_file, &a->seal, a->reply.message, sizeof a->reply.message) !=
+        ERR_OK) {
+        return ERR_INVALID;
     }
     a->cache =
         cache_open(a->loop, &(struct cache_options){ .servers = &c->cache_servers,
@@ -197,7 +209,7 @@ struct cache *admin_cache(struct admin *a)
                                                      .account_ttl_ms = c->cache_account_ttl,
                                                      .tombstone_ttl_ms = c->cache_tombstone_ttl,
                                                      .seal = a->seal });
-    return a->cache;
+    return ERR_OK;
 }
 
 struct wait_err {
@@ -215,13 +227,12 @@ static void on_err(void *arg, enum err e)
 static enum err drop_keys(struct admin *a, const struct cache_key *keys, size_t n)
 {
     struct wait_err w = { 0 };
-    cache_set_epoch(a->cache, a->epoch);
     cache_tombstone(a->cache, keys, n, on_err, &w);
     admin_wait(a, &w.done);
     return w.err;
 }
 
-/* The epoch is part of every key and comes with the first connection. */
+/* It is a part of every key. */
 static enum err learn_epoch(struct admin *a)
 {
     struct pg_batch *later = a->batch;
@@ -229,7 +240,7 @@ static enum err learn_epoch(struct admin *a)
     admin_sql(a, "SELECT fleet_epoch()");
     enum err e = admin_run(a, PG_READ);
     if (e == ERR_OK) {
-        a->epoch = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
+        cache_set_epoch(a->cache, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
     }
     free_results(a);
     a->batch = later;
@@ -238,12 +249,10 @@ static enum err learn_epoch(struct admin *a)
 
 enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t n)
 {
-    if (!admin_cache(a)) {
-        pg_batch_free(&a->batch);
-        a->reply = (struct pg_reply){ .err = ERR_INVALID, .message = "no fleet key" };
-        return ERR_INVALID;
+    enum err e = open_cache(a);
+    if (e == ERR_OK) {
+        e = learn_epoch(a);
     }
-    enum err e = learn_epoch(a);
     if (e != ERR_OK) {
         pg_batch_free(&a->batch);
         return e;
@@ -252,10 +261,9 @@ enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t 
     e = admin_run(a, PG_WRITE);
     enum err second = drop_keys(a, keys, n);
     if (first != ERR_OK || second != ERR_OK) {
-        fprintf(stderr,
-                "mailfleet: a cache server could not be told; nodes that reach it may use the old "
-                "state for up to %llu s\n",
-                (unsigned long long)(a->config->cache_account_ttl / 1000));
+        admin_say("a cache server could not be told; nodes that reach it may use the old state for "
+                  "up to %llu s",
+                  (unsigned long long)(a->config->cache_account_ttl / 1000));
     }
     return e;
 }
@@ -296,6 +304,19 @@ bool admin_address(const char *text, struct address *out)
     return e == ERR_OK;
 }
 
+bool admin_domain(const char *text, char out[DOMAIN_MAX + 2])
+{
+    struct address a;
+    char full[DOMAIN_MAX + 3];
+    int n = snprintf(full, sizeof full, "x@%s", text);
+    if (n < 0 || (size_t)n >= sizeof full || address_parse(span_str(full), &a) != ERR_OK) {
+        admin_fail(EX_DATAERR, "%s: not a domain", text);
+        return false;
+    }
+    memcpy(out, a.canon + 1, strlen(a.canon));
+    return true;
+}
+
 int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox_id)
 {
     admin_sql(a, "SELECT mailbox_id FROM address WHERE addr = $1");
@@ -313,6 +334,52 @@ int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox
     return EX_OK;
 }
 
+int admin_check_domains(struct admin *a, const struct address *addrs, size_t n)
+{
+    struct span *domains = NEW_ARRAY(struct span, n);
+    for (size_t i = 0; i < n; i++) {
+        domains[i] = span_str(addrs[i].canon + addrs[i].local + 1);
+    }
+    admin_sql(a, "SELECT w.name FROM unnest($1::text[]) w (name) "
+                 "WHERE NOT EXISTS (SELECT FROM domain d WHERE d.name = w.name)");
+    pg_texts(a->batch, domains, n);
+    free(domains);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "domains");
+    }
+    if (admin_rows(a, 0) > 0) {
+        struct span d = pg_get_span(admin_result(a, 0), 0, 0);
+        return admin_fail(EX_NOHOST, "%.*s: not a domain of ours", SPAN_ARG(d));
+    }
+    return EX_OK;
+}
+
+int admin_addresses(struct admin *a, struct address_walk *w)
+{
+    if (*w->domain) {
+        admin_sql(a, "SELECT addr, mailbox_id, targets FROM address "
+                     "WHERE addr > $1 AND domain = $3 ORDER BY addr LIMIT $2");
+    } else {
+        admin_sql(a, "SELECT addr, mailbox_id, targets FROM address "
+                     "WHERE addr > $1 ORDER BY addr LIMIT $2");
+    }
+    pg_text(a->batch, span_str(w->last));
+    pg_i64(a->batch, ADDRESS_PAGE);
+    if (*w->domain) {
+        pg_text(a->batch, span_str(w->domain));
+    }
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "addresses");
+    }
+    int n = admin_rows(a, 0);
+    if (n > 0) {
+        struct span last = pg_get_span(admin_result(a, 0), n - 1, 0);
+        snprintf(w->last, sizeof w->last, "%.*s", SPAN_ARG(last));
+    }
+    w->ended = n < ADDRESS_PAGE;
+    return EX_OK;
+}
+
 int admin_volumes(struct admin *a, struct volume **v, size_t *n)
 {
     admin_sql(a, "SELECT volume_id, uuid::text, url, fanout, state, weight, free_floor FROM volume "
@@ -322,7 +389,7 @@ int admin_volumes(struct admin *a, struct volume **v, size_t *n)
     }
     const PGresult *r = admin_result(a, 0);
     *n = (size_t)PQntuples(r);
-    *v = NEW_ARRAY(struct volume, *n + 1);
+    *v = NEW_ARRAY(struct volume, *n);
     for (int i = 0; i < PQntuples(r); i++) {
         struct volume *o = &(*v)[i];
         o->volume_id = (uint16_t)pg_get_i64(r, i, 0);

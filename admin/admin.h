@@ -13,6 +13,7 @@
 #include "address.h"
 #include "base/config.h"
 #include "store/cache.h"
+#include "store/directory.h"
 #include "store/pg.h"
 #include "store/spool.h"
 
@@ -20,19 +21,22 @@ struct admin {
     const char *config_path;
     struct config *config;
     bool json;
-    bool no_schema;      /* init and migrate: the database may be empty */
     struct loop *loop;
     struct pg *pg;
     struct seal *seal; /* the cache's */
     struct cache *cache;
-    uint64_t epoch;
     struct pg_batch *batch; /* being made */
     PGresult **results;     /* of the last batch; freed by the next */
     size_t n_results;
-    struct pg_reply reply;  /* of the last batch */
+    struct pg_reply reply; /* of the last batch */
 };
 
-/* Prints `mailfleet: ...` on standard error and returns code. */
+/*
+ * What a command shows goes to standard output, and is JSON if asked for; what it did and what
+ * went wrong are lines `mailfleet: ...` on standard error.
+ */
+void admin_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Says it, and returns code. */
 int admin_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The exit code and words for an err of the database or the cache. */
 int admin_fail_reply(const struct admin *a, const char *what);
@@ -51,8 +55,6 @@ enum err admin_run(struct admin *a, enum pg_lane lane);
 const PGresult *admin_result(const struct admin *a, size_t i);
 int admin_rows(const struct admin *a, size_t i);
 
-/* The cache under the database's epoch; NULL with a message when the key can't be read. */
-struct cache *admin_cache(struct admin *a);
 /*
  * Changes pointers or accounts as the cache protocol asks: tombstones, the batch that was made,
  * tombstones again. keys are those that the change makes wrong. A cache that can't be reached is
@@ -65,8 +67,24 @@ enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t 
 char *admin_read_password(bool from_stdin);
 /* Canonical form of an address that an operator typed; false after a message. */
 bool admin_address(const char *text, struct address *out);
+/* A domain that an operator typed, in canonical form behind an @; false after a message. */
+bool admin_domain(const char *text, char out[DOMAIN_MAX + 2]);
 /* The mailbox of an account; EX_OK, or a code after a message. */
 int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox_id);
+/* EX_OK when the domains of these addresses are ours, or a code after a message. */
+int admin_check_domains(struct admin *a, const struct address *addrs, size_t n);
+/*
+ * The addresses of one domain or ("") of all, in their order. There may be millions, and a
+ * statement has a deadline: so they are read a page at a time, while there is more. The results
+ * have the columns addr, mailbox_id and targets.
+ */
+#define ADDRESS_PAGE 5000
+struct address_walk {
+    const char *domain;
+    char last[ENTRY_TARGET_MAX + 1];
+    bool ended;
+};
+int admin_addresses(struct admin *a, struct address_walk *w);
 /* All volumes, by id; the caller frees *v. EX_OK, or a code after a message. */
 int admin_volumes(struct admin *a, struct volume **v, size_t *n);
 /* Milliseconds since 1970. */

@@ -44,32 +44,12 @@ static int change_alias(struct admin *a, const struct address *alias)
     return EX_OK;
 }
 
-/* The domains of the alias and of its targets must be ours. */
-static int check_domains(struct admin *a, const struct address *alias, const struct targets *t)
-{
-    struct span *domains = NEW_ARRAY(struct span, t->n + 1);
-    for (size_t i = 0; i < t->n; i++) {
-        domains[i] = span_str(t->parsed[i].canon + t->parsed[i].local + 1);
-    }
-    domains[t->n] = span_str(alias->canon + alias->local + 1);
-    admin_sql(a, "SELECT w.name FROM unnest($1::text[]) w (name) "
-                 "WHERE NOT EXISTS (SELECT FROM domain d WHERE d.name = w.name)");
-    pg_texts(a->batch, domains, t->n + 1);
-    free(domains);
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        return admin_fail_reply(a, alias->canon);
-    }
-    if (admin_rows(a, 0) > 0) {
-        struct span d = pg_get_span(admin_result(a, 0), 0, 0);
-        return admin_fail(EX_NOHOST, "%.*s: not a domain of ours, and nothing is relayed",
-                          SPAN_ARG(d));
-    }
-    return EX_OK;
-}
-
 static int add_targets(struct admin *a, const struct address *alias, const struct targets *t)
 {
-    int code = check_domains(a, alias, t);
+    int code = admin_check_domains(a, alias, 1);
+    if (code == EX_OK) {
+        code = admin_check_domains(a, t->parsed, t->n);
+    }
     if (code != EX_OK) {
         return code;
     }
@@ -125,24 +105,42 @@ int command_alias_remove(struct admin *a, const struct args *args)
     return code;
 }
 
+/* The aliases among a page of addresses, which are the last results; catch-alls are none. */
+static void add_page(struct admin *a, struct table *t)
+{
+    const PGresult *r = admin_result(a, 0);
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct span targets[ENTRY_TARGETS_MAX], alias = pg_get_span(r, i, 0);
+        size_t n = pg_get_texts(r, i, 2, targets, ARRAY_LEN(targets));
+        for (size_t k = 0; k < n && k < ARRAY_LEN(targets) && alias.p[0] != '@'; k++) {
+            table_text(t, alias);
+            table_text(t, targets[k]);
+        }
+    }
+}
+
 int command_alias_list(struct admin *a, const struct args *args)
 {
     static const struct column columns[] = {
         { "alias", "ALIAS", COLUMN_TEXT },
         { "target", "TARGET", COLUMN_TEXT },
     };
-    admin_sql(a, "SELECT a.addr, w.t FROM address a, unnest(a.targets) w (t) "
-                 "WHERE $1 = '' OR a.domain = lower($1) ORDER BY a.addr, w.t");
-    pg_text(a->batch, args->n ? span_str(args->v[0]) : SPAN(""));
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        return admin_fail_reply(a, "aliases");
+    char domain[DOMAIN_MAX + 2] = "@";
+    struct address_walk w = { .domain = domain + 1 };
+    int code = EX_OK;
+    if (args->n && !admin_domain(args->v[0], domain)) {
+        return EX_DATAERR;
     }
     struct table *t = table_new(columns, ARRAY_LEN(columns));
-    for (int i = 0; i < admin_rows(a, 0); i++) {
-        table_text(t, pg_get_span(admin_result(a, 0), i, 0));
-        table_text(t, pg_get_span(admin_result(a, 0), i, 1));
+    while (code == EX_OK && !w.ended) {
+        code = admin_addresses(a, &w);
+        if (code == EX_OK) {
+            add_page(a, t);
+        }
     }
-    table_print(t, a->json, "no aliases", stdout);
+    if (code == EX_OK) {
+        table_print(t, a->json, "no aliases", stdout);
+    }
     table_free(&t);
-    return EX_OK;
+    return code;
 }

@@ -9,9 +9,10 @@
 
 #include <stdbool.h>
 
+/* clang-format off */
 /*      name             option            value       help; an empty value: the option has none */
 #define ARG_LIST(X)                                                                               \
-    X(password_stdin, "password-stdin", "", "read the password from standard input")            \
+    X(password_stdin, "password-stdin", "", "read the password from standard input")              \
     X(hash, "hash", "HASH", "a crypt(3) hash in place of a password")                             \
     X(quota_octets, "quota-octets", "SIZE", "most octets of a mailbox; none: no limit")           \
     X(quota_messages, "quota-messages", "N", "most messages of a mailbox; none: no limit")        \
@@ -30,6 +31,7 @@ enum arg {
 #undef X
     ARG_COUNT
 };
+/* clang-format on */
 
 #define ARG_BIT(name) (1u << ARG_##name)
 

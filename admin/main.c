@@ -2,6 +2,7 @@
  * mailfleet: the operator's command. This file is its table of commands, and what is common to
  * all: --config, --json, --help. The work is in the files that commands.h names.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,10 +143,13 @@ static int run(const struct command *c, const struct common *common, const struc
     if (config_load(common->config, &a.config, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CONFIG, "%s", why);
     }
-    log_set_level(LOG_ERROR); /* what a command has to say it says itself */
+    log_set_level(LOG_ERROR); /* what a command does it says itself */
     admin_open(&a, common->config, common->json);
     int code = c->keeps_root || admin_drop_root(&a) ? c->run(&a, args) : EX_CONFIG;
     admin_close(&a);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        return admin_fail(EX_IOERR, "standard output: %s", strerror(errno));
+    }
     return code;
 }
 
@@ -169,6 +173,7 @@ int main(int argc, char **argv)
         return admin_fail(EX_USAGE, "no such command: %s (mailfleet --help lists them)", argv[1]);
     }
     struct args args;
+    argv[words] = argv[0]; /* the name that getopt complains under */
     if (!args_parse(argc - words, argv + words, c->args, &args)) {
         return EX_USAGE;
     }

@@ -10,9 +10,9 @@
 #include <stddef.h>
 
 struct migration {
-    unsigned number;  /* 1, 2, 3... without a gap, in this order */
+    unsigned number; /* 1, 2, 3... without a gap, in this order */
     const char *name;
-    const char *sql;  /* statements separated by semicolons: for PQexec */
+    const char *sql; /* statements separated by semicolons: for PQexec */
 };
 
 extern const struct migration migrations[];

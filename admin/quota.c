@@ -19,16 +19,16 @@ bool quota_parse(const struct args *args, struct quota *out)
     return true;
 }
 
-bool quota_any(const struct quota *l)
+bool quota_any(const struct quota *q)
 {
-    return l->given[QUOTA_OCTETS] || l->given[QUOTA_MESSAGES] || l->given[QUOTA_SIZE];
+    return q->given[QUOTA_OCTETS] || q->given[QUOTA_MESSAGES] || q->given[QUOTA_SIZE];
 }
 
-void quota_sql(const struct quota *l, struct pg_batch *b)
+void quota_sql(const struct quota *q, struct pg_batch *b)
 {
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
-        if (l->given[i]) {
-            pg_i64(b, (int64_t)l->value[i]);
+        if (q->given[i]) {
+            pg_i64(b, (int64_t)q->value[i]);
         } else {
             pg_null(b);
         }

@@ -16,8 +16,8 @@ struct quota {
 
 /* False after a message. */
 bool quota_parse(const struct args *args, struct quota *out);
-bool quota_any(const struct quota *l);
+bool quota_any(const struct quota *q);
 /* Adds the three as arguments: the given value, or NULL where the statement keeps what is. */
-void quota_sql(const struct quota *l, struct pg_batch *b);
+void quota_sql(const struct quota *q, struct pg_batch *b);
 
 #endif

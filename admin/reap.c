@@ -8,7 +8,8 @@
  *   free      shared files that nobody counts any more: unlink, then forget
  *
  * Each step can be repeated, so a reaper may be killed anywhere and any number may run at once, on
- * any node. A file that can't be unlinked now keeps its row for a later run. A timer runs it.
+ * any node. Volumes that are read-only, or not well, are passed over: their rows stay for a later
+ * run, as does the row of a file that can't be unlinked now. A timer runs it.
  */
 #include <stdlib.h>
 #include <unistd.h>
@@ -19,9 +20,10 @@
 #include "store/spool.h"
 #include "table.h"
 
-#define STALE_MS     (60 * 60 * 1000) /* after which a claim was a dead reaper's */
+#define STALE_MS     (10 * 60 * 1000) /* after which a claim was a dead reaper's */
 #define CLAIM_MOST   256              /* rows in one go, and so unlinks under way at once */
-#define VOLUME_TRIES 50               /* times 100 ms, until the volumes have been looked at */
+#define PAGE         1000 /* due rows that are looked at in one go, for their mailboxes */
+#define VOLUME_TRIES 50   /* times 100 ms, until the volumes have been looked at */
 
 struct victim {
     struct blob_id blob;
@@ -35,6 +37,10 @@ struct victim {
 struct reaper {
     struct admin *admin;
     struct spool *spool;
+    struct volume *volumes;
+    size_t n_volumes;
+    int64_t *usable; /* of volumes: where files can be unlinked now */
+    size_t n_usable;
     uint64_t left; /* rows it may still take */
     size_t pending;
     uint64_t rows, files, failed;
@@ -58,13 +64,24 @@ static void wait_unlinks(struct reaper *r)
     }
 }
 
+static void count_unlink(struct reaper *r, const struct victim *v)
+{
+    if (v->err == ERR_OK) {
+        r->files++;
+        return;
+    }
+    char id[BLOB_ID_CHARS + 1];
+    blob_id_text(&v->blob, id);
+    admin_say("volume %u: %s is not unlinked now: %s", v->volume, id, err_text(v->err));
+    r->failed++;
+}
+
 /* Unlinks the files of all victims that are not shared; each then has its err. */
 static void unlink_victims(struct reaper *r)
 {
     for (size_t i = 0; i < r->n; i++) {
         struct victim *v = &r->victims[i];
         v->reaper = r;
-        v->err = ERR_OK;
         if (!v->shared) {
             r->pending++;
             spool_unlink(r->spool, v->volume, &v->blob, on_unlinked, v);
@@ -72,43 +89,74 @@ static void unlink_victims(struct reaper *r)
     }
     wait_unlinks(r);
     for (size_t i = 0; i < r->n; i++) {
-        struct victim *v = &r->victims[i];
-        if (v->shared) {
-            continue;
-        }
-        if (v->err == ERR_OK) {
-            r->files++;
-        } else {
-            char id[BLOB_ID_CHARS + 1];
-            blob_id_text(&v->blob, id);
-            admin_fail(0, "volume %u: %s is not unlinked now: %s", v->volume, id, err_text(v->err));
-            r->failed++;
+        if (!r->victims[i].shared) {
+            count_unlink(r, &r->victims[i]);
         }
     }
     fault_at(FAULT_reap_unlinked);
 }
 
-/* A volume is used once its sentinel has been looked at: gives the spool the time for it. */
-static void timer_fired(uv_timer_t *t)
+/* --- volumes --------------------------------------------------------------------------------- */
+
+/* Looked at again before each claim: a volume may fail in the middle of a run. */
+static void find_usable(struct reaper *r)
 {
-    (void)t;
+    r->n_usable = 0;
+    for (size_t i = 0; i < r->n_volumes; i++) {
+        const struct volume *v = &r->volumes[i];
+        if (v->state != VOLUME_READONLY && spool_volume_ready(r->spool, v->volume_id)) {
+            r->usable[r->n_usable++] = v->volume_id;
+        }
+    }
 }
 
-static void wait_volumes(struct reaper *r, const struct volume *volumes, size_t n)
+static void on_tick(uv_timer_t *t)
 {
-    uv_timer_t t;
+    (*(unsigned *)t->data)++;
+}
+
+/* Gives the spool the time to look at the volumes for the first time. */
+static void wait_volumes(struct reaper *r)
+{
+    unsigned ticks = 0;
+    uv_timer_t t = { .data = &ticks };
     CHECK(uv_timer_init(loop_uv(r->admin->loop), &t) == 0);
-    uv_timer_start(&t, timer_fired, 100, 100);
-    for (size_t i = 0, tries = 0; i < n && tries < VOLUME_TRIES;) {
-        if (spool_volume_ready(r->spool, volumes[i].volume_id)) {
-            i++;
-        } else {
-            tries++;
+    uv_timer_start(&t, on_tick, 100, 100);
+    for (size_t i = 0; i < r->n_volumes; i++) {
+        const struct volume *v = &r->volumes[i];
+        if (v->state == VOLUME_READONLY) {
+            continue;
+        }
+        while (!spool_volume_ready(r->spool, v->volume_id) && ticks < VOLUME_TRIES) {
             uv_run(loop_uv(r->admin->loop), UV_RUN_ONCE);
+        }
+        if (!spool_volume_ready(r->spool, v->volume_id)) {
+            admin_say("volume %u is not well, its files stay for a later run: see mailfleet check",
+                      v->volume_id);
+            r->failed++;
         }
     }
     uv_close((uv_handle_t *)&t, NULL);
     uv_run(loop_uv(r->admin->loop), UV_RUN_NOWAIT);
+}
+
+static int open_volumes(struct reaper *r)
+{
+    int code = admin_volumes(r->admin, &r->volumes, &r->n_volumes);
+    if (code != EX_OK) {
+        return code;
+    }
+    const struct config *c = r->admin->config;
+    r->usable = NEW_ARRAY(int64_t, r->n_volumes);
+    r->spool =
+        spool_open(r->admin->loop, &(struct spool_options){ .buffer = c->spool_buffer,
+                                                            .read_chunk = c->spool_read_chunk,
+                                                            .threads = (unsigned)c->spool_threads,
+                                                            .queue = (unsigned)c->spool_queue,
+                                                            .timeout_ms = c->spool_timeout });
+    spool_set_volumes(r->spool, r->volumes, r->n_volumes);
+    wait_volumes(r);
+    return EX_OK;
 }
 
 /* --- rows ------------------------------------------------------------------------------------ */
@@ -169,74 +217,124 @@ static void take_rows(struct reaper *r, const PGresult *rows)
     }
 }
 
+/* What is due of a mailbox and on usable volumes becomes this reaper's: victims. */
+static enum err claim(struct reaper *r, int64_t mailbox)
+{
+    struct admin *a = r->admin;
+    find_usable(r);
+    admin_sql(a, "SELECT blob_id, seq, volume_id, shared FROM claim($1, $2, $3, $4, $5)");
+    pg_i64(a->batch, mailbox);
+    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, STALE_MS);
+    pg_i64(a->batch, (int64_t)(r->left < CLAIM_MOST ? r->left : CLAIM_MOST));
+    pg_i64s(a->batch, r->usable, r->n_usable);
+    enum err e = admin_run(a, PG_WRITE);
+    if (e == ERR_OK) {
+        take_rows(r, admin_result(a, 0));
+        r->left -= r->n;
+    }
+    return e;
+}
+
 /* EX_OK when the mailbox has no more that is due. */
 static int reap_mailbox(struct reaper *r, int64_t mailbox)
 {
-    struct admin *a = r->admin;
     do {
-        uint64_t most = r->left < CLAIM_MOST ? r->left : CLAIM_MOST;
-        if (most == 0) {
-            return EX_OK;
+        if (claim(r, mailbox) != ERR_OK) {
+            return admin_fail_reply(r->admin, "ledger");
         }
-        admin_sql(a, "SELECT blob_id, seq, volume_id, shared FROM claim($1, $2, $3, $4)");
-        pg_i64(a->batch, mailbox);
-        pg_i64(a->batch, admin_now());
-        pg_i64(a->batch, STALE_MS);
-        pg_i64(a->batch, (int64_t)most);
-        if (admin_run(a, PG_WRITE) != ERR_OK) {
-            return admin_fail_reply(a, "ledger");
+        if (r->n > 0) {
+            fault_at(FAULT_reap_claimed);
+            unlink_victims(r);
+            release_victims(r, mailbox);
         }
-        take_rows(r, admin_result(a, 0));
-        r->left -= r->n;
-        fault_at(FAULT_reap_claimed);
-        unlink_victims(r);
-        release_victims(r, mailbox);
-    } while (r->n == CLAIM_MOST);
+    } while (r->n == CLAIM_MOST && r->left > 0);
     return EX_OK;
 }
 
-/* Mailboxes in ascending order, so that one whose rows can't go yet is passed, not met again. */
-static int reap_ledger(struct reaper *r)
+/* A walk along ledger_due: rows that can't go yet are passed, not met again. */
+struct walk {
+    char after[64]; /* unlink_after, as text: to the microsecond */
+    int64_t mailbox;
+    bool ended;
+    int64_t mailboxes[PAGE]; /* of this page, each once */
+    size_t n;
+};
+
+static void add_mailbox(struct walk *w, int64_t mailbox)
 {
-    struct admin *a = r->admin;
-    int64_t last = -1;
-    for (;;) {
-        admin_sql(a, "SELECT DISTINCT mailbox_id FROM ledger WHERE unlink_after <= ms_time($1) "
-                     "AND mailbox_id > $2 ORDER BY mailbox_id LIMIT 1000");
-        pg_i64(a->batch, admin_now());
-        pg_i64(a->batch, last);
-        if (admin_run(a, PG_READ) != ERR_OK) {
-            return admin_fail_reply(a, "ledger");
-        }
-        int n = admin_rows(a, 0);
-        int64_t *mailboxes = NEW_ARRAY(int64_t, (size_t)n + 1);
-        for (int i = 0; i < n; i++) {
-            mailboxes[i] = pg_get_i64(admin_result(a, 0), i, 0);
-        }
-        int code = EX_OK;
-        for (int i = 0; i < n && code == EX_OK; i++) {
-            last = mailboxes[i];
-            code = reap_mailbox(r, last);
-        }
-        free(mailboxes);
-        if (code != EX_OK || n < 1000 || r->left == 0) {
-            return code;
+    for (size_t i = 0; i < w->n; i++) {
+        if (w->mailboxes[i] == mailbox) {
+            return;
         }
     }
+    w->mailboxes[w->n++] = mailbox;
 }
 
+static int next_page(struct reaper *r, struct walk *w)
+{
+    struct admin *a = r->admin;
+    admin_sql(a, "SELECT mailbox_id, unlink_after::text FROM ledger "
+                 "WHERE unlink_after <= ms_time($1) AND volume_id = ANY ($2) "
+                 "AND (unlink_after, mailbox_id) > ($3::text::timestamptz, $4) "
+                 "ORDER BY unlink_after, mailbox_id LIMIT $5");
+    pg_i64(a->batch, admin_now());
+    find_usable(r);
+    pg_i64s(a->batch, r->usable, r->n_usable);
+    pg_text(a->batch, span_str(w->after));
+    pg_i64(a->batch, w->mailbox);
+    pg_i64(a->batch, PAGE);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "ledger");
+    }
+    const PGresult *rows = admin_result(a, 0);
+    int n = PQntuples(rows);
+    w->n = 0;
+    for (int i = 0; i < n; i++) {
+        add_mailbox(w, pg_get_i64(rows, i, 0));
+    }
+    if (n > 0) {
+        struct span after = pg_get_span(rows, n - 1, 1);
+        snprintf(w->after, sizeof w->after, "%.*s", SPAN_ARG(after));
+        w->mailbox = pg_get_i64(rows, n - 1, 0);
+    }
+    w->ended = n < PAGE;
+    return EX_OK;
+}
+
+static int reap_ledger(struct reaper *r)
+{
+    struct walk w = { .after = "-infinity" };
+    int code = EX_OK;
+    while (code == EX_OK && !w.ended && r->left > 0) {
+        code = next_page(r, &w);
+        for (size_t i = 0; i < w.n && code == EX_OK && r->left > 0; i++) {
+            code = reap_mailbox(r, w.mailboxes[i]);
+        }
+    }
+    return code;
+}
+
+/* In the order of ids, so that those that can't go yet are passed. */
 static int reap_shared(struct reaper *r)
 {
     struct admin *a = r->admin;
+    struct blob_id last = { 0 };
     do {
-        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false FROM blob_shared "
-                     "WHERE refs = 0 LIMIT $1");
+        find_usable(r);
+        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false FROM blob_shared WHERE refs = 0 "
+                     "AND blob_id > $1 AND volume_id = ANY ($2) ORDER BY blob_id LIMIT $3");
+        pg_uuid(a->batch, &last);
+        pg_i64s(a->batch, r->usable, r->n_usable);
         pg_i64(a->batch, CLAIM_MOST);
         if (admin_run(a, PG_READ) != ERR_OK) {
             return admin_fail_reply(a, "shared files");
         }
         take_rows(r, admin_result(a, 0));
-        uint64_t failed = r->failed;
+        if (r->n == 0) {
+            return EX_OK;
+        }
+        last = r->victims[r->n - 1].blob;
         unlink_victims(r);
         for (size_t i = 0; i < r->n; i++) {
             if (r->victims[i].err == ERR_OK) {
@@ -246,9 +344,6 @@ static int reap_shared(struct reaper *r)
         }
         if (a->batch && admin_run(a, PG_WRITE) != ERR_OK) {
             return admin_fail_reply(a, "shared files");
-        }
-        if (r->failed != failed) {
-            break; /* the same files would be met again */
         }
     } while (r->n == CLAIM_MOST);
     return EX_OK;
@@ -281,7 +376,7 @@ static void print_result(const struct reaper *r)
     static const struct column columns[] = {
         { "rows", "Ledger rows released", COLUMN_NUMBER },
         { "files", "Files unlinked", COLUMN_NUMBER },
-        { "failed", "Failed, for a later run", COLUMN_NUMBER },
+        { "failed", "Files and volumes left for a later run", COLUMN_NUMBER },
     };
     struct table *t = table_new(columns, ARRAY_LEN(columns));
     table_number(t, r->rows);
@@ -289,27 +384,6 @@ static void print_result(const struct reaper *r)
     table_number(t, r->failed);
     table_print_record(t, r->admin->json, stdout);
     table_free(&t);
-}
-
-static int open_volumes(struct reaper *r)
-{
-    struct volume *v;
-    size_t n;
-    int code = admin_volumes(r->admin, &v, &n);
-    if (code != EX_OK) {
-        return code;
-    }
-    const struct config *c = r->admin->config;
-    r->spool =
-        spool_open(r->admin->loop, &(struct spool_options){ .buffer = c->spool_buffer,
-                                                            .read_chunk = c->spool_read_chunk,
-                                                            .threads = (unsigned)c->spool_threads,
-                                                            .queue = (unsigned)c->spool_queue,
-                                                            .timeout_ms = c->spool_timeout });
-    spool_set_volumes(r->spool, v, n);
-    wait_volumes(r, v, n);
-    free(v);
-    return EX_OK;
 }
 
 int command_reap(struct admin *a, const struct args *args)
@@ -335,6 +409,8 @@ int command_reap(struct admin *a, const struct args *args)
         spool_close(&r->spool);
     }
     code = code == EX_OK && r->failed > 0 ? EX_TEMPFAIL : code;
+    free(r->volumes);
+    free(r->usable);
     free(r);
     return code;
 }

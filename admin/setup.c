@@ -4,7 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libmemcached/memcached.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -14,10 +13,15 @@
 #include "commands.h"
 #include "migrations.h"
 #include "net/tls.h"
-#include "store/spool.h"
+#include "store/cache_server.h"
 #include "table.h"
 
 /* --- migrations ------------------------------------------------------------------------------ */
+
+static int64_t newest_version(void)
+{
+    return migrations[migrations_count - 1].number;
+}
 
 /* The newest migration that was applied; -1 after a message. */
 static int64_t schema_version(struct admin *a)
@@ -40,6 +44,13 @@ static int64_t schema_version(struct admin *a)
     return pg_get_i64(admin_result(a, 0), 0, 0);
 }
 
+/* In place; libpq's messages end with a newline, or have further lines. */
+static const char *first_line(char *text)
+{
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
 /*
  * One migration and its record are one transaction: a script has many statements, which a
  * parameterised one may not, so it goes as a simple query on a connection of its own. Of two
@@ -52,9 +63,9 @@ static int apply(struct admin *a, const struct migration *m)
     int code = EX_OK;
     char *sql = NULL;
     if (PQstatus(c) != CONNECTION_OK) {
-        code = admin_fail(EX_TEMPFAIL, "database: %s", PQerrorMessage(c));
+        code = admin_fail(EX_TEMPFAIL, "database: %s", first_line(PQerrorMessage(c)));
     } else if (asprintf(&sql,
-                        "SET client_min_messages = warning; BEGIN; %s; "
+                        "BEGIN; SET LOCAL client_min_messages = warning; %s; "
                         "INSERT INTO schema_version (version, name) VALUES (%u, '%s'); COMMIT",
                         m->sql, m->number, m->name) < 0) {
         sql = NULL;
@@ -63,28 +74,27 @@ static int apply(struct admin *a, const struct migration *m)
         r = PQexec(c, sql);
         if (PQresultStatus(r) != PGRES_COMMAND_OK) {
             code = admin_fail(EX_SOFTWARE, "migration %03u-%s: %s", m->number, m->name,
-                              PQerrorMessage(c));
+                              first_line(PQerrorMessage(c)));
         }
     }
     PQclear(r);
     free(sql);
     PQfinish(c);
     if (code == EX_OK) {
-        printf("applied %03u-%s\n", m->number, m->name);
+        admin_say("applied %03u-%s", m->number, m->name);
     }
     return code;
 }
 
 int command_migrate(struct admin *a, const struct args *args)
 {
-    a->no_schema = true;
     int64_t version = schema_version(a);
     if (version < 0) {
         return EX_TEMPFAIL;
     }
-    if (version > (int64_t)migrations[migrations_count - 1].number) {
-        return admin_fail(EX_SOFTWARE, "the database has version %lld, this program knows %d",
-                          (long long)version, (int)migrations[migrations_count - 1].number);
+    if (version > newest_version()) {
+        return admin_fail(EX_SOFTWARE, "the database has version %lld, this program knows %lld",
+                          (long long)version, (long long)newest_version());
     }
     size_t n = 0;
     for (size_t i = 0; i < migrations_count; i++) {
@@ -94,7 +104,7 @@ int command_migrate(struct admin *a, const struct args *args)
         }
         n++;
         if (args->opt[ARG_dry_run]) {
-            printf("would apply %03u-%s\n", m->number, m->name);
+            admin_say("would apply %03u-%s", m->number, m->name);
             continue;
         }
         int code = apply(a, m);
@@ -103,14 +113,14 @@ int command_migrate(struct admin *a, const struct args *args)
         }
     }
     if (n == 0) {
-        printf("the schema is up to date: version %lld\n", (long long)version);
+        admin_say("the schema is up to date: version %lld", (long long)version);
     }
     return EX_OK;
 }
 
 /* --- init ------------------------------------------------------------------------------------ */
 
-/* A new fleet key: for node.user's eyes and nobody else's. All nodes need the same one. */
+/* A new fleet key: for root and node.user, whatever the umask. All nodes need the same one. */
 static int make_key(struct admin *a)
 {
     const char *path = a->config->node_fleet_key_file;
@@ -130,7 +140,7 @@ static int make_key(struct admin *a)
     hex[sizeof hex - 2] = '\n';
     const struct passwd *pw =
         geteuid() == 0 && *a->config->node_user ? getpwnam(a->config->node_user) : NULL;
-    bool ok = write(fd, hex, sizeof hex - 1) == (ssize_t)sizeof hex - 1 &&
+    bool ok = fchmod(fd, 0640) == 0 && write(fd, hex, sizeof hex - 1) == (ssize_t)sizeof hex - 1 &&
               (!pw || fchown(fd, 0, pw->pw_gid) == 0) && fsync(fd) == 0;
     ok = close(fd) == 0 && ok;
     explicit_bzero(key, sizeof key);
@@ -139,7 +149,7 @@ static int make_key(struct admin *a)
         unlink(path);
         return admin_fail(EX_CANTCREAT, "%s: can't be written", path);
     }
-    printf("made the fleet key %s: copy it to every node\n", path);
+    admin_say("made the fleet key %s: copy it to every node", path);
     return EX_OK;
 }
 
@@ -157,7 +167,7 @@ int command_init(struct admin *a, const struct args *args)
 static const struct column check_columns[] = {
     { "ok", "OK", COLUMN_FLAG },
     { "what", "WHAT", COLUMN_TEXT },
-    { "why", "SAYS", COLUMN_TEXT },
+    { "says", "SAYS", COLUMN_TEXT },
 };
 
 struct checks {
@@ -199,45 +209,55 @@ static void check_tls(struct admin *a, struct checks *c)
     }
 }
 
-static void check_database(struct admin *a, struct checks *c)
+static bool check_database(struct admin *a, struct checks *c)
 {
     char says[128];
-    admin_sql(a, "SELECT current_setting('server_version'), fleet_epoch()");
+    admin_sql(a, "SELECT current_setting('server_version'), pg_is_in_recovery()");
     if (admin_run(a, PG_READ) != ERR_OK) {
-        report(c, false, "database",
-               a->reply.message[0] ? a->reply.message : "no answer within database.timeout");
-        return;
+        report(c, false, "database", a->reply.message);
+        return false;
     }
-    snprintf(says, sizeof says, "PostgreSQL %.*s, epoch %llu",
+    bool standby = pg_get_i64(admin_result(a, 0), 0, 1) != 0;
+    snprintf(says, sizeof says, "PostgreSQL %.*s%s",
              SPAN_ARG(pg_get_span(admin_result(a, 0), 0, 0)),
-             (unsigned long long)pg_get_i64(admin_result(a, 0), 0, 1));
-    report(c, true, "database", says);
-    int newest = (int)migrations[migrations_count - 1].number;
-    int64_t version = schema_version(a);
-    snprintf(says, sizeof says, "version %lld of %d%s", (long long)version, newest,
-             version < newest ? ": run mailfleet migrate" : "");
-    report(c, version == newest, "schema", says);
+             standby ? ", a standby: database.url lacks target_session_attrs=read-write" : "");
+    report(c, !standby, "database", says);
+    return true;
 }
 
-static void check_memcached(struct admin *a, struct checks *c, const char *server)
+static bool check_schema(struct admin *a, struct checks *c)
+{
+    char says[128];
+    int64_t version = schema_version(a);
+    snprintf(says, sizeof says, "version %lld of %lld%s", (long long)version,
+             (long long)newest_version(),
+             version < newest_version()   ? ": run mailfleet migrate"
+             : version > newest_version() ? ": this program is older"
+                                          : "");
+    report(c, version == newest_version(), "schema", says);
+    return version == newest_version();
+}
+
+static void check_cache(struct admin *a, struct checks *c, const char *name)
 {
     char what[96];
-    char host[256];
-    snprintf(what, sizeof what, "cache %s", server);
-    const char *colon = strrchr(server, ':');
-    if (!colon || (size_t)(colon - server) >= sizeof host) {
-        report(c, false, what, "not host:port");
-        return;
+    struct cache_server_item item = { .key = "mailfleet-check" }, *items[] = { &item };
+    struct cache_server *s = cache_server_open(name, a->config->cache_timeout);
+    enum err e = cache_server_get(s, items, 1);
+    snprintf(what, sizeof what, "cache %s", name);
+    report(c, e == ERR_OK, what, e == ERR_OK ? "answers" : "no answer within cache.timeout");
+    free(item.value);
+    cache_server_close(&s);
+}
+
+static void check_caches(struct admin *a, struct checks *c)
+{
+    if (a->config->cache_servers.n == 0) {
+        report(c, true, "cache", "not configured: every poll asks the database");
     }
-    snprintf(host, sizeof host, "%.*s", (int)(colon - server), server);
-    memcached_st *m = memcached_create(NULL);
-    memcached_behavior_set(m, MEMCACHED_BEHAVIOR_CONNECT_TIMEOUT, a->config->cache_timeout);
-    memcached_behavior_set(m, MEMCACHED_BEHAVIOR_POLL_TIMEOUT, a->config->cache_timeout);
-    memcached_server_add(m, host, (in_port_t)strtoul(colon + 1, NULL, 10));
-    memcached_return_t rc = memcached_version(m);
-    report(c, rc == MEMCACHED_SUCCESS, what,
-           rc == MEMCACHED_SUCCESS ? "answers" : memcached_last_error_message(m));
-    memcached_free(m);
+    for (size_t i = 0; i < a->config->cache_servers.n; i++) {
+        check_cache(a, c, a->config->cache_servers.v[i]);
+    }
 }
 
 static void check_volumes(struct admin *a, struct checks *c)
@@ -245,7 +265,7 @@ static void check_volumes(struct admin *a, struct checks *c)
     struct volume *v;
     size_t n;
     if (admin_volumes(a, &v, &n) != EX_OK) {
-        report(c, false, "volumes", "not known without the database");
+        report(c, false, "volumes", "the database does not tell");
         return;
     }
     if (n == 0) {
@@ -267,20 +287,40 @@ int command_check(struct admin *a, const struct args *args)
     report(&c, true, "configuration", a->config_path);
     check_key(a, &c);
     check_tls(a, &c);
-    check_database(a, &c);
-    if (a->config->cache_servers.n == 0) {
-        report(&c, true, "cache", "not configured: every poll asks the database");
+    check_caches(a, &c);
+    if (check_database(a, &c) && check_schema(a, &c)) {
+        check_volumes(a, &c);
+    } else {
+        report(&c, false, "volumes", "not looked at before the database is well");
     }
-    for (size_t i = 0; i < a->config->cache_servers.n; i++) {
-        check_memcached(a, &c, a->config->cache_servers.v[i]);
-    }
-    check_volumes(a, &c);
     table_print(c.table, a->json, "", stdout);
     table_free(&c.table);
     return c.all ? EX_OK : EX_UNAVAILABLE;
 }
 
 /* --- settings and epoch ---------------------------------------------------------------------- */
+
+/* As keywords and values, quoted as libpq wants them, with stars for what libpq calls a password.
+ */
+static void show_database_url(const char *url, char *out, size_t size)
+{
+    PQconninfoOption *options = PQconninfoParse(url, NULL);
+    struct buf text;
+    buf_init(&text, size - 1);
+    for (PQconninfoOption *o = options; o && o->keyword; o++) {
+        if (!o->val) {
+            continue;
+        }
+        buf_addf(&text, "%s%s='", buf_len(&text) ? " " : "", o->keyword);
+        for (const char *p = *o->dispchar == '*' ? "***" : o->val; *p; p++) {
+            buf_addf(&text, "%s%c", *p == '\'' || *p == '\\' ? "\\" : "", *p);
+        }
+        buf_addc(&text, '\'');
+    }
+    snprintf(out, size, "%.*s", SPAN_ARG(options ? buf_span(&text) : SPAN("not understood")));
+    buf_fini(&text);
+    PQconninfoFree(options);
+}
 
 int command_settings(struct admin *a, const struct args *args)
 {
@@ -295,7 +335,11 @@ int command_settings(struct admin *a, const struct args *args)
     const struct config_doc *d;
     for (size_t i = 0; (d = config_doc(i)) != NULL; i++) {
         char value[2048];
-        config_show(a->config, i, value, sizeof value);
+        if (strcmp(d->section, "database") == 0 && strcmp(d->key, "url") == 0) {
+            show_database_url(a->config->database_url, value, sizeof value);
+        } else {
+            config_show(a->config, i, value, sizeof value);
+        }
         table_text(t, span_str(d->section));
         table_text(t, span_str(d->key));
         table_text(t, span_str(value));
@@ -313,7 +357,7 @@ int command_epoch(struct admin *a, const struct args *args)
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, "epoch");
     }
-    printf("epoch %lld: nodes follow with their next connection or within seconds\n",
-           (long long)pg_get_i64(admin_result(a, 0), 0, 0));
+    admin_say("epoch %lld; every node follows within seconds",
+              (long long)pg_get_i64(admin_result(a, 0), 0, 0));
     return EX_OK;
 }

@@ -20,7 +20,7 @@ struct table {
     const struct column *columns;
     size_t n;
     struct cell *cells; /* row after row */
-    size_t n_cells;
+    size_t n_cells, room;
 };
 
 struct table *table_new(const struct column *columns, size_t n)
@@ -47,7 +47,10 @@ void table_free(struct table **pt)
 
 static struct cell *add_cell(struct table *t, char *text)
 {
-    t->cells = mem_grow(t->cells, t->n_cells + 1, sizeof *t->cells);
+    if (t->n_cells == t->room) {
+        t->room = t->room ? 2 * t->room : 64;
+        t->cells = mem_grow(t->cells, t->room, sizeof *t->cells);
+    }
     t->cells[t->n_cells] = (struct cell){ .text = text };
     return &t->cells[t->n_cells++];
 }
@@ -80,6 +83,11 @@ void table_none(struct table *t)
     add_cell(t, mem_strdup("-"))->none = true;
 }
 
+void table_limit(struct table *t, uint64_t v)
+{
+    v ? table_number(t, v) : table_none(t);
+}
+
 static json_t *cell_json(const struct column *c, const struct cell *cell)
 {
     if (cell->none) {
@@ -108,11 +116,21 @@ static json_t *row_json(const struct table *t, size_t row)
     return o;
 }
 
-static void print_json(json_t *j, FILE *out)
+static void print_row_json(const struct table *t, size_t row, FILE *out)
 {
-    json_dumpf(j, out, JSON_INDENT(2));
-    fputc('\n', out);
-    json_decref(j);
+    json_t *o = row_json(t, row);
+    json_dumpf(o, out, 0);
+    json_decref(o);
+}
+
+static void print_json(const struct table *t, FILE *out)
+{
+    fputc('[', out);
+    for (size_t row = 0; row < t->n_cells / t->n; row++) {
+        fputs(row ? ",\n" : "\n", out);
+        print_row_json(t, row, out);
+    }
+    fputs("\n]\n", out);
 }
 
 /* Columns of a terminal, near enough: continuation bytes of UTF-8 take none. */
@@ -161,11 +179,7 @@ void table_print(const struct table *t, bool json, const char *nothing_text, FIL
 {
     CHECK(t->n_cells % t->n == 0);
     if (json) {
-        json_t *a = json_array();
-        for (size_t row = 0; row < t->n_cells / t->n; row++) {
-            json_array_append_new(a, row_json(t, row));
-        }
-        print_json(a, out);
+        print_json(t, out);
     } else if (t->n_cells == 0) {
         fprintf(out, "%s\n", nothing_text);
     } else {
@@ -177,7 +191,8 @@ void table_print_record(const struct table *t, bool json, FILE *out)
 {
     CHECK(t->n_cells == t->n);
     if (json) {
-        print_json(row_json(t, 0), out);
+        print_row_json(t, 0, out);
+        fputc('\n', out);
         return;
     }
     size_t width = 0;

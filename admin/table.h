@@ -28,8 +28,10 @@ void table_number(struct table *t, uint64_t v);
 void table_flag(struct table *t, bool v);
 /* A cell that has no value: `-`, null. */
 void table_none(struct table *t);
+/* A limit, of which 0 is none. */
+void table_limit(struct table *t, uint64_t v);
 
-/* JSON: an array of objects. Text: says nothing_text when there are no rows. */
+/* JSON: an array of objects, a line each. Text: says nothing_text when there are no rows. */
 void table_print(const struct table *t, bool json, const char *nothing_text, FILE *out);
 /* One row as `title: value` lines, or one JSON object. */
 void table_print_record(const struct table *t, bool json, FILE *out);

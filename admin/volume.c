@@ -14,6 +14,8 @@
 #include "store/spool.h"
 #include "table.h"
 
+#define INSERT_TRIES 3
+
 static const char *const state_names[] = { "active", "readonly", "drain" };
 
 static bool parse_state(const char *text, enum volume_state *out)
@@ -95,9 +97,8 @@ static int make_root(struct admin *a, const char *url)
     return admin_drop_root(a) ? EX_OK : EX_CONFIG;
 }
 
-static int insert_volume(struct admin *a, const struct volume *v)
+static enum err insert_once(struct admin *a, const struct volume *v)
 {
-    /* The number is part of no file; a gap or a lost race costs nothing but another try. */
     admin_sql(a, "INSERT INTO volume (volume_id, uuid, url, fanout, state, weight, free_floor) "
                  "SELECT coalesce(max(volume_id), 0) + 1, $1::text::uuid, $2, $3::bigint, "
                  "$4::bigint, $5::bigint, $6 FROM volume RETURNING volume_id");
@@ -107,17 +108,27 @@ static int insert_volume(struct admin *a, const struct volume *v)
     pg_i64(a->batch, v->state);
     pg_i64(a->batch, v->weight);
     pg_i64(a->batch, (int64_t)v->free_floor);
-    if (admin_run(a, PG_WRITE) != ERR_OK) {
-        return admin_fail_reply(a, v->url);
+    return admin_run(a, PG_WRITE);
+}
+
+static int insert_volume(struct admin *a, const struct volume *v)
+{
+    enum err e = insert_once(a, v);
+    for (int i = 0; e == ERR_BUSY && i < INSERT_TRIES; i++) {
+        e = insert_once(a, v); /* somebody else had the same number */
     }
-    fprintf(stderr, "mailfleet: volume %lld is %s\n",
-            (long long)pg_get_i64(admin_result(a, 0), 0, 0), v->url);
+    if (e != ERR_OK) {
+        int code = admin_fail_reply(a, v->url);
+        return admin_fail(code, "unless volume list shows it, remove its .mailfleet-volume before "
+                                "the next try");
+    }
+    admin_say("volume %lld is %s", (long long)pg_get_i64(admin_result(a, 0), 0, 0), v->url);
     return EX_OK;
 }
 
 int command_volume_add(struct admin *a, const struct args *args)
 {
-    struct volume v = { .fanout = 2, .weight = 100 };
+    struct volume v = { .weight = 100 };
     uint64_t fanout = 2;
     char why[256];
     if (strlen(args->v[0]) >= sizeof v.url) {

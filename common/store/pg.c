@@ -119,7 +119,10 @@ static void expire(struct pg *p, struct lane *lane)
     for (struct pg_batch *b; (b = queue_head(lane)) && latest_start(p, b) <= loop_now(p->loop);) {
         queue_pop(lane, b);
         stats_add(STAT_db_faults, b->n);
-        pg_batch_fail(b, ERR_TEMP, p->up ? "all connections are busy" : "no connection");
+        pg_batch_fail(b, ERR_TEMP,
+                      p->up     ? "all connections are busy"
+                      : *p->why ? p->why
+                                : "no connection");
         on_batch_end(p, b);
     }
 }

@@ -328,15 +328,18 @@ END $$;
 
 -- The reaper. Any number may run at once:
 --   1. the mailboxes of ledger rows that are due, by ledger_due;
---   2. claim() what is due of each, on the volumes that can be reached. A claim that is older than stale_ms was a dead reaper's.
+--   2. claim() what is due of each, on the volumes that can be reached. A claim that is older than
+--      stale_ms was a dead reaper's.
 --   3. a row that is not shared: unlink the file, then release() the row;
 --      a shared one: release() and unshare() in one transaction;
 --   4. SELECT blob_id, volume_id FROM blob_shared WHERE refs = 0: unlink, then forget().
 -- Each step may be repeated after a crash: an unlink finds no file, release() raises MF002 and
 -- takes unshare() back with it.
 
--- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox.
-CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint, vols bigint[])
+-- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox. vols:
+-- on these volumes alone.
+CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint,
+                      vols bigint[] DEFAULT NULL)
 RETURNS SETOF ledger LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -345,7 +348,7 @@ BEGIN
         SELECT d.blob_id, d.seq FROM ledger d
          WHERE d.mailbox_id = box
            AND d.unlink_after <= ms_time(now_ms)
-           AND d.volume_id = ANY (vols)
+           AND (vols IS NULL OR d.volume_id = ANY (vols))
            AND (d.claimed_at IS NULL OR d.claimed_at < ms_time(now_ms - stale_ms))
            AND NOT EXISTS (SELECT FROM message m
                             WHERE m.mailbox_id = box AND m.blob_id = d.blob_id)

@@ -50,8 +50,8 @@ class NoIo(harness.FleetTest):
     def queries(self):
         """How many statements mailfleet has sent that name its tables or functions."""
         rows = self.fleet.sql(
-            "SELECT query, calls FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid "
-            "WHERE rolname = 'mailfleet'", superuser=True)
+            "SELECT translate(query, E'\\n\\t', '  '), calls FROM pg_stat_statements s "
+            "JOIN pg_roles r ON r.oid = s.userid WHERE rolname = 'mailfleet'", superuser=True)
         housekeeping = re.compile(r"\bvolume\b|\bfleet\b|fleet_epoch|\bnode\b")
         return sum(int(row[-1]) for row in rows if not housekeeping.search(row[0]))
 

@@ -109,6 +109,11 @@ static void signal_all(const struct postgres *p, int signo)
 static void keep(const struct postgres *p, int gone)
 {
     char c, line[128];
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd < 3; fd++) {
+        dup2(null, fd);
+    }
+    setsid(); /* what ends the test's process group must not end its keeper */
     while (read(gone, &c, 1) > 0) {
     }
     signal_all(p, SIGCONT);
@@ -125,7 +130,6 @@ static void start_keeper(struct postgres *p)
     CHECK(p->keeper >= 0);
     if (p->keeper == 0) {
         close(ends[1]);
-        signal(SIGINT, SIG_IGN); /* of the terminal: the test gets it too */
         keep(p, ends[0]);
     }
     close(ends[0]);

@@ -1,1 +1,897 @@
-int main(void){return 0;}
+/* index against a real server: the promises of the mail path's statements. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "postgres.h"
+#include "store/index.h"
+
+#define GRACE_MS (3600 * 1000)
+
+static struct postgres *server;
+static struct loop *loop;
+static struct index *ix; /* closed by teardown when a test fails in the middle */
+static uint64_t epoch;
+static unsigned ids;
+
+/* What a call ended with. */
+struct answer {
+    bool done;
+    enum err err;
+    size_t n;
+    enum room room[32];
+    struct maildrop *maildrop;
+    struct entry *entries[8];
+    struct volume volumes[4];
+};
+
+static void turn(void)
+{
+    uv_run(loop_uv(loop), UV_RUN_ONCE);
+}
+
+static enum err wait_for(struct answer *a)
+{
+    while (!a->done) {
+        turn();
+    }
+    return a->err;
+}
+
+static void finish(struct answer *a, enum err e)
+{
+    assert_false(a->done);
+    a->done = true;
+    a->err = e;
+}
+
+static void on_done(void *arg, enum err e)
+{
+    finish(arg, e);
+}
+
+static void on_room(void *arg, enum err e, const enum room *room, size_t n)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    if (room) {
+        assert_true(n <= ARRAY_LEN(a->room));
+        memcpy(a->room, room, n * sizeof *room);
+        a->n = n;
+    }
+}
+
+static void on_list(void *arg, enum err e, struct maildrop **m)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    a->maildrop = *m;
+    *m = NULL;
+}
+
+static void on_entries(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    for (size_t i = 0; e == ERR_OK && i < n; i++) {
+        a->entries[i] = entries[i];
+        entries[i] = NULL;
+    }
+}
+
+static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    a->n = n;
+    for (size_t i = 0; i < n && i < ARRAY_LEN(a->volumes); i++) {
+        a->volumes[i] = v[i];
+    }
+}
+
+static void on_epoch(void *arg, uint64_t e)
+{
+    (void)arg;
+    epoch = e;
+}
+
+static struct pointer new_pointer(uint32_t size)
+{
+    struct pointer p = { .size = size, .skip = 100, .volume = 1 };
+    p.id = blob_id_make(1700000000000, (const uint8_t[10]){ 0 });
+    ids++;
+    memcpy(p.id.b + 8, &ids, sizeof ids);
+    return p;
+}
+
+static struct answer deliver(const struct pointer *p, const uint64_t *mailboxes, size_t n,
+                             bool strict)
+{
+    struct answer a = { 0 };
+    index_deliver(ix, p, SPAN(""), mailboxes, n, strict, GRACE_MS, on_room, &a);
+    wait_for(&a);
+    return a;
+}
+
+static struct pointer delivered_to(uint64_t mailbox_id, uint32_t size)
+{
+    struct pointer p = new_pointer(size);
+    assert_int_equal(deliver(&p, &mailbox_id, 1, true).err, ERR_OK);
+    return p;
+}
+
+/* The caller frees it. */
+static struct maildrop *list(uint64_t mailbox_id)
+{
+    struct answer a = { 0 };
+    index_list(ix, mailbox_id, on_list, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return a.maildrop;
+}
+
+static size_t list_count(uint64_t mailbox_id)
+{
+    struct maildrop *m = list(mailbox_id);
+    size_t n = m->count;
+    maildrop_free(&m);
+    return n;
+}
+
+static enum err ask_delivered(uint64_t mailbox_id, const struct pointer *p)
+{
+    struct answer a = { 0 };
+    index_delivered(ix, mailbox_id, &p->id, on_done, &a);
+    return wait_for(&a);
+}
+
+static enum err expunge(uint64_t mailbox_id, const struct pointer *msgs, const size_t *which,
+                        size_t n)
+{
+    struct answer a = { 0 };
+    index_expunge(ix, mailbox_id, msgs, which, n, GRACE_MS, SPAN("test"), on_done, &a);
+    return wait_for(&a);
+}
+
+static void open_index(uint64_t timeout_ms)
+{
+    ix = index_open(loop, &(struct index_options){ .url = postgres_url(server),
+                                                   .read_connections = 2,
+                                                   .write_connections = 4,
+                                                   .timeout_ms = timeout_ms,
+                                                   .on_epoch = on_epoch });
+    while (!index_ready(ix)) {
+        turn();
+    }
+}
+
+/* Mailboxes 1 to n without limits. */
+static void make_mailboxes(unsigned n)
+{
+    postgres_sql(server,
+                 "TRUNCATE mailbox, account, address, message, ledger, blob_shared, volume;"
+                 "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
+                 n);
+}
+
+static void assert_counters_exact(void)
+{
+    assert_int_equal(postgres_sql(server,
+                                  "SELECT count(*) FROM mailbox b WHERE (b.msgs, b.octets) <>"
+                                  " (SELECT count(*), coalesce(sum(size), 0) FROM message m"
+                                  "   WHERE m.mailbox_id = b.mailbox_id)"),
+                     0);
+}
+
+static int start(void **state)
+{
+    (void)state;
+    server = postgres_start();
+    return 0;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    postgres_stop(&server);
+    return 0;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    loop = loop_open();
+    make_mailboxes(20);
+    open_index(20000);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    postgres_thaw(server);
+    index_close(&ix);
+    loop_close(&loop);
+    return 0;
+}
+
+/* --- delivery and listing --------------------------------------------------------------------- */
+
+static void test_deliver_and_list(void **state)
+{
+    (void)state;
+    const uint64_t to[] = { 3, 1, 2 };
+    struct pointer a = delivered_to(2, 10), b = new_pointer(20);
+    struct answer r = { 0 };
+    index_deliver(ix, &b, SPAN("\x01handle\xff"), to, 3, true, GRACE_MS, on_room, &r);
+    assert_false(r.done);
+    assert_int_equal(wait_for(&r), ERR_OK);
+    assert_int_equal(r.n, 3);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(r.room[i], ROOM_OK);
+        assert_int_equal(ask_delivered(to[i], &b), ERR_OK);
+    }
+
+    struct maildrop *m = list(2);
+    assert_int_equal(m->mailbox_id, 2);
+    assert_int_equal(m->version, 2);
+    assert_int_equal(m->count, 2);
+    assert_int_equal(m->octets, 30);
+    assert_true(blob_id_eq(&m->msgs[0].id, &a.id));
+    assert_true(blob_id_eq(&m->msgs[1].id, &b.id));
+    assert_int_equal(m->msgs[0].seq, 1);
+    assert_int_equal(m->msgs[1].seq, 2);
+    assert_int_equal(m->msgs[1].size, 20);
+    assert_int_equal(m->msgs[1].skip, 100);
+    assert_int_equal(m->msgs[1].volume, 1);
+    assert_int_equal(maildrop_handle(m, 0).n, 0);
+    assert_true(span_eq(maildrop_handle(m, 1), SPAN("\x01handle\xff")));
+    maildrop_free(&m);
+
+    assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 3);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM message WHERE shared"), 3);
+    assert_counters_exact();
+}
+
+static void test_list_edges(void **state)
+{
+    (void)state;
+    assert_int_equal(list_count(5), 0);
+    struct answer a = { 0 };
+    index_list(ix, 999, on_list, &a);
+    assert_int_equal(wait_for(&a), ERR_NOTFOUND);
+    assert_null(a.maildrop);
+
+    delivered_to(5, 1);
+    postgres_sql(server, "UPDATE message SET uidl = 'old-1'");
+    struct maildrop *m = list(5);
+    char uidl[UIDL_MAX + 1];
+    assert_int_equal(maildrop_uidl(m, 0, uidl), 5);
+    assert_string_equal(uidl, "old-1");
+    maildrop_free(&m);
+}
+
+/* What no version of ours writes is a fault, not a crash and not an empty list. */
+static void test_malformed(void **state)
+{
+    (void)state;
+    delivered_to(5, 1);
+    struct answer a = { 0 };
+    postgres_sql(server, "UPDATE message SET volume_id = -1");
+    index_list(ix, 5, on_list, &a);
+    assert_int_equal(wait_for(&a), ERR_CORRUPT);
+    assert_null(a.maildrop);
+    postgres_sql(server, "UPDATE message SET volume_id = 1;"
+                         "ALTER TABLE message ALTER size TYPE numeric");
+    struct answer b = { 0 };
+    index_list(ix, 5, on_list, &b);
+    assert_int_equal(wait_for(&b), ERR_CORRUPT);
+    postgres_sql(server, "ALTER TABLE message ALTER size TYPE integer");
+    postgres_sql(server, "ALTER TABLE message RENAME TO hidden");
+    struct answer c = { 0 };
+    index_list(ix, 5, on_list, &c);
+    assert_int_equal(wait_for(&c), ERR_TEMP);
+    postgres_sql(server, "ALTER TABLE hidden RENAME TO message");
+    assert_int_equal(list_count(5), 1);
+}
+
+static void test_long_list(void **state)
+{
+    (void)state;
+    enum { N = 100000 };
+    postgres_sql(server,
+                 "INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared)"
+                 " SELECT 1, n, lpad(to_hex(n), 32, '0')::uuid, n, 100, 1, false"
+                 "   FROM generate_series(1, %d) n;"
+                 "UPDATE mailbox SET msgs = %d WHERE mailbox_id = 1",
+                 N, N);
+    postgres_sql(server, "VACUUM ANALYZE message");
+    struct maildrop *m = list(1);
+    assert_int_equal(m->count, N);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(m->msgs[i].seq, i + 1);
+        assert_int_equal(m->msgs[i].size, i + 1);
+        assert_int_equal(m->msgs[i].id.b[15], (i + 1) & 0xff);
+    }
+    maildrop_free(&m);
+}
+
+/* --- room ------------------------------------------------------------------------------------- */
+
+static void make_limits(void)
+{
+    postgres_sql(server, "UPDATE mailbox SET max_octets = 100 WHERE mailbox_id = 2;"
+                         "UPDATE mailbox SET max_messages = 1 WHERE mailbox_id = 3;"
+                         "UPDATE mailbox SET max_size = 50 WHERE mailbox_id = 4;"
+                         "UPDATE mailbox SET state = 1 WHERE mailbox_id = 5");
+}
+
+static void test_room(void **state)
+{
+    (void)state;
+    make_limits();
+    delivered_to(2, 60);
+    delivered_to(3, 10);
+    const uint64_t boxes[] = { 999, 5, 4, 3, 2, 1 };
+    struct answer small = { 0 }, large = { 0 }, full = { 0 };
+    index_room(ix, boxes, 6, 40, on_room, &small);
+    index_room(ix, boxes, 6, 51, on_room, &large);
+    index_room(ix, boxes, 6, 101, on_room, &full);
+    assert_int_equal(wait_for(&small), ERR_OK);
+    assert_int_equal(wait_for(&large), ERR_OK);
+    assert_int_equal(wait_for(&full), ERR_OK);
+    const enum room small_room[] = { ROOM_GONE,       ROOM_SUSPENDED, ROOM_OK,
+                                     ROOM_OVER_QUOTA, ROOM_OK,        ROOM_OK };
+    const enum room large_room[] = { ROOM_GONE,       ROOM_SUSPENDED,  ROOM_TOO_LARGE,
+                                     ROOM_OVER_QUOTA, ROOM_OVER_QUOTA, ROOM_OK };
+    assert_memory_equal(small.room, small_room, sizeof small_room);
+    assert_memory_equal(large.room, large_room, sizeof large_room);
+    assert_int_equal(full.room[4], ROOM_TOO_LARGE);
+    assert_int_equal(full.room[5], ROOM_OK);
+}
+
+static void test_strict_is_all_or_nothing(void **state)
+{
+    (void)state;
+    make_limits();
+    const uint64_t to[] = { 6, 4, 1 };
+    struct pointer p = new_pointer(51);
+    struct answer a = deliver(&p, to, 3, true);
+    assert_int_equal(a.err, ERR_LIMIT);
+    assert_int_equal(a.room[0], ROOM_OK);
+    assert_int_equal(a.room[1], ROOM_TOO_LARGE);
+    assert_int_equal(a.room[2], ROOM_OK);
+    assert_int_equal(postgres_sql(server, "SELECT (SELECT count(*) FROM message)"
+                                          " + (SELECT count(*) FROM ledger)"
+                                          " + (SELECT count(*) FROM blob_shared)"),
+                     0);
+    assert_int_equal(ask_delivered(1, &p), ERR_NOTFOUND);
+
+    const uint64_t gone = 999;
+    a = deliver(&p, &gone, 1, true);
+    assert_int_equal(a.err, ERR_LIMIT);
+    assert_int_equal(a.room[0], ROOM_GONE);
+    assert_counters_exact();
+}
+
+static void test_lenient_tells_each(void **state)
+{
+    (void)state;
+    make_limits();
+    const uint64_t to[] = { 5, 1, 999, 6, 4 };
+    const enum room expected[] = { ROOM_SUSPENDED, ROOM_OK, ROOM_GONE, ROOM_OK, ROOM_TOO_LARGE };
+    struct pointer p = new_pointer(51);
+    struct answer a = deliver(&p, to, 5, false);
+    assert_int_equal(a.err, ERR_OK);
+    assert_memory_equal(a.room, expected, sizeof expected);
+    /* Each of the five counts: two pointers, three ledger rows. */
+    assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 5);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM message WHERE shared"), 2);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE shared AND seq = 0"
+                                          " AND unlink_after = deleted_at + interval '1 hour'"),
+                     3);
+    /* A refused recipient has a ledger row, but the message was never its. */
+    assert_int_equal(ask_delivered(1, &p), ERR_OK);
+    assert_int_equal(ask_delivered(4, &p), ERR_NOTFOUND);
+    assert_int_equal(ask_delivered(999, &p), ERR_NOTFOUND);
+
+    const uint64_t one = 5;
+    struct pointer q = new_pointer(10);
+    a = deliver(&q, &one, 1, false);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.room[0], ROOM_SUSPENDED);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE NOT shared"), 1);
+    assert_counters_exact();
+}
+
+/* --- expunge ---------------------------------------------------------------------------------- */
+
+static void test_expunge(void **state)
+{
+    (void)state;
+    struct pointer a = delivered_to(1, 10);
+    delivered_to(1, 20);
+    delivered_to(1, 30);
+    struct maildrop *m = list(1);
+    const size_t which[] = { 2, 0 };
+    assert_int_equal(expunge(1, m->msgs, which, 2), ERR_OK);
+    /* Again: what is not there any more is no error, and changes nothing. */
+    assert_int_equal(expunge(1, m->msgs, which, 2), ERR_OK);
+    maildrop_free(&m);
+    m = list(1);
+    assert_int_equal(m->count, 1);
+    assert_int_equal(m->msgs[0].seq, 2);
+    assert_int_equal(m->version, 4);
+    maildrop_free(&m);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE by_whom = 'test'"
+                                          " AND seq IN (1, 3) AND claimed_at IS NULL"
+                                          " AND unlink_after = deleted_at + interval '1 hour'"),
+                     2);
+    assert_int_equal(ask_delivered(1, &a), ERR_OK);
+    delivered_to(1, 40);
+    m = list(1);
+    assert_int_equal(m->msgs[1].seq, 4);
+    maildrop_free(&m);
+    assert_counters_exact();
+}
+
+/* After a restore a place may be taken by another message. */
+static void test_stale_place(void **state)
+{
+    (void)state;
+    struct pointer p = delivered_to(1, 10), other = new_pointer(10);
+    const size_t which = 0;
+    p.seq = other.seq = 1;
+    assert_int_equal(expunge(1, &other, &which, 1), ERR_OK);
+    assert_int_equal(list_count(1), 1);
+    assert_int_equal(postgres_sql(server, "SELECT version FROM mailbox WHERE mailbox_id = 1"), 1);
+
+    struct answer has[3] = { 0 };
+    index_has(ix, 1, &p, on_done, &has[0]);
+    index_has(ix, 1, &other, on_done, &has[1]);
+    index_has(ix, 2, &p, on_done, &has[2]);
+    assert_int_equal(wait_for(&has[0]), ERR_OK);
+    assert_int_equal(wait_for(&has[1]), ERR_NOTFOUND);
+    assert_int_equal(wait_for(&has[2]), ERR_NOTFOUND);
+    assert_int_equal(expunge(999, &p, &which, 1), ERR_OK);
+    assert_int_equal(expunge(1, &p, &which, 1), ERR_OK);
+    assert_int_equal(list_count(1), 0);
+}
+
+static void test_discard(void **state)
+{
+    (void)state;
+    struct pointer p = new_pointer(0);
+    struct answer a = { 0 };
+    index_discard(ix, 1, &p, GRACE_MS, SPAN("given up"), NULL, NULL);
+    index_discard(ix, 1, &p, GRACE_MS, SPAN("given up"), on_done, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    while (postgres_sql(server, "SELECT count(*) FROM ledger WHERE seq = 0 AND NOT shared") != 1) {
+        turn();
+    }
+    assert_int_equal(ask_delivered(1, &p), ERR_NOTFOUND);
+}
+
+/* --- several at once -------------------------------------------------------------------------- */
+
+/* Two clients, the same mailboxes in opposite order: without an order of locks they deadlock. */
+static void test_no_deadlock(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 200, BOXES = 20 };
+    static struct answer answers[2][ROUNDS];
+    uint64_t up[BOXES], down[BOXES];
+    memset(answers, 0, sizeof answers);
+    for (unsigned i = 0; i < BOXES; i++) {
+        up[i] = i + 1;
+        down[BOXES - 1 - i] = i + 1;
+    }
+    struct index *first = ix;
+    open_index(60000);
+    for (unsigned k = 0; k < ROUNDS; k++) {
+        struct pointer p = new_pointer(1), q = new_pointer(1);
+        index_deliver(first, &p, SPAN(""), up, BOXES, true, GRACE_MS, on_room, &answers[0][k]);
+        index_deliver(ix, &q, SPAN(""), down, BOXES, true, GRACE_MS, on_room, &answers[1][k]);
+    }
+    for (unsigned k = 0; k < ROUNDS; k++) {
+        assert_int_equal(wait_for(&answers[0][k]), ERR_OK);
+        assert_int_equal(wait_for(&answers[1][k]), ERR_OK);
+    }
+    index_close(&first);
+    assert_int_equal(postgres_sql(server, "SELECT sum(deadlocks) FROM pg_stat_database"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT min(msgs) FROM mailbox"), 2 * ROUNDS);
+    assert_counters_exact();
+}
+
+static void test_counters_under_load(void **state)
+{
+    (void)state;
+    enum { N = 400, OLD = 100 };
+    static struct answer delivered[N], expunged[OLD];
+    static struct pointer old[OLD];
+    const uint64_t box = 1;
+    const size_t first = 0;
+    memset(delivered, 0, sizeof delivered);
+    memset(expunged, 0, sizeof expunged);
+    for (unsigned i = 0; i < OLD; i++) {
+        old[i] = delivered_to(box, 7);
+        old[i].seq = i + 1;
+    }
+    for (unsigned i = 0; i < N; i++) {
+        struct pointer p = new_pointer(i);
+        index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &delivered[i]);
+        if (i % 4 == 0) {
+            index_expunge(ix, box, &old[i / 4], &first, 1, GRACE_MS, SPAN("test"), on_done,
+                          &expunged[i / 4]);
+        }
+    }
+    for (unsigned i = 0; i < N; i++) {
+        assert_int_equal(wait_for(&delivered[i]), ERR_OK);
+        assert_int_equal(wait_for(&expunged[i / 4]), ERR_OK);
+    }
+    assert_int_equal(list_count(box), N);
+    assert_counters_exact();
+}
+
+/* Quotas hold when many try to be the last to fit. */
+static void test_quota_under_load(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    static struct answer answers[N];
+    const uint64_t box = 1;
+    memset(answers, 0, sizeof answers);
+    postgres_sql(server, "UPDATE mailbox SET max_messages = 7 WHERE mailbox_id = 1");
+    for (unsigned i = 0; i < N; i++) {
+        struct pointer p = new_pointer(1);
+        index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &answers[i]);
+    }
+    unsigned ok = 0;
+    for (unsigned i = 0; i < N; i++) {
+        enum err e = wait_for(&answers[i]);
+        assert_true(e == ERR_OK || (e == ERR_LIMIT && answers[i].room[0] == ROOM_OVER_QUOTA));
+        ok += e == ERR_OK;
+    }
+    assert_int_equal(ok, 7);
+    assert_counters_exact();
+}
+
+/* --- unknown outcomes ------------------------------------------------------------------------- */
+
+#define OTHERS " FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+
+/* Runs the loop until a query gives another number than 0. */
+static void wait_until(const char *sql)
+{
+    do {
+        uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+        postgres_sql(server, "SELECT pg_stat_clear_snapshot()"); /* kept for a transaction else */
+    } while (postgres_sql(server, "%s", sql) == 0);
+}
+
+/* The backend dies while it waits for the second mailbox: nothing of the delivery is left. */
+static void test_killed_before_commit(void **state)
+{
+    (void)state;
+    const uint64_t to[] = { 1, 2 };
+    struct pointer p = new_pointer(10);
+    struct answer a = { 0 };
+    postgres_sql(server, "BEGIN; UPDATE mailbox SET version = version WHERE mailbox_id = 2");
+    index_deliver(ix, &p, SPAN(""), to, 2, true, GRACE_MS, on_room, &a);
+    wait_until("SELECT count(pg_terminate_backend(pid))" OTHERS
+               "wait_event = 'transactionid' AND query LIKE '%deliver(%'");
+    assert_int_equal(wait_for(&a), ERR_UNCERTAIN);
+    postgres_sql(server, "ROLLBACK");
+    assert_int_equal(ask_delivered(1, &p), ERR_NOTFOUND);
+    assert_int_equal(ask_delivered(2, &p), ERR_NOTFOUND);
+    assert_int_equal(deliver(&p, to, 2, true).err, ERR_OK);
+    assert_int_equal(ask_delivered(1, &p), ERR_OK);
+    assert_counters_exact();
+}
+
+/* The backend dies after the commit and before its answer: it waits for a standby that is none. */
+static void test_killed_after_commit(void **state)
+{
+    (void)state;
+    const uint64_t box = 1;
+    struct pointer p = new_pointer(10);
+    struct answer a = { 0 };
+    postgres_sql(server, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    postgres_sql(server, "SELECT pg_reload_conf()");
+    while (postgres_sql(server,
+                        "SELECT count(*) FROM pg_settings"
+                        " WHERE name = 'synchronous_standby_names' AND setting = 'nobody'") == 0) {
+    }
+    index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &a);
+    wait_until("SELECT count(pg_terminate_backend(pid))" OTHERS
+               "wait_event = 'SyncRep' AND query LIKE '%deliver(%'");
+    assert_int_equal(wait_for(&a), ERR_UNCERTAIN);
+    postgres_sql(server, "SET synchronous_commit = local");
+    postgres_sql(server, "ALTER SYSTEM RESET synchronous_standby_names");
+    postgres_sql(server, "SELECT pg_reload_conf()");
+    assert_int_equal(ask_delivered(1, &p), ERR_OK);
+    assert_int_equal(list_count(1), 1);
+}
+
+/* delivered() waits for a transaction that is still under way rather than deny it. */
+static void test_delivered_waits(void **state)
+{
+    (void)state;
+    struct pointer p = new_pointer(10);
+    struct answer a = { 0 };
+    char hex[33];
+    for (int i = 0; i < BLOB_ID_SIZE; i++) {
+        snprintf(hex + 2 * i, 3, "%02x", p.id.b[i]);
+    }
+    postgres_sql(server, "BEGIN; SELECT deliver(1, '%s', 1, 10, 100, false, '', true, 0, 0)", hex);
+    index_delivered(ix, 1, &p.id, on_done, &a);
+    wait_until("SELECT count(*)" OTHERS "wait_event_type = 'Lock' AND query LIKE '%delivered(%'");
+    assert_false(a.done);
+    postgres_sql(server, "COMMIT");
+    assert_int_equal(wait_for(&a), ERR_OK);
+}
+
+static void test_frozen(void **state)
+{
+    (void)state;
+    const uint64_t box = 1;
+    struct pointer p = new_pointer(10);
+    index_close(&ix);
+    open_index(400);
+    postgres_freeze(server);
+    struct answer a = { 0 }, l = { 0 };
+    index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &a);
+    index_list(ix, box, on_list, &l);
+    assert_int_equal(wait_for(&a), ERR_UNCERTAIN);
+    assert_int_equal(wait_for(&l), ERR_TEMP);
+    postgres_thaw(server);
+    while (!index_ready(ix)) {
+        turn();
+    }
+    /* The old backends may still do what they were sent; then they end. */
+    index_close(&ix);
+    wait_until("SELECT (count(*) = 0)::int" OTHERS "backend_type = 'client backend'");
+    open_index(20000);
+    delivered_to(1, 20);
+    bool there = ask_delivered(1, &p) == ERR_OK;
+    assert_int_equal(list_count(1), there ? 2 : 1);
+    assert_counters_exact();
+}
+
+static void test_restart(void **state)
+{
+    (void)state;
+    index_close(&ix);
+    open_index(400);
+    delivered_to(1, 10);
+    postgres_down(server);
+    struct answer l = { 0 };
+    index_list(ix, 1, on_list, &l);
+    assert_int_equal(wait_for(&l), ERR_TEMP);
+    postgres_up(server);
+    while (!index_ready(ix)) {
+        turn();
+    }
+    assert_int_equal(list_count(1), 1);
+}
+
+/* --- addresses, volumes, epoch ---------------------------------------------------------------- */
+
+static void test_lookup(void **state)
+{
+    (void)state;
+    postgres_sql(
+        server, "UPDATE mailbox SET max_octets = 1000, max_messages = 20, max_size = 300, state = 1"
+                " WHERE mailbox_id = 7;"
+                "INSERT INTO account (mailbox_id, addr, hash) VALUES (7, 'a@x.org', '$y$hash');"
+                "INSERT INTO address VALUES ('a@x.org', 'x.org', 7, NULL),"
+                " ('list@x.org', 'x.org', NULL, ARRAY['a@x.org', 'b@y.org']),"
+                " ('@x.org', 'x.org', NULL, NULL),"
+                " ('@y.org', 'y.org', NULL, ARRAY['a@x.org']),"
+                " ('broken@x.org', 'x.org', 777, NULL)");
+    const struct span ask[] = { SPAN("@y.org"), SPAN("list@x.org"), SPAN("none@x.org"),
+                                SPAN("a@x.org"), SPAN("@x.org") };
+    struct answer a = { 0 };
+    index_lookup(ix, ask, 5, on_entries, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    assert_int_equal(a.entries[0]->kind, ENTRY_DOMAIN);
+    assert_int_equal(a.entries[0]->n, 1);
+    assert_int_equal(a.entries[1]->kind, ENTRY_ALIAS);
+    assert_int_equal(a.entries[1]->n, 2);
+    assert_string_equal(a.entries[1]->targets[1], "b@y.org");
+    assert_int_equal(a.entries[2]->kind, ENTRY_NONE);
+    const struct entry *e = a.entries[3];
+    assert_int_equal(e->kind, ENTRY_MAILBOX);
+    assert_int_equal(e->mailbox_id, 7);
+    assert_int_equal(e->state, ACCOUNT_SUSPENDED);
+    assert_int_equal(e->max_octets, 1000);
+    assert_int_equal(e->max_messages, 20);
+    assert_int_equal(e->max_size, 300);
+    assert_string_equal(e->hash, "$y$hash");
+    assert_int_equal(a.entries[4]->kind, ENTRY_DOMAIN);
+    assert_int_equal(a.entries[4]->n, 0);
+    for (size_t i = 0; i < 5; i++) {
+        entry_free(&a.entries[i]);
+    }
+
+    /* An account that is half there is a fault: unknown would bounce its mail. */
+    struct answer b = { 0 };
+    index_lookup(ix, &SPAN("broken@x.org"), 1, on_entries, &b);
+    assert_int_equal(wait_for(&b), ERR_TEMP);
+    /* So is an address that is no text. */
+    struct answer c = { 0 };
+    index_lookup(ix, &SPAN("\xff@x.org"), 1, on_entries, &c);
+    assert_int_equal(wait_for(&c), ERR_TEMP);
+}
+
+static void test_volumes(void **state)
+{
+    (void)state;
+    struct answer none = { 0 }, a = { 0 };
+    index_volumes(ix, on_volumes, &none);
+    assert_int_equal(wait_for(&none), ERR_OK);
+    assert_int_equal(none.n, 0);
+    postgres_sql(server, "INSERT INTO volume VALUES"
+                         " (2, '00000000-0000-0000-0000-000000000002', 'file:///b', 0, 1, 0, 9),"
+                         " (1, '00000000-0000-0000-0000-000000000001', 'file:///a', 2, 0, 100, 0)");
+    index_volumes(ix, on_volumes, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    assert_int_equal(a.n, 2);
+    assert_int_equal(a.volumes[0].volume_id, 1);
+    assert_string_equal(a.volumes[0].uuid, "00000000-0000-0000-0000-000000000001");
+    assert_string_equal(a.volumes[0].url, "file:///a");
+    assert_int_equal(a.volumes[0].fanout, 2);
+    assert_int_equal(a.volumes[0].weight, 100);
+    assert_int_equal(a.volumes[1].state, VOLUME_READONLY);
+    assert_int_equal(a.volumes[1].free_floor, 9);
+}
+
+static void test_epoch(void **state)
+{
+    (void)state;
+    uint64_t before = epoch;
+    assert_int_equal(before >> 32, postgres_sql(server, "SELECT epoch FROM fleet"));
+    assert_int_equal(before & UINT32_MAX, 1); /* the timeline of a new cluster */
+    postgres_sql(server, "UPDATE fleet SET epoch = epoch + 1");
+    while (epoch == before) {
+        turn();
+    }
+    assert_int_equal(epoch >> 32, (before >> 32) + 1);
+}
+
+static void test_cancel(void **state)
+{
+    (void)state;
+    const uint64_t box = 1;
+    struct pointer p = new_pointer(10);
+    struct answer a = { 0 }, l = { 0 };
+    struct op *op = index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &a);
+    op_cancel(&op);
+    op = index_list(ix, box, on_list, &l);
+    op_cancel(&op);
+    while (ask_delivered(1, &p) != ERR_OK) {
+    }
+    assert_false(a.done);
+    assert_false(l.done);
+}
+
+/* --- the reaper's functions ------------------------------------------------------------------- */
+
+#define DUE "4000000000000" /* milliseconds since 1970, past every grace here */
+
+static void test_claims(void **state)
+{
+    (void)state;
+    const size_t both[] = { 0, 1 };
+    delivered_to(1, 10);
+    delivered_to(1, 20);
+    struct maildrop *m = list(1);
+    assert_int_equal(expunge(1, m->msgs, both, 2), ERR_OK);
+    maildrop_free(&m);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, 0, 60000, 9)"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 1)"), 1);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 1);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 0);
+    /* A dead reaper's claim ends. */
+    assert_int_equal(
+        postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE " + 60001, 60000, 9)"), 2);
+    postgres_sql(server, "SELECT release(mailbox_id, blob_id, seq) FROM ledger");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 0);
+}
+
+/* A file that something else of the mailbox still names is not handed out. */
+static void test_claim_spares_what_is_named(void **state)
+{
+    (void)state;
+    struct pointer p = delivered_to(1, 10);
+    struct answer a = { 0 };
+    index_discard(ix, 1, &p, GRACE_MS, SPAN("mistaken"), on_done, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 0);
+    postgres_sql(server, "INSERT INTO ledger SELECT mailbox_id, blob_id, 5, size, skip, volume_id,"
+                         " shared, uidl, handle, deleted_at, 'infinity', NULL, 'later' FROM ledger;"
+                         "DELETE FROM message");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 0);
+    postgres_sql(server, "DELETE FROM ledger WHERE seq = 5");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 1);
+}
+
+static void test_shared_counts_down_once(void **state)
+{
+    (void)state;
+    const uint64_t to[] = { 1, 2 };
+    struct pointer p = new_pointer(10);
+    const size_t first = 0;
+    p.seq = 1;
+    assert_int_equal(deliver(&p, to, 2, true).err, ERR_OK);
+    assert_int_equal(expunge(1, &p, &first, 1), ERR_OK);
+    assert_int_equal(expunge(2, &p, &first, 1), ERR_OK);
+    postgres_sql(server, "BEGIN; SELECT release(1, blob_id, 1), unshare(blob_id) FROM ledger"
+                         " WHERE mailbox_id = 1; COMMIT");
+    assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 1);
+    /* The same row again takes the count back with it. */
+    PGresult *r = PQexec(postgres_conn(server), "SELECT unshare(blob_id), release(1, blob_id, 1)"
+                                                "  FROM blob_shared");
+    assert_string_equal(PQresultErrorField(r, PG_DIAG_SQLSTATE), "MF002");
+    PQclear(r);
+    assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 1);
+    postgres_sql(server, "SELECT forget(blob_id) FROM blob_shared");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM blob_shared"), 1);
+    postgres_sql(server, "SELECT release(2, blob_id, 1), unshare(blob_id) FROM ledger");
+    postgres_sql(server, "SELECT forget(blob_id) FROM blob_shared");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM blob_shared"), 0);
+}
+
+static void test_remove_mailbox(void **state)
+{
+    (void)state;
+    delivered_to(1, 10);
+    delivered_to(1, 10);
+    assert_int_equal(postgres_sql(server, "SELECT remove_mailbox(1, 0, 1000, 'admin')"), 2);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE by_whom = 'admin'"),
+                     2);
+    struct answer a = { 0 };
+    index_list(ix, 1, on_list, &a);
+    assert_int_equal(wait_for(&a), ERR_NOTFOUND);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_deliver_and_list),
+        TEST(test_list_edges),
+        TEST(test_malformed),
+        TEST(test_long_list),
+        TEST(test_room),
+        TEST(test_strict_is_all_or_nothing),
+        TEST(test_lenient_tells_each),
+        TEST(test_expunge),
+        TEST(test_stale_place),
+        TEST(test_discard),
+        TEST(test_no_deadlock),
+        TEST(test_counters_under_load),
+        TEST(test_quota_under_load),
+        TEST(test_killed_before_commit),
+        TEST(test_killed_after_commit),
+        TEST(test_delivered_waits),
+        TEST(test_frozen),
+        TEST(test_restart),
+        TEST(test_lookup),
+        TEST(test_volumes),
+        TEST(test_epoch),
+        TEST(test_cancel),
+        TEST(test_claims),
+        TEST(test_claim_spares_what_is_named),
+        TEST(test_shared_counts_down_once),
+        TEST(test_remove_mailbox),
+    };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests(tests, start, stop);
+}

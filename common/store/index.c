@@ -25,6 +25,7 @@ struct index {
 
 struct call {
     struct op op;
+    struct index *index;
     const char *what; /* for logs */
     union {
         index_lookup_fn *lookup;
@@ -59,6 +60,7 @@ static void call_free(struct call *c)
 static struct op *call_submit(struct index *ix, struct call *c, enum pg_lane lane,
                               struct pg_batch *b, pg_done_fn *on_answer)
 {
+    c->index = ix;
     pg_submit(ix->pg, lane, &b, on_answer, c);
     return &c->op;
 }
@@ -105,7 +107,8 @@ static void add_mailbox(struct pg_batch *b, uint64_t mailbox_id)
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
-static void on_hello(void *arg, const PGresult *r)
+/* From each new connection, and with the volumes. */
+static void on_epoch(void *arg, const PGresult *r)
 {
     struct index *ix = arg;
     if (!pg_shape(r, "i") || PQntuples(r) != 1) {
@@ -132,7 +135,7 @@ struct index *index_open(struct loop *l, const struct index_options *o)
                                               .write_connections = o->write_connections,
                                               .timeout_ms = o->timeout_ms,
                                               .hello = "SELECT fleet_epoch()",
-                                              .on_hello = on_hello,
+                                              .on_hello = on_epoch,
                                               .arg = ix });
     return ix;
 }
@@ -659,6 +662,9 @@ static void on_volumes(void *arg, const struct pg_reply *r)
     if (e == ERR_OK && !pg_shape(r->r[0], "ittiiii")) {
         e = malformed(c);
     }
+    if (e == ERR_OK && !c->op.cancelled) {
+        on_epoch(c->index, r->r[1]);
+    }
     if (e == ERR_OK) {
         n = (size_t)PQntuples(r->r[0]);
         v = NEW_ARRAY(struct volume, n);
@@ -682,5 +688,6 @@ struct op *index_volumes(struct index *ix, index_volumes_fn *done, void *arg)
     c->done.volumes = done;
     pg_stmt(b, "SELECT volume_id, uuid::text, url, fanout, state, weight, free_floor"
                "  FROM volume ORDER BY volume_id");
+    pg_stmt(b, "SELECT fleet_epoch()"); /* raised by hand, no connection is lost */
     return call_submit(ix, c, PG_READ, b, on_volumes);
 }

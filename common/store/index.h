@@ -83,7 +83,7 @@ struct op *index_discard(struct index *ix, uint64_t mailbox_id, const struct poi
 struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
                      index_done_fn *done, void *arg);
 
-/* All volumes. */
+/* All volumes. What on_epoch is told is asked for with it, so ask now and then. */
 typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);
 struct op *index_volumes(struct index *ix, index_volumes_fn *done, void *arg);
 

@@ -46,6 +46,7 @@ class Large(harness.FleetTest):
 
     def test_lists(self):
         self.check(0, COUNT)
+        self.assertGreater(self.list_queries(), 0)
 
         def from_the_cache():
             before = self.list_queries()

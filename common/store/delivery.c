@@ -188,9 +188,13 @@ static void on_delivery_tombstoned(void *arg, enum err e)
     }
 }
 
-static void delivery_write_failed(struct delivery *d, enum err e)
+static void delivery_write_failed(struct delivery *d, enum err e, const struct pointer *orphan)
 {
     d->writer = NULL;
+    if (orphan) {
+        index_discard(d->store->index, d->mailboxes[0], orphan, d->store->grace_ms,
+                      SPAN("file not written"), NULL, NULL);
+    }
     delivery_log(d, LOG_WARN, "delivery.unwritten", e);
     /* In OPEN the owner learns it at delivery_commit, in WRITING the tombstone may be under way. */
     if (d->step == STEP_WRITING && d->tombstoned) {
@@ -218,7 +222,7 @@ static void on_delivery_spool(void *arg, enum spool_event ev, enum err e, const 
         delivery_try_commit(d);
         break;
     case SPOOL_FAILED:
-        delivery_write_failed(d, e);
+        delivery_write_failed(d, e, p);
         break;
     }
 }

@@ -44,6 +44,7 @@ struct delivery {
     uint64_t *mailboxes;
     size_t n;
     size_t settled; /* mailboxes already asked about */
+    bool committed; /* one of them has the message */
     unsigned tries;
     uv_timer_t timer; /* between the tries of SETTLE */
 };
@@ -101,33 +102,36 @@ static void on_settle_timer(uv_timer_t *t)
     delivery_settle(t->data);
 }
 
+static void delivery_unsettled(struct delivery *d, enum err e)
+{
+    if (++d->tries < SETTLE_TRIES) {
+        uv_timer_start(&d->timer, on_settle_timer, SETTLE_EVERY_MS, 0);
+    } else {
+        delivery_log(d, LOG_ERROR, "delivery.unsettled", e);
+        delivery_forget(d, ERR_TEMP);
+    }
+}
+
 /*
- * A transaction is whole or not at all, so one mailbox that has the id proves the commit. With
- * LMTP a mailbox may have been refused in it: each is asked, so that none is told 250 for nothing.
+ * A transaction is whole or not at all, so with all_or_nothing one mailbox tells for all. With LMTP
+ * one of them may have been refused in it: each is asked, so that none is told 250 for nothing.
  */
 static void on_delivery_settled(void *arg, enum err e)
 {
     struct delivery *d = arg;
     if (e != ERR_OK && e != ERR_NOTFOUND) {
-        if (++d->tries >= SETTLE_TRIES) {
-            delivery_log(d, LOG_ERROR, "delivery.unsettled", e);
-            delivery_forget(d, ERR_TEMP);
-        } else {
-            uv_timer_start(&d->timer, on_settle_timer, SETTLE_EVERY_MS, 0);
-        }
+        delivery_unsettled(d, e);
         return;
     }
+    d->committed = d->committed || e == ERR_OK;
     d->room[d->settled++] = e == ERR_OK ? ROOM_OK : ROOM_OVER_QUOTA;
-    if (d->settled < d->n && !(d->all_or_nothing && e == ERR_NOTFOUND)) {
+    if (!d->all_or_nothing && d->settled < d->n) {
         delivery_settle(d);
         return;
     }
-    bool any = false;
-    for (size_t i = 0; i < d->settled; i++) {
-        any = any || d->room[i] == ROOM_OK;
-    }
-    delivery_log(d, LOG_INFO, "delivery.settled", any ? ERR_OK : ERR_TEMP);
-    delivery_forget(d, any ? ERR_OK : ERR_TEMP);
+    e = d->committed ? ERR_OK : ERR_TEMP;
+    delivery_log(d, LOG_INFO, "delivery.settled", e);
+    delivery_forget(d, e);
 }
 
 static void delivery_settle(struct delivery *d)

@@ -7,6 +7,7 @@ import os
 import pwd
 import random
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -80,11 +81,17 @@ class Daemon(unittest.TestCase):
         return subprocess.run([PROGRAM, "--config", self.config, *options], text=True, timeout=30,
                               capture_output=True, check=False)
 
+    @staticmethod
+    def few_descriptors():
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+
     def start(self):
         self.write_config()
         with self.log.open("ab") as log:
             self.master = subprocess.Popen([PROGRAM, "--config", self.config], stdout=log,
                                            stderr=log, stdin=subprocess.DEVNULL,
+                                           preexec_fn=self.few_descriptors,
                                            start_new_session=True)
         self.addCleanup(self.end)
         self.eventually(lambda: self.assertEqual(self.log_count("worker.start"), 2))
@@ -210,16 +217,32 @@ class Daemon(unittest.TestCase):
 
     def test_a_dead_worker_is_replaced(self):
         self.start()
-        self.metric("mailfleet_sessions")
         before = self.workers()
-        with socket.create_connection((HOST, self.pop3)):
+        with contextlib.ExitStack() as stack:
+            sessions = [stack.enter_context(socket.create_connection((HOST, self.pop3)))
+                        for _ in range(20)]
+            for session in sessions:
+                self.assertTrue(session.recv(100).startswith(b"+OK"))
+            self.assertEqual(self.metric("mailfleet_sessions"), len(sessions))
             os.kill(before[0], signal.SIGKILL)
             self.eventually(lambda: self.assertEqual(self.log_count("worker.start"), 3))
+            left = sum(self.is_open(session) for session in sessions)
+            self.assertLess(left, len(sessions))
+            self.assertEqual(self.metric("mailfleet_sessions"), left)
         self.assertEqual(self.log_count("worker.died"), 1)
         self.assertIn(before[1], self.workers())
         for _ in range(20):
             self.assertTrue(self.greeting().startswith(b"+OK"))
-        self.eventually(lambda: self.assertEqual(self.metric("mailfleet_sessions"), 0))
+
+    @staticmethod
+    def is_open(session):
+        session.setblocking(False)
+        try:
+            return session.recv(1) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
 
     def test_workers_die_with_the_master(self):
         self.start()
@@ -289,8 +312,15 @@ class Daemon(unittest.TestCase):
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         self.assertEqual(state, "T")
 
+    def listening(self, sockets):
+        """So many sockets listen on the POP3 port."""
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        self.assertEqual(sum(line[1].endswith(f":{self.pop3:04X}") and line[3] == "0A"
+                             for line in lines), sockets)
+
     def test_drain(self):
         self.start()
+        self.listening(2)
         held = self.workers()[0]
         os.kill(held, signal.SIGSTOP)
         self.eventually(lambda: self.stopped(held))
@@ -300,6 +330,7 @@ class Daemon(unittest.TestCase):
         self.assertEqual(self.get("/healthz")[0], 200)
         self.eventually(lambda: self.assertEqual(self.log_count("worker.stop"), 1))
         self.assertIsNone(self.master.poll())
+        self.listening(1)
         os.kill(held, signal.SIGCONT)
         self.assertEqual(self.master.wait(20), EX_OK)
         self.assertEqual(self.log_count("worker.stop"), 2)

@@ -1,6 +1,7 @@
 /*
- * volume: keeps the set of volumes as the database lists it, looks at each of them all 10 s, and
- * tells their health. The operator's functions are here too.
+ * volume: keeps the set of volumes as the database lists it, looks at each of them all 10 s (each
+ * second while something is wrong with it), and tells their health. The operator's functions are
+ * here too.
  *
  * A mount is one listed volume and lives as long as it is listed unchanged; its back-end may
  * outlive it, held by files that are open. All waiting is the back-end's: nothing here touches a
@@ -15,8 +16,7 @@
 #include "base/check.h"
 #include "base/log.h"
 
-/* One that is not well is looked at each second: it is back soon after what was wrong with it. */
-#define TICK_MS 1000
+#define TICK_MS    1000
 #define TICKS_WELL 10
 /* The health block has few places, and other parts need some: further volumes are only logged. */
 #define MOUNTS_IN_HEALTH (HEALTH_MAX - 8)
@@ -26,6 +26,7 @@ struct mount {
     struct backend *backend; /* NULL: its URL or fanout makes no sense */
     struct op *probe;
     struct backend_report report; /* of the last look */
+    bool doubted;                 /* a write has failed since */
     bool in_health;
 };
 
@@ -95,21 +96,18 @@ static void log_change(const struct mount *m, bool was_well)
     }
 }
 
-static void report(struct mount *m, const struct backend_report *r)
-{
-    bool was_well = is_well(m);
-    m->report = *r;
-    log_change(m, was_well);
-    tell_health(m);
-}
-
 static void on_probe(void *arg, const struct backend_report *r)
 {
     struct mount *m = arg;
+    bool was_well = is_well(m);
     m->probe = NULL;
-    if (r->err != ERR_LIMIT) { /* else there is no news of it */
-        report(m, r);
+    if (r->err == ERR_LIMIT) {
+        return; /* no news of it */
     }
+    m->report = *r;
+    m->doubted = false;
+    log_change(m, was_well);
+    tell_health(m);
 }
 
 static void mount_probe(struct mount *m)
@@ -120,12 +118,19 @@ static void mount_probe(struct mount *m)
     }
 }
 
+/* What is well is looked at less often; something that is not is noticed soon to be well again. */
+static bool is_due(const struct mount *m, unsigned ticks)
+{
+    return ticks % TICKS_WELL == 0 || !is_well(m) || m->doubted ||
+           m->backend->ops->stuck(m->backend);
+}
+
 static void on_timer(uv_timer_t *t)
 {
     struct volumes *vs = t->data;
     vs->ticks++;
     for (size_t i = 0; i < vs->n; i++) {
-        if (!is_well(vs->mounts[i]) || vs->ticks % TICKS_WELL == 0) {
+        if (is_due(vs->mounts[i], vs->ticks)) {
             mount_probe(vs->mounts[i]);
         }
     }
@@ -276,7 +281,7 @@ static uint64_t share_of(const struct mount *m, const uint16_t *tried, size_t n)
             return 0;
         }
     }
-    bool can = m->volume.state == VOLUME_ACTIVE && is_well(m) && !is_full(m) &&
+    bool can = m->volume.state == VOLUME_ACTIVE && is_well(m) && !m->doubted && !is_full(m) &&
                !m->backend->ops->stuck(m->backend);
     return can ? m->volume.weight : 0;
 }
@@ -304,8 +309,7 @@ void volumes_doubt(struct volumes *vs, uint16_t volume_id)
 {
     struct mount *m = find(vs, volume_id);
     if (m) {
-        const struct backend_report doubt = { .err = ERR_TEMP, .why = "a write failed" };
-        report(m, &doubt);
+        m->doubted = true;
         mount_probe(m);
     }
 }

@@ -18,11 +18,17 @@
 
 #define PASSWORD_MAX 511 /* of crypt(3), less what no client sends */
 
+/* What it tells may come from a stranger: a control character could drive the terminal. */
 static void say(const char *fmt, va_list ap)
 {
-    fputs("mailfleet: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    char line[2048];
+    vsnprintf(line, sizeof line, fmt, ap);
+    for (char *p = line; *p; p++) {
+        if ((unsigned char)*p < ' ' || *p == 0x7f) {
+            *p = '?';
+        }
+    }
+    fprintf(stderr, "mailfleet: %s\n", line);
 }
 
 void admin_say(const char *fmt, ...)
@@ -276,16 +282,16 @@ char *admin_read_password(bool from_stdin)
     char *out = NULL;
     int flags = from_stdin ? RPP_STDIN : RPP_REQUIRE_TTY;
     if (!readpassphrase("New password: ", first, sizeof first, flags)) {
-        admin_fail(EX_NOINPUT, from_stdin ? "no password on standard input"
-                                          : "no terminal to ask for a password: --password-stdin "
-                                            "or --hash");
+        admin_say(from_stdin ? "no password on standard input"
+                             : "no terminal to ask for a password: --password-stdin "
+                               "or --hash");
     } else if (!*first) {
-        admin_fail(EX_DATAERR, "the password is empty");
+        admin_say("the password is empty");
     } else if (strlen(first) > PASSWORD_MAX) {
-        admin_fail(EX_DATAERR, "the password is longer than %d octets", PASSWORD_MAX);
+        admin_say("the password is longer than %d octets", PASSWORD_MAX);
     } else if (!from_stdin && (!readpassphrase("The same again: ", second, sizeof second, flags) ||
                                strcmp(first, second) != 0)) {
-        admin_fail(EX_DATAERR, "the two are different");
+        admin_say("the two are different");
     } else {
         out = mem_strdup(first);
     }
@@ -298,8 +304,7 @@ bool admin_address(const char *text, struct address *out)
 {
     enum err e = address_parse(span_str(text), out);
     if (e != ERR_OK) {
-        admin_fail(EX_DATAERR, "%s: %s", text,
-                   e == ERR_LIMIT ? "the address is too long" : "not an address");
+        admin_say("%s: %s", text, e == ERR_LIMIT ? "the address is too long" : "not an address");
     }
     return e == ERR_OK;
 }
@@ -310,7 +315,7 @@ bool admin_domain(const char *text, char out[DOMAIN_MAX + 2])
     char full[DOMAIN_MAX + 3];
     int n = snprintf(full, sizeof full, "x@%s", text);
     if (n < 0 || (size_t)n >= sizeof full || address_parse(span_str(full), &a) != ERR_OK) {
-        admin_fail(EX_DATAERR, "%s: not a domain", text);
+        admin_say("%s: not a domain", text);
         return false;
     }
     memcpy(out, a.canon + 1, strlen(a.canon));

@@ -21,20 +21,20 @@ struct worker {
     struct loop *loop;
     const struct config *config; /* as of now: a reload replaces it, the old one stays in memory */
     struct store *store;
-    struct tls *tls;             /* NULL without a certificate; a reload replaces it */
-    const char *hostname;        /* smtp.hostname as of the start */
-    struct list sessions;        /* of struct worker_session.link */
+    struct tls *tls;      /* NULL without a certificate; a reload replaces it */
+    const char *hostname; /* smtp.hostname; a reload replaces it */
+    struct list sessions; /* of struct worker_session.link */
     size_t session_count;
-    bool draining;               /* no new sessions; those that are open come to their end */
+    bool draining; /* no new sessions; those that are open come to their end */
 };
 
 /* What every session embeds, so that the daemon can count, drain and end them. */
 struct worker_session {
     struct list link;
     struct worker *worker;
-    char sid[16];                        /* for logs and the ledger, unique on the node */
+    char sid[16];                           /* for logs and the ledger, unique on the node */
     void (*drain)(struct worker_session *); /* the node goes down: end at the next good moment */
-    void (*end)(struct worker_session *);   /* drain_time is over: end now, with a temporary error */
+    void (*end)(struct worker_session *); /* drain_time is over: end now, with a temporary error */
 };
 void worker_session_begin(struct worker_session *s, struct worker *w,
                           void (*drain)(struct worker_session *),
@@ -50,10 +50,10 @@ struct daemon_port {
 };
 
 struct daemon_service {
-    const char *name;    /* mailfleet-frontend */
+    const char *name; /* mailfleet-frontend */
     const struct daemon_port *ports;
     size_t n;
-    size_t health;       /* offsetof of the config_text with the health address */
+    size_t health; /* offsetof of the config_text with the health address */
     /* A conn that is ready to talk; it is the callee's. Over node.max_sessions refused is set:
        answer with a temporary error and close. */
     void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);

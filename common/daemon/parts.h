@@ -20,10 +20,10 @@
 /* What the master tells a worker on its command line. */
 struct worker_order {
     const char *config_path;
-    unsigned index;           /* of its slot */
-    unsigned workers;         /* slots in the block */
+    unsigned index;   /* of its slot */
+    unsigned workers; /* slots in the block */
     pid_t master;
-    size_t n;                 /* sockets */
+    size_t n;                  /* sockets */
     size_t ports[SOCKETS_MAX]; /* for each, the index of its daemon_port */
 };
 

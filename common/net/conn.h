@@ -18,9 +18,9 @@ struct conn;
 
 /* In the order in which they are told when several have come together. */
 enum conn_event {
-    CONN_TLS_UP,   /* the handshake that conn_start_tls began is done */
-    CONN_DATA,     /* conn_in has grown */
-    CONN_DRAINED,  /* all of conn_out went to the kernel after a conn_flush that could not finish */
+    CONN_TLS_UP,  /* the handshake that conn_start_tls began is done */
+    CONN_DATA,    /* conn_in has grown */
+    CONN_DRAINED, /* all of conn_out went to the kernel after a conn_flush that could not finish */
     /* The peer sends no more, or the connection broke (conn_broken); conn_in may still hold bytes.
      * Comes a second time when a connection breaks after the peer's end. */
     CONN_EOF,
@@ -30,13 +30,13 @@ enum conn_event {
 
 typedef void conn_fn(void *owner, struct conn *c, enum conn_event ev);
 
-#define CONN_IN_LIMIT (64 * 1024)
+#define CONN_IN_LIMIT  (64 * 1024)
 #define CONN_OUT_LIMIT (4 * 1024 * 1024)
 
-/* Sets who hears the events; until then they wait. Bytes and an end that are there are told again. */
+/* Sets who hears the events; until then they wait. Bytes and an end that are there are told. */
 void conn_own(struct conn *c, conn_fn *fn, void *owner);
 
-/* Its limit may be lowered: no more than fits is read off the socket (off the TLS layer with TLS). */
+/* Its limit may be lowered: no more than fits is read off the socket, or out of TLS. */
 struct buf *conn_in(struct conn *c);
 struct buf *conn_out(struct conn *c);
 /* To be called after taking bytes out of conn_in: reading goes on if it had paused. */

@@ -13,11 +13,11 @@
 struct listener;
 
 struct listener_options {
-    int fd;                       /* bound, not yet listening; the listener owns it */
-    bool proxy;                   /* a PROXY header is required, from one of the networks */
+    int fd;                        /* bound, not yet listening; the listener owns it */
+    bool proxy;                    /* a PROXY header is required, from one of the networks */
     const struct netset *networks; /* borrowed */
-    struct tls *tls;              /* implicit TLS; NULL without; a reference is taken */
-    uint64_t preface_ms;          /* deadline of PROXY header and handshake together */
+    struct tls *tls;               /* implicit TLS; NULL without; a reference is taken */
+    uint64_t preface_ms;           /* deadline of PROXY header and handshake together */
     void (*accept)(void *arg, struct conn *c); /* the conn is the callee's */
     void *arg;
 };

@@ -9,8 +9,8 @@
 
 #include <uv.h>
 
-#include "base/list.h"
 #include "base/error.h"
+#include "base/list.h"
 
 struct loop;
 
@@ -27,7 +27,7 @@ struct loop *loop_open(void);
  */
 void loop_close(struct loop **l);
 uv_loop_t *loop_uv(struct loop *l);
-/* Room that sockets are read into, shared by all; what is in it lasts until the callback returns. */
+/* Room that sockets are read into, shared by all; its content lasts until the callback returns. */
 #define LOOP_SCRATCH (64 * 1024)
 char *loop_scratch(struct loop *l);
 /* Until loop_stop. */

@@ -30,7 +30,7 @@ struct job {
 };
 
 struct pool_options {
-    const char *name;    /* for logs; copied */
+    const char *name; /* for logs; copied */
     unsigned threads;
     unsigned queue;      /* jobs that may wait */
     uint64_t timeout_ms; /* of a job, from its submission */

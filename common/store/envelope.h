@@ -17,8 +17,8 @@
 #ifndef MAILFLEET_STORE_ENVELOPE_H
 #define MAILFLEET_STORE_ENVELOPE_H
 
-#include "base/buffer.h"
 #include "base/blob_id.h"
+#include "base/buffer.h"
 
 #define ENVELOPE_SHA256_HEX 64
 
@@ -32,7 +32,7 @@ struct envelope {
     struct span reverse_path;
     const struct envelope_recipient *to;
     size_t n;
-    bool complete;       /* size and sha256 are known */
+    bool complete; /* size and sha256 are known */
     uint64_t size;
     char sha256[ENVELOPE_SHA256_HEX + 1];
 };
@@ -63,7 +63,7 @@ enum err envelope_parse(struct span in, struct envelope *out, struct envelope_re
  * digits of its random bits (none: no such directory). Returns how many octets name the directory.
  */
 #define SPOOL_FANOUT_MAX 4
-#define SPOOL_PATH_MAX 64
+#define SPOOL_PATH_MAX   64
 size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH_MAX]);
 
 #endif

@@ -21,9 +21,9 @@ enum volume_state { VOLUME_ACTIVE, VOLUME_READONLY, VOLUME_DRAIN };
 
 struct volume {
     uint16_t volume_id;
-    char uuid[37];       /* what the sentinel file must hold */
-    char url[1024];      /* file:///path */
-    unsigned fanout;     /* hex digits of the hash directory, 0 to 4; fixed at creation */
+    char uuid[37];   /* what the sentinel file must hold */
+    char url[1024];  /* file:///path */
+    unsigned fanout; /* hex digits of the hash directory, 0 to 4; fixed at creation */
     enum volume_state state;
     unsigned weight;     /* share of new files among active volumes; 0 takes none */
     uint64_t free_floor; /* octets that must stay free; a fuller volume takes no new file */
@@ -36,6 +36,7 @@ struct spool_options {
 };
 
 struct spool *spool_open(struct loop *l, const struct spool_options *o);
+/* Writers, readers and ops must have been given up; calls that still run end by themselves. */
 void spool_close(struct spool **s);
 
 /*
@@ -53,7 +54,8 @@ struct spool_writer;
 
 enum spool_event {
     SPOOL_READY,   /* spool_append may go on */
-    SPOOL_WRITTEN, /* the file is durable: *p has id, size, skip and volume, seq 0; handle or none */
+    SPOOL_WRITTEN, /* the file is durable: *p has id, size, skip and volume, seq 0; handle or none
+                    */
     SPOOL_FAILED   /* err says why; the writer is gone after return. TEMP: no file was begun;
                       UNCERTAIN: a file may be there, an orphan, whose id and volume *p has */
 };
@@ -64,8 +66,9 @@ typedef void spool_write_fn(void *arg, enum spool_event ev, enum err e, const st
  * Begins a message: takes an id and a volume, keeps the envelope. Up to options.buffer octets stay
  * in memory; then the file is begun. ERR_TEMP: no volume can take it.
  */
-enum err spool_create(struct spool *s, struct span reverse_path, const struct envelope_recipient *to,
-                      size_t n, spool_write_fn *fn, void *arg, struct spool_writer **out);
+enum err spool_create(struct spool *s, struct span reverse_path,
+                      const struct envelope_recipient *to, size_t n, spool_write_fn *fn, void *arg,
+                      struct spool_writer **out);
 /* The message's id, for Received: and logs. */
 const struct blob_id *spool_writer_id(const struct spool_writer *w);
 /*

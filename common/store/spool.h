@@ -54,8 +54,7 @@ struct spool_writer;
 
 enum spool_event {
     SPOOL_READY,   /* spool_append may go on */
-    SPOOL_WRITTEN, /* the file is durable: *p has id, size, skip and volume, seq 0; handle or none
-                    */
+    SPOOL_WRITTEN, /* the file is durable: *p has id, size, skip and volume; a handle or none */
     SPOOL_FAILED   /* err says why; the writer is gone after return. TEMP: no file was begun;
                       UNCERTAIN: a file may be there, an orphan, whose id and volume *p has */
 };

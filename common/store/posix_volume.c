@@ -4,7 +4,7 @@
  * Files are reached by their path relative to one kept descriptor of the volume's root, on which
  * the sentinel was found right: what is mounted or moved over the root's path later can neither be
  * written to nor look empty. No descriptor of another directory is kept: opening one to sync it
- * costs microseconds, the sync a thousand times that, and there are 256 of them a day.
+ * costs microseconds, the sync milliseconds, and there are 256 of them a day.
  *
  * The files belong to outfile and infile; the volume owns its root. Nothing here is removed after a
  * failure: a file that was begun is an orphan, which the ledger or fsck takes care of. A failed

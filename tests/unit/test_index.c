@@ -538,6 +538,33 @@ static void test_counters_under_load(void **state)
     assert_counters_exact();
 }
 
+/* The same messages from both ends at once: without the mailbox's lock in front they deadlock. */
+static void test_expunge_twice_at_once(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 10, N = 500 };
+    size_t up[N], down[N];
+    for (size_t i = 0; i < N; i++) {
+        up[i] = down[N - 1 - i] = i;
+    }
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        make_mailboxes(1);
+        postgres_sql(server,
+                     "SELECT deliver(1, gen_random_uuid(), 1, 10, 100, false, '', true, 0, 0)"
+                     "  FROM generate_series(1, %d)",
+                     N);
+        struct maildrop *m = list(1);
+        struct answer a = { 0 }, b = { 0 };
+        index_expunge(ix, 1, m->msgs, up, N, GRACE_MS, SPAN("up"), on_done, &a);
+        index_expunge(ix, 1, m->msgs, down, N, GRACE_MS, SPAN("down"), on_done, &b);
+        maildrop_free(&m);
+        assert_int_equal(wait_for(&a), ERR_OK);
+        assert_int_equal(wait_for(&b), ERR_OK);
+        assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), N);
+        assert_int_equal(postgres_sql(server, "SELECT msgs + octets FROM mailbox"), 0);
+    }
+}
+
 /* Quotas hold when many try to be the last to fit. */
 static void test_quota_under_load(void **state)
 {
@@ -642,8 +669,9 @@ static void test_frozen(void **state)
     const uint64_t box = 1;
     struct pointer p = new_pointer(10);
     index_close(&ix);
-    open_index(400);
+    open_index(1000);
     postgres_freeze(server);
+    uv_update_time(loop_uv(loop)); /* that took a while */
     struct answer a = { 0 }, l = { 0 };
     index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &a);
     index_list(ix, box, on_list, &l);
@@ -877,6 +905,7 @@ int main(void)
         TEST(test_discard),
         TEST(test_no_deadlock),
         TEST(test_counters_under_load),
+        TEST(test_expunge_twice_at_once),
         TEST(test_quota_under_load),
         TEST(test_killed_before_commit),
         TEST(test_killed_after_commit),

@@ -1,15 +1,14 @@
 /*
- * cache: memcached as a hint (libmemcached in a worker of its own), and the protocol that keeps
- * it from ever showing an old list.
+ * cache: memcached as a hint, and the protocol that keeps it from ever showing an old list.
  *
  * A key is absent, a placeholder, a tombstone, or a sealed value. Readers fill by add + cas,
  * writers set a tombstone before and after their commit and never clear it; ARCHITECTURE.md has
  * the argument and tests/ the model. Losing, restarting, corrupting or forging the cache costs
  * time and nothing else: every fault reads as a miss that must not be filled.
  *
- * libmemcached blocks, so each server has a thread (cache_lane.h) and a breaker: one that hangs
- * delays no other, and after its first time-out it delays nobody. The calls that gather while a
- * thread is busy become one multi-get. Every call is answered within the time-out, whatever
+ * Calls to memcached block, so each server has a thread (cache_lane.h) and a breaker: one that
+ * hangs delays no other, and after its first time-out it delays nobody. The calls that gather while
+ * a thread is busy become one multi-get. Every call is answered within the time-out, whatever
  * becomes of it.
  */
 #ifndef MAILFLEET_STORE_CACHE_H
@@ -56,7 +55,6 @@ struct cache_key {
 struct cache_fill {
     bool allowed;
     uint8_t token[16]; /* of the placeholder that must still stand then */
-    uint64_t epoch;
 };
 
 struct cache_reply {

@@ -1,10 +1,14 @@
 /*
- * cache_server: one memcached over libmemcached (text protocol), with a breaker.
+ * cache_server: one memcached (its text protocol), with a deadline for each exchange and a breaker.
  *
- * Every call blocks, up to the time-out given to cache_server_open for each exchange, and belongs
- * to one thread. The library pays that time-out on every call to a frozen server, whatever its
- * failure limits say: so after a call that failed the server is skipped for a pause that grows
- * with each failure, and everything fails at once meanwhile.
+ * Every call blocks for at most the time-out, plus what a long value takes at a slow 10 MB/s, and
+ * belongs to one thread. After a call that failed the server is skipped for a pause that grows with
+ * each failure: everything fails at once meanwhile, where a frozen server would cost a time-out a
+ * call.
+ *
+ * It is written by hand because a cache that is taken over may cost time and nothing else: answers
+ * that libmemcached 1.1.4 does not expect end the process (assertions on them are compiled in), a
+ * long key in one is written past its array, and its time-outs start anew with each octet.
  */
 #ifndef MAILFLEET_STORE_CACHE_SERVER_H
 #define MAILFLEET_STORE_CACHE_SERVER_H
@@ -13,12 +17,12 @@
 
 struct cache_server;
 
-/* name: host, host:port or [address]:port. Connects at the first call. */
+/* The two halves of host, host:port or [address]:port; the default port if there is none. */
+void cache_server_name(const char *name, char *host, size_t size, uint16_t *port);
+
+/* Looks the name up and connects at the first call, and again after a failure. */
 struct cache_server *cache_server_open(const char *name, uint64_t timeout_ms);
 void cache_server_close(struct cache_server **s);
-
-/* The two halves of a name; the default port if it has none. */
-void cache_server_name(const char *name, char *host, size_t size, uint16_t *port);
 
 /* For how many more milliseconds the breaker is open; 0: calls are made. */
 uint64_t cache_server_pause(const struct cache_server *s);
@@ -46,6 +50,7 @@ enum err cache_server_add(struct cache_server *s, const char *key, struct span v
 /* BUSY: it has been replaced since. NOTFOUND: it is gone. */
 enum err cache_server_cas(struct cache_server *s, const char *key, struct span value, uint32_t life,
                           uint64_t cas);
+/* NOTFOUND: it was gone. */
 enum err cache_server_delete(struct cache_server *s, const char *key);
 
 #endif

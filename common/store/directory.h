@@ -29,18 +29,18 @@ enum room {
 
 #define PASSWORD_HASH_MAX 383 /* CRYPT_OUTPUT_SIZE less its NUL */
 #define ENTRY_TARGETS_MAX 1000
-#define ENTRY_TARGET_MAX 320 /* octets: a local part of 64, @, a domain of 255 */
+#define ENTRY_TARGET_MAX  320 /* octets: a local part of 64, @, a domain of 255 */
 
 struct entry {
     enum entry_kind kind;
     uint64_t mailbox_id;
     enum account_state state;
-    uint64_t max_octets;    /* quota; 0 is none */
-    uint64_t max_messages;  /* 0 is none */
-    uint64_t max_size;      /* of one message; 0 is the fleet's limit */
+    uint64_t max_octets;              /* quota; 0 is none */
+    uint64_t max_messages;            /* 0 is none */
+    uint64_t max_size;                /* of one message; 0 is the fleet's limit */
     char hash[PASSWORD_HASH_MAX + 1]; /* crypt(3); empty: no login */
-    size_t n;               /* targets */
-    char **targets;         /* canonical addresses; owned */
+    size_t n;                         /* targets */
+    char **targets;                   /* canonical addresses; owned */
 };
 
 struct entry *entry_new(enum entry_kind kind);

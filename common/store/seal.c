@@ -177,9 +177,9 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
     if (n > buf_room(out)) {
         return ERR_LIMIT;
     }
-    uint8_t *plain = (uint8_t *)buf_reserve(out, n);
     const uint8_t *salt = (const uint8_t *)sealed.p, *nonce = salt + SALT_SIZE;
     uint8_t tag[TAG_SIZE], rest[TAG_SIZE];
+    uint8_t *plain = n ? (uint8_t *)buf_reserve(out, n) : rest; /* an empty value is one too */
     memcpy(tag, sealed.p + sealed.n - TAG_SIZE, TAG_SIZE);
     EVP_CIPHER_CTX *ctx = gcm_begin(s, salt, nonce, false, ad);
     CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag) == 1);

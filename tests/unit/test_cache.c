@@ -125,6 +125,13 @@ static void peer_kill(struct peer *p)
     }
 }
 
+/* SIGSTOP takes effect when the peer is next scheduled, not when it is sent. */
+static void peer_freeze(struct peer *p)
+{
+    kill(p->pid, SIGSTOP);
+    CHECK(waitpid(p->pid, NULL, WUNTRACED) == p->pid);
+}
+
 /* --- nodes ----------------------------------------------------------------------------------- */
 
 #define PEERS 2
@@ -945,7 +952,7 @@ static void test_tombstone_retried(void **state)
     key_of(one, 'l', 1);
     key_of(two, 'l', 2);
     fill(f, f->a, list_of(1), SPAN("old list"));
-    kill(f->peers[0].pid, SIGSTOP);
+    peer_freeze(&f->peers[0]);
     assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_TEMP);
     assert_int_equal(tombstone(f, f->a, list_of(2)), ERR_TEMP);
     kill(f->peers[0].pid, SIGCONT);
@@ -958,7 +965,7 @@ static void test_own_tombstone_first(void **state)
 {
     struct fixture *f = *state;
     fill(f, f->a, list_of(1), SPAN("old list"));
-    kill(f->peers[0].pid, SIGSTOP);
+    peer_freeze(&f->peers[0]);
     assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_TEMP);
     kill(f->peers[0].pid, SIGCONT);
     for (uint64_t answered = count(STAT_cache_faults);; answered = count(STAT_cache_faults)) {
@@ -991,7 +998,7 @@ static void test_frozen(void **state)
     struct cache_key cold = list_of(mailbox_on(f, 0)), warm = list_of(mailbox_on(f, 1));
     fill(f, f->a, cold, SPAN("cold"));
     fill(f, f->a, warm, SPAN("warm"));
-    kill(f->peers[0].pid, SIGSTOP);
+    peer_freeze(&f->peers[0]);
     struct result first = { .f = f }, second = { .f = f };
     cache_get(f->a, &cold, on_get, &first);
     cache_get(f->a, &warm, on_get, &second);
@@ -1050,6 +1057,16 @@ static void test_no_servers(void **state)
 
 /* --- servers that are none ------------------------------------------------------------------- */
 
+/* Forks a peer that is none; in the child pid is 0, and the socket is listened at. */
+static int peer_listen(struct peer *p)
+{
+    int fd = bind_any(&p->port);
+    CHECK(listen(fd, 10) == 0);
+    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
+    p->pid = fork_child();
+    return fd;
+}
+
 /* A value of so many octets, one each 20 ms if it drips. */
 static bool send_value(int fd, const char *key, size_t size, bool drip)
 {
@@ -1084,10 +1101,7 @@ static void play_server(int fd, size_t size, bool drip)
 
 static void fake_open(struct peer *p, size_t size, bool drip)
 {
-    int fd = bind_any(&p->port);
-    CHECK(listen(fd, 10) == 0);
-    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
-    p->pid = fork_child();
+    int fd = peer_listen(p);
     if (p->pid == 0) {
         for (int client; (client = accept(fd, NULL, NULL)) >= 0; close(client)) {
             play_server(client, size, drip);
@@ -1103,6 +1117,58 @@ static struct cache *open_node_of_first(struct fixture *f, uint64_t timeout_ms)
     f->names[0] = f->peers[0].name;
     f->servers = (struct config_list){ .n = 1, .v = f->names };
     return open_node_with(f, timeout_ms, 20000);
+}
+
+/* Answers all that comes with the same octets. */
+static void play_junk(int fd, struct span junk)
+{
+    char bytes[4096];
+    while (read(fd, bytes, sizeof bytes) > 0 && write(fd, junk.p, junk.n) == (ssize_t)junk.n) {
+    }
+}
+
+static void junk_open(struct peer *p, struct span junk)
+{
+    int fd = peer_listen(p);
+    if (p->pid == 0) {
+        for (int client; (client = accept(fd, NULL, NULL)) >= 0; close(client)) {
+            play_junk(client, junk);
+        }
+        _exit(0);
+    }
+    close(fd);
+}
+
+/* A server that was taken over: whatever it says is a fault of that server, and nothing else. */
+static void test_junk_server(void **state)
+{
+    static const char *const answers[] = {
+        "\r\n",
+        "OK\r\n",
+        "ERROR\r\n",
+        "VERSION 1.6.18\r\n",
+        "STORED\r\nSTORED\r\n",
+        "END\r\nEND\r\n",
+        "VALUE\r\n",
+        "VALUE mf:0:l:1 0\r\n",
+        "VALUE mf:0:l:1 0 -1 1\r\n\r\nEND\r\n",
+        "VALUE mf:0:l:1 0 18446744073709551614 1\r\nx\r\nEND\r\n",
+        "VALUE mf:0:l:1 0 1 99999999999999999999\r\nx\r\nEND\r\n",
+        "VALUE mf:0:l:1 0 1 1\r\nxyEND\r\n",
+        "VALUE mf:0:l:99 0 1 1\r\nx\r\nEND\r\n",
+    };
+    struct fixture *f = *state;
+    static char endless[8192];
+    memset(endless, 'V', sizeof endless - 1);
+    for (size_t i = 0; i <= ARRAY_LEN(answers); i++) {
+        struct span junk = span_str(i < ARRAY_LEN(answers) ? answers[i] : endless);
+        junk_open(&f->peers[0], junk);
+        struct cache *c = open_node_of_first(f, 300);
+        assert_true(misses(f, c, list_of(1), false));
+        assert_false(get(f, c, list_of(1)).hit);
+        cache_close(&c);
+        peer_kill(&f->peers[0]);
+    }
 }
 
 /* A value longer than any that we write is not even read: it would have counted as forged. */
@@ -1195,10 +1261,7 @@ static void play_slow(int fd, uint16_t to, unsigned delay_ms)
 
 static void slow_open(struct peer *p, uint16_t to, unsigned delay_ms)
 {
-    int fd = bind_any(&p->port);
-    CHECK(listen(fd, 10) == 0);
-    snprintf(p->name, sizeof p->name, "127.0.0.1:%u", p->port);
-    p->pid = fork_child();
+    int fd = peer_listen(p);
     if (p->pid == 0) {
         for (int client; (client = accept(fd, NULL, NULL)) >= 0; close(client)) {
             play_slow(client, to, delay_ms);
@@ -1294,7 +1357,7 @@ static void test_close_while_busy(void **state)
     struct cache *c = open_node(f);
     struct result never = { .f = f };
     struct cache_fill allowed = { .allowed = true };
-    kill(f->peers[0].pid, SIGSTOP);
+    peer_freeze(&f->peers[0]);
     for (uint64_t i = 0; i < 50; i++) {
         struct cache_key k = list_of(i);
         struct op *ops[] = { cache_get(c, &k, on_get, &never),
@@ -1346,6 +1409,7 @@ int main(void)
         TEST(test_frozen, setup_two),
         TEST(test_no_ejection, setup_two),
         TEST(test_no_servers, setup_none),
+        TEST(test_junk_server, setup_none),
         TEST(test_huge_value, setup_none),
         TEST(test_drip, setup_none),
         TEST(test_bad_name, setup_none),

@@ -1,0 +1,44 @@
+/*
+ * fuzz_listing: any octets as the cached form of a maildrop.
+ *
+ * What is accepted must have no other spelling, and must be safe to serve.
+ */
+#include <stdint.h>
+
+#include "base/check.h"
+#include "store/listing.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_maildrop(const struct maildrop *m)
+{
+    uint64_t octets = 0, before = 0;
+    for (size_t i = 0; i < m->count; i++) {
+        char uidl[UIDL_MAX + 1];
+        size_t n = maildrop_uidl(m, i, uidl);
+        CHECK(n > 0 && n <= UIDL_MAX && strlen(uidl) == n);
+        CHECK(maildrop_handle(m, i).n <= HANDLE_MAX);
+        CHECK(m->msgs[i].seq > before);
+        before = m->msgs[i].seq;
+        octets += m->msgs[i].size;
+    }
+    CHECK(octets == m->octets);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct maildrop *m = NULL;
+    struct span in = span_of(data, size);
+    if (listing_decode(in, &m) != ERR_OK) {
+        CHECK(m == NULL);
+        return 0;
+    }
+    struct buf again;
+    buf_init(&again, size);
+    check_maildrop(m);
+    CHECK(listing_encode(m, &again) == ERR_OK);
+    CHECK(span_eq(buf_span(&again), in));
+    buf_fini(&again);
+    maildrop_free(&m);
+    return 0;
+}

@@ -286,6 +286,34 @@ static void test_another_volume(void **state)
     }
 }
 
+struct doubt {
+    struct written w;
+    struct spool_fixture *f;
+    enum err create; /* what the next message is told, at once */
+};
+
+static void on_doubt(void *arg, enum spool_event ev, enum err e, const struct pointer *p,
+                     struct span handle)
+{
+    struct doubt *d = arg;
+    on_written(&d->w, ev, e, p, handle);
+    d->create = create_error(d->f);
+}
+
+/* After a failure the volume is left alone until it was looked at, which is at once. */
+static void test_doubt(void **state)
+{
+    struct doubt d = { .f = *state };
+    assert_int_equal(
+        spool_create(d.f->spool, SPAN(""), one_recipient(), 1, on_doubt, &d, &d.w.writer), ERR_OK);
+    arm(POINT_SYNC, EIO, 1);
+    finish(d.f, &d.w);
+    assert_int_equal(d.w.ev, SPOOL_FAILED);
+    assert_int_equal(d.create, ERR_TEMP);
+    assert_true(volume_well(d.f, 1)); /* one failure does not make the node unready */
+    wait_writable(d.f);
+}
+
 /* Every volume refuses: the message is offered to three of them and no more. */
 static void test_no_volume_takes_it(void **state)
 {
@@ -756,6 +784,7 @@ int main(int argc, char **argv)
 #endif
         SPOOL_TEST(test_faults, setup_one),
         SPOOL_TEST(test_another_volume, setup_two),
+        SPOOL_TEST(test_doubt, setup_one),
         SPOOL_TEST(test_no_volume_takes_it, setup_one),
         SPOOL_TEST(test_little_writes, setup_one),
         SPOOL_TEST(test_no_permission, setup_one),

@@ -51,8 +51,8 @@ struct pg_conn {
 static void conn_try(struct pg_conn *c);
 static void conn_advance(struct pg_conn *c);
 static void conn_receive(struct pg_conn *c);
-static void conn_flush(struct pg_conn *c);
-static void say_hello(struct pg_conn *c);
+static void conn_flush(struct pg_conn *c, bool well);
+static bool say_hello(struct pg_conn *c);
 
 /* --- the socket's watch ----------------------------------------------------------------------- */
 
@@ -182,8 +182,7 @@ static void on_timer(uv_timer_t *t)
     case STEP_GREETING:
     case STEP_READY:
         if (list_empty(&c->sent)) {
-            say_hello(c);
-            conn_flush(c);
+            conn_flush(c, say_hello(c));
         } else if (head_deadline(c) <= loop_now(c->o->loop)) {
             lost(c, "no answer within database.timeout");
         } else {
@@ -251,8 +250,7 @@ static void conn_greet(struct pg_conn *c)
         return;
     }
     c->step = STEP_GREETING;
-    say_hello(c);
-    conn_flush(c);
+    conn_flush(c, say_hello(c));
 }
 
 /* libpq may have closed its socket and opened another one: the watch is new after each call. */
@@ -276,16 +274,17 @@ static void conn_advance(struct pg_conn *c)
 
 /* --- GREETING and READY ----------------------------------------------------------------------- */
 
-static void put(struct pg_conn *c, struct pg_batch *b)
+/* False when libpq won't have it: the batch is under way all the same, and ends with the loss of
+ * the connection that must follow. */
+static bool put(struct pg_conn *c, struct pg_batch *b)
 {
     list_add(&c->sent, &b->link);
     c->load++;
     stats_add(STAT_db_queries, b->n);
-    /* A refusal shows in the connection's status, which conn_flush looks at. */
-    (void)pg_batch_send(b, c->pq);
+    return pg_batch_send(b, c->pq);
 }
 
-static void say_hello(struct pg_conn *c)
+static bool say_hello(struct pg_conn *c)
 {
     CHECK(!c->hello);
     c->hello = pg_batch_new();
@@ -293,12 +292,13 @@ static void say_hello(struct pg_conn *c)
     c->hello->deadline = loop_now(c->o->loop) + c->o->timeout_ms;
     pg_stmt(c->hello, c->o->hello);
     c->hello_due = loop_now(c->o->loop) + HELLO_EVERY_MS;
-    put(c, c->hello);
+    return put(c, c->hello);
 }
 
-static void conn_flush(struct pg_conn *c)
+/* After a put that went well, or at any other time. */
+static void conn_flush(struct pg_conn *c, bool well)
 {
-    int left = PQstatus(c->pq) == CONNECTION_OK ? PQflush(c->pq) : -1;
+    int left = well && PQstatus(c->pq) == CONNECTION_OK ? PQflush(c->pq) : -1;
     if (left < 0) {
         lost(c, PQerrorMessage(c->pq));
         return;
@@ -310,11 +310,12 @@ static void conn_flush(struct pg_conn *c)
 void pg_conn_send(struct pg_conn *c, struct pg_batch *b)
 {
     CHECK(c->step == STEP_READY);
+    bool well = true;
     if (!c->hello && loop_now(c->o->loop) >= c->hello_due) {
-        say_hello(c);
+        well = say_hello(c);
     }
-    put(c, b);
-    conn_flush(c);
+    well = put(c, b) && well;
+    conn_flush(c, well);
 }
 
 /* A server that became a standby, or is going away, is of no more use. */
@@ -381,7 +382,7 @@ static void conn_receive(struct pg_conn *c)
             return;
         }
     }
-    conn_flush(c);
+    conn_flush(c, true);
     if (any) {
         c->o->on_change(c->o->owner, "");
     }

@@ -372,7 +372,8 @@ CREATE FUNCTION unshare(blob uuid) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     left_over integer;
 BEGIN
-    UPDATE blob_shared s SET refs = s.refs - 1 WHERE s.blob_id = blob RETURNING s.refs INTO left_over;
+    UPDATE blob_shared s SET refs = s.refs - 1 WHERE s.blob_id = blob
+    RETURNING s.refs INTO left_over;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'file % is shared but not counted', blob
             USING ERRCODE = 'data_corrupted';

@@ -1,0 +1,808 @@
+#!/usr/bin/python3 -B
+"""The operator's command: what it makes, what it refuses, what it says, and that a change is in
+force on every node when it ends. Its JSON has the keys that mailfleet(8) promises."""
+
+import contextlib
+import json
+import os
+import pty
+import pwd
+import re
+import subprocess
+from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOHOST, EX_NOUSER, EX_OK, \
+    EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+
+import harness
+from harness import DOMAIN, Account
+from mail import Refused, plain
+
+HELLO = b"Subject: hello\r\n\r\nhello\r\n"
+
+
+class AdminTest(harness.FleetTest):
+    @classmethod
+    def command(cls, *words, config=None):
+        return [str(word) for word in
+                (cls.fleet.admin_program, "--config", config or cls.fleet.config, *words)]
+
+    @classmethod
+    def popen(cls, *words, config=None, env=None):
+        return subprocess.Popen(cls.command(*words, config=config), cwd="/", text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True,
+                                env={**cls.fleet.env, **(env or {})},
+                                **cls.fleet.run_as(cls.fleet.user))
+
+    @classmethod
+    def run_admin(cls, *words, stdin="", config=None, env=None):
+        process = cls.popen(*words, config=config, env=env)
+        out, err = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words, **options):
+        done = self.run_admin(*words, **options)
+        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
+        return done.stdout
+
+    def fails(self, code, says, *words, **options):
+        """It fails with this status, says so in one or more lines of its own, and shows nothing."""
+        done = self.run_admin(*words, **options)
+        self.assertEqual((done.returncode, done.stdout), (code, ""), f"{words}: {done.stderr}")
+        self.assertIn(says, done.stderr)
+        for line in done.stderr.splitlines():
+            self.assertTrue(line.startswith("mailfleet: "), line)
+            self.assertTrue(line.isprintable(), line)
+
+    def nodes_are_ready(self):
+        """Again, after something was broken."""
+        for node in self.fleet.delivery_nodes + self.fleet.front_ends:
+            self.eventually(30, lambda: self.assertIsNone(node.probe()))
+
+    def json(self, *words, **options):
+        return json.loads(self.ok(*words, "--json", **options))
+
+    def show(self, account):
+        return self.json("account", "show", account.address)
+
+
+# --- setting up -----------------------------------------------------------------------------------
+
+
+class Setup(AdminTest):
+    def config(self, name, **settings):
+        """A configuration that differs from the fleet's in this."""
+        path = self.fleet.state / "config" / f"{name}.conf"
+        self.fleet.write_config(path, {key.replace("__", "."): value
+                                       for key, value in settings.items()})
+        return path
+
+    def empty_database(self, name):
+        self.fleet.sql(f"CREATE DATABASE {name} OWNER mailfleet", superuser=True,
+                       database="postgres")
+        return self.fleet.database_url.replace("/mailfleet?", f"/{name}?")
+
+    def check(self, config=None):
+        """what -> (ok, says); the exit status says whether all is well."""
+        done = self.run_admin("check", "--json", config=config)
+        rows = {row["what"]: (row["ok"], row["says"]) for row in json.loads(done.stdout)}
+        self.assertEqual(done.returncode, EX_OK if all(ok for ok, _ in rows.values())
+                         else EX_UNAVAILABLE)
+        return rows
+
+    def only_wrong(self, rows, *wrong):
+        self.assertEqual({what for what, (ok, _) in rows.items() if not ok}, set(wrong))
+
+    def test_init_and_migrate_may_be_repeated(self):
+        key = self.fleet.state / "secret" / "new.key"
+        config = self.config("new", database__url=self.empty_database("fresh"),
+                             node__fleet_key_file=key)
+        self.fails(EX_CONFIG, "run mailfleet migrate", "domain", "list", config=config)
+        self.assertIn("would apply 001-init",
+                      self.run_admin("migrate", "--dry-run", config=config).stderr)
+        self.fails(EX_CONFIG, "run mailfleet migrate", "domain", "list", config=config)
+        self.ok("init", config=config)
+        text = key.read_text()
+        self.assertRegex(text, r"^[0-9a-f]{64}\n$")
+        self.assertEqual(key.stat().st_mode & 0o777, 0o640)
+        self.ok("domain", "add", "kept.test", config=config)
+        for word in "init", "migrate", "init":
+            self.assertIn("up to date", self.run_admin(word, config=config).stderr)
+        self.assertEqual(key.read_text(), text)
+        self.assertEqual([d["name"] for d in self.json("domain", "list", config=config)],
+                         ["kept.test"])
+
+    def test_two_migrations_at_once_are_one(self):
+        config = self.config("race", database__url=self.empty_database("race"))
+        both = [self.popen("migrate", config=config) for _ in range(2)]
+        codes = [process.wait(60) for process in both]
+        for process in both:
+            process.communicate()
+        self.assertIn(EX_OK, codes)
+        self.assertEqual(self.json("domain", "list", config=config), [])
+        self.ok("migrate", config=config)
+
+    def test_a_database_of_a_newer_version_is_left_alone(self):
+        config = self.config("newer", database__url=self.empty_database("newer"))
+        self.ok("migrate", config=config)
+        self.fleet.sql("INSERT INTO schema_version (version, name) VALUES (999, 'later')",
+                       database="newer")
+        self.fails(EX_SOFTWARE, "version 999", "migrate", config=config)
+        self.only_wrong(self.check(config), "schema", "volumes")
+
+    def test_check_finds_all_well(self):
+        rows = self.check()
+        self.only_wrong(rows)
+        self.assertEqual(
+            set(rows), {"configuration", "fleet key", "tls", "database", "schema", "volume 1",
+                        f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
+        text = self.ok("check").splitlines()
+        self.assertEqual(len(text), 1 + len(rows))
+        self.assertTrue(all(line.startswith("yes") for line in text[1:]))
+
+    def test_check_finds_what_is_broken_in_the_configuration(self):
+        self.fails(EX_CONFIG, "No such file", "check", config="/nonexistent/mailfleet.conf")
+        bad = self.config("bad", node__workers="many")
+        self.fails(EX_CONFIG, f"{bad}:", "check", config=bad)
+        self.only_wrong(self.check(self.config("key", node__fleet_key_file="/nonexistent")),
+                        "fleet key")
+        self.only_wrong(self.check(self.config("pem", tls__certificate=self.fleet.config)), "tls")
+        rows = self.check(self.config("nodb", database__url="host=127.0.0.1 port=1"))
+        self.only_wrong(rows, "database", "volumes")
+        self.assertIn("refused", rows["database"][1])
+        rows = self.check(self.config("schema", database__url=self.empty_database("hollow")))
+        self.only_wrong(rows, "schema", "volumes")
+        self.assertIn("run mailfleet migrate", rows["schema"][1])
+        password = self.fleet.saved["database_password"]
+        rows = self.check(self.config("password", database__url=self.fleet.database_url.replace(
+            password, "wrong")))
+        self.only_wrong(rows, "database", "volumes")
+        self.assertIn("password", rows["database"][1])
+
+    def test_check_finds_a_cache_server_that_is_down(self):
+        memcached, cache = self.fleet["memcached"], f"cache 127.0.0.1:{self.fleet.ports.memcached}"
+        self.addCleanup(memcached.up)
+        memcached.kill()
+        self.only_wrong(self.check(), cache)
+        memcached.up()
+        self.only_wrong(self.check())
+        self.only_wrong(self.check(self.config("nowhere", cache__servers="127.0.0.1:1")),
+                        "cache 127.0.0.1:1")
+
+    def test_check_finds_a_database_that_is_down(self):
+        self.addCleanup(self.nodes_are_ready)
+        self.addCleanup(self.fleet["postgres"].up)
+        self.fleet["postgres"].stop()
+        self.only_wrong(self.check(), "database", "volumes")
+        self.fails(EX_TEMPFAIL, "refused", "domain", "list")
+
+    def test_check_finds_what_is_wrong_with_a_volume(self):
+        sentinel = self.fleet.spool / ".mailfleet-volume"
+        text = sentinel.read_text()
+        self.addCleanup(sentinel.write_text, text)
+        sentinel.write_text("00000000-0000-4000-8000-000000000000\n")
+        rows = self.check()
+        self.only_wrong(rows, "volume 1")
+        self.assertIn("another volume", rows["volume 1"][1])
+        sentinel.write_text(text)
+        self.addCleanup(self.fleet.spool.chmod, 0o750)
+        for mode in 0o550, 0:  # it can't be written; it can't be looked into
+            self.fleet.spool.chmod(mode)
+            self.only_wrong(self.check(), "volume 1")
+        self.fleet.spool.chmod(0o750)
+        self.nodes_are_ready()
+
+    def test_settings_show_no_password(self):
+        for url in (self.fleet.database_url,
+                    "host=db1,db2 dbname=x user='o''neil' password='pass word\\'s'"
+                    .replace("''", "\\'")):
+            config = self.config("shown", database__url=url)
+            shown = self.ok("settings", config=config) + self.ok("settings", "--json",
+                                                                 config=config)
+            self.assertNotIn(self.fleet.saved["database_password"], shown)
+            self.assertNotIn("pass word", shown)
+            self.assertIn("password='***'", shown)
+        values = {(row["section"], row["key"]): row["value"]
+                  for row in self.json("settings", config=config)}
+        self.assertEqual(values["database", "url"],
+                         r"user='o\'neil' password='***' dbname='x' host='db1,db2'")
+        self.assertEqual(values["spool", "grace"], "14d")
+
+    def test_epoch_reaches_nodes_without_a_new_connection(self):
+        account = self.account("epoch")
+        self.deliver(HELLO, account)
+        self.mailbox(account)
+        logs = [node.log for node in self.fleet.front_ends + self.fleet.delivery_nodes]
+        before = [log.read_text().count("cache.epoch") for log in logs]
+        self.ok("epoch")
+        for log, count in zip(logs, before):
+            self.eventually(20, lambda: self.assertGreater(log.read_text().count("cache.epoch"),
+                                                           count))
+        self.assertEqual(self.mailbox(account), [HELLO])
+
+
+# --- domains, accounts, aliases -------------------------------------------------------------------
+
+
+class Accounts(AdminTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.alice = cls.account("alice")
+
+    def rcpt(self, address, node=0):
+        with self.smtp(node) as smtp:
+            smtp.mail()
+            return smtp.rcpt(address)[0]
+
+    def refused_everywhere(self, account):
+        for node in 0, 1:
+            with self.assertRaises(Refused) as caught:
+                self.pop3(account, node)
+            self.assertIn("[AUTH]", caught.exception.reply)
+
+    def warm(self, account):
+        """Every node has its entry from the cache, and remembers that the password was right."""
+        for node in 0, 1, 0, 1:
+            self.mailbox(account, node)
+            self.assertEqual(self.rcpt(account.address, node), 250)
+
+    def type_passwords(self, *words, typed):
+        """Runs it on a terminal and answers each prompt; what the terminal showed, and the code."""
+        user = pwd.getpwnam(self.fleet.user)
+        pid, terminal = pty.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                if self.fleet.root:
+                    os.initgroups(user.pw_name, user.pw_gid)
+                    os.setgid(user.pw_gid)
+                    os.setuid(user.pw_uid)
+                os.chdir("/")
+                os.execve(self.fleet.admin_program, self.command(*words), self.fleet.env)
+            os._exit(126)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end has closed
+            for answer in typed:
+                while not shown.endswith(b": "):
+                    shown += os.read(terminal, 1024)
+                os.write(terminal, answer.encode() + b"\n")
+                shown += os.read(terminal, 1024)
+            while octets := os.read(terminal, 1024):
+                shown += octets
+        os.close(terminal)
+        return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    # --- passwords ------------------------------------------------------------------------------
+
+    def test_a_password_from_standard_input(self):
+        account = Account(f"stdin@{DOMAIN}", "with a blank, ünd \"quotes\"")
+        self.ok("account", "add", account.address, "--password-stdin",
+                stdin=account.password + "\nsecond line\n")
+        with self.pop3() as pop3:
+            pop3.ok(f"AUTH PLAIN {plain(account.address, account.password)}")
+        for word, says in ("", "empty"), ("x" * 512, "longer than 511"):
+            self.fails(EX_DATAERR, says, "account", "passwd", account.address, "--password-stdin",
+                       stdin=word + "\n")
+        with self.pop3() as pop3:
+            pop3.ok(f"AUTH PLAIN {plain(account.address, account.password)}")
+
+    def test_a_password_from_the_terminal(self):
+        account = Account(f"typed@{DOMAIN}", "typed-secret")
+        shown, code = self.type_passwords("account", "add", account.address,
+                                          typed=[account.password] * 2)
+        self.assertEqual(code, EX_OK, shown)
+        self.assertNotIn(account.password, shown)
+        self.assertEqual(shown.count(": "), 2)
+        self.mailbox(account)
+        shown, code = self.type_passwords("account", "passwd", account.address,
+                                          typed=["one-secret", "another-secret"])
+        self.assertEqual(code, EX_DATAERR)
+        self.assertIn("different", shown)
+        self.mailbox(account)
+
+    def test_without_a_terminal_nothing_is_made_up(self):
+        self.fails(EX_DATAERR, "no terminal", "account", "add", f"nobody@{DOMAIN}",
+                   stdin="secret\n")
+        self.fails(EX_NOUSER, "no such account", "account", "show", f"nobody@{DOMAIN}")
+
+    def test_a_hash(self):
+        hashed = subprocess.run(["/usr/bin/openssl", "passwd", "-6", "-stdin"], input="imported\n",
+                                text=True, stdout=subprocess.PIPE, check=True).stdout.strip()
+        account = Account(f"hash@{DOMAIN}", "imported")
+        self.ok("account", "add", account.address, "--hash", hashed)
+        self.mailbox(account)
+        for bad in "imported", "", "$6$salt", "*", "x" * 400:
+            self.fails(EX_DATAERR, "--hash", "account", "passwd", account.address, "--hash", bad)
+        self.mailbox(account)
+
+    def test_a_password_is_no_word_of_the_command_line(self):
+        self.fails(EX_USAGE, "usage", "account", "add", f"word@{DOMAIN}", "secret")
+        done = self.run_admin("account", "add", f"word@{DOMAIN}", "--password", "secret")
+        self.assertNotEqual(done.returncode, EX_OK)
+        for command in ("account", "add"), ("account", "passwd"):
+            self.assertNotIn("--password ", self.ok(*command, "--help"))
+        self.fails(EX_NOUSER, "", "account", "show", f"word@{DOMAIN}")
+
+    # --- in force at once -----------------------------------------------------------------------
+
+    def test_a_new_password_is_in_force_at_once(self):
+        account = self.account("passwd")
+        self.warm(account)
+        for password in "second", "third":
+            self.ok("account", "passwd", account.address, "--password-stdin",
+                    stdin=password + "\n")
+            self.refused_everywhere(account)
+            account = account._replace(password=password)
+            self.warm(account)
+
+    def test_suspend_and_resume_are_in_force_at_once(self):
+        account = self.account("suspended")
+        self.deliver(HELLO, account)
+        for _ in range(2):
+            self.warm(account)
+            self.ok("account", "suspend", account.address)
+            self.refused_everywhere(account)
+            self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [550, 550])
+            self.assertEqual(self.show(account)["state"], "suspended")
+            self.ok("account", "resume", account.address)
+            self.assertEqual(self.show(account)["state"], "active")
+        self.warm(account)
+        self.assertEqual(self.mailbox(account), [HELLO])
+
+    def test_limits_are_in_force_at_once(self):
+        account = self.account("limits")
+        self.warm(account)
+        self.deliver(HELLO, account)
+        self.ok("account", "quota", account.address, "--quota-messages", "1")
+        self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [452, 452])
+        self.ok("account", "quota", account.address, "--quota-messages", "none",
+                "--quota-octets", "1K", "--max-size", "2K")
+        shown = self.show(account)
+        self.assertEqual((shown["max_messages"], shown["max_octets"], shown["max_size"]),
+                         (None, 1024, 2048))
+        big = b"Subject: big\r\n\r\n" + b"x" * 70 + b"\r\n" * 500
+        for node in 0, 1:
+            with self.assertRaises(Refused):
+                self.deliver(big, account, node=node)
+        self.ok("account", "quota", account.address, "--quota-octets", "none",
+                "--max-size", "none")
+        for node in 0, 1:
+            self.deliver(big, account, node=node)
+        self.assertEqual(self.show(account)["messages"], 3)
+
+    def test_remove_is_in_force_at_once(self):
+        account = self.account("removed")
+        self.deliver(HELLO, account)
+        self.warm(account)
+        done = self.run_admin("account", "remove", account.address)
+        self.assertEqual(done.returncode, EX_OK)
+        self.assertIn("1 messages are in the ledger", done.stderr)
+        self.refused_everywhere(account)
+        self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [550, 550])
+        self.fails(EX_NOUSER, "no such account", "account", "show", account.address)
+        self.fails(EX_NOUSER, "no such account", "account", "remove", account.address)
+        again = self.account("removed")
+        self.assertEqual(self.mailbox(again), [])
+        self.assertEqual(self.mailbox(again, node=1), [])
+
+    def test_a_new_account_is_there_at_once(self):
+        address = f"later@{DOMAIN}"
+        for node in 0, 1:
+            self.assertEqual(self.rcpt(address, node), 550)
+        account = self.account("later")
+        self.warm(account)
+
+    def test_without_the_cache_changes_are_made_and_said_to_be_late(self):
+        account = self.account("uncached")
+        self.addCleanup(self.fleet["memcached"].up)
+        self.fleet["memcached"].kill()
+        done = self.run_admin("account", "passwd", account.address, "--password-stdin",
+                              stdin="changed\n")
+        self.assertEqual(done.returncode, EX_OK)
+        self.assertIn("a cache server could not be told", done.stderr)
+        self.fleet["memcached"].up()
+        self.mailbox(account._replace(password="changed"))
+
+    # --- aliases and catch-alls ------------------------------------------------------------------
+
+    def test_aliases_are_in_force_at_once(self):
+        bob = self.account("bob")
+        sales = f"sales@{DOMAIN}"
+        before = len(self.mailbox(self.alice))
+        self.ok("alias", "add", sales.upper(), self.alice.address)
+        self.deliver(HELLO, sales, node=0)
+        self.assertEqual(self.rcpt(sales), 250)
+        self.ok("alias", "add", sales, bob.address, self.alice.address)
+        self.deliver(HELLO, sales, node=1)
+        self.deliver(HELLO, sales, node=0)
+        self.assertEqual((len(self.mailbox(self.alice)), len(self.mailbox(bob))),
+                         (before + 3, 2))
+        rows = {"alias": sales, "target": self.alice.address}, {"alias": sales,
+                                                                "target": bob.address}
+        self.assertEqual(self.json("alias", "list", DOMAIN.upper()), list(rows))
+        self.ok("alias", "remove", sales, self.alice.address)
+        self.deliver(HELLO, sales, node=1)
+        self.assertEqual((len(self.mailbox(self.alice)), len(self.mailbox(bob))),
+                         (before + 3, 3))
+        self.fails(EX_NOUSER, "no such alias or target", "alias", "remove", sales,
+                   self.alice.address)
+        self.ok("alias", "remove", sales, bob.address)
+        for node in 0, 1:
+            self.assertEqual(self.rcpt(sales, node), 550)
+        self.assertEqual(self.json("alias", "list", DOMAIN), [])
+
+    def test_a_catch_all_is_in_force_at_once(self):
+        self.ok("domain", "add", "catch.test")
+        for node in 0, 1, 0, 1:
+            self.assertEqual(self.rcpt("any@catch.test", node), 550)
+        self.ok("domain", "set", "catch.test", "--catch-all", self.alice.address)
+        for node in 0, 1:
+            self.assertEqual(self.rcpt("any@catch.test", node), 250)
+        self.ok("domain", "set", "catch.test", "--catch-all", "none")
+        for node in 0, 1:
+            self.assertEqual(self.rcpt("any@catch.test", node), 550)
+        self.ok("domain", "remove", "catch.test")
+        self.ok("domain", "add", "catch.test", "--catch-all", "all@catch.test")
+        self.assertEqual([d["catch_all"] for d in self.json("domain", "list")
+                          if d["name"] == "catch.test"], ["all@catch.test"])
+        self.ok("domain", "remove", "catch.test")
+
+    def test_limits_of_a_domain_are_those_of_new_accounts(self):
+        self.ok("domain", "add", "limits.test", "--quota-octets", "2G", "--max-size", "10M")
+        self.ok("account", "add", "a@limits.test", "--password-stdin", "--max-size", "1M",
+                stdin="secret\n")
+        self.ok("domain", "set", "limits.test", "--quota-octets", "none", "--quota-messages", "7")
+        self.ok("account", "add", "b@limits.test", "--password-stdin", stdin="secret\n")
+        rows = self.json("account", "list", "limits.test")
+        self.assertEqual([(r["address"], r["max_octets"], r["max_messages"], r["max_size"])
+                          for r in rows],
+                         [("a@limits.test", 2 << 30, None, 1 << 20),
+                          ("b@limits.test", None, 7, 10 << 20)])
+        self.fails(EX_DATAERR, "still has 2 addresses", "domain", "remove", "limits.test")
+
+    # --- what is refused --------------------------------------------------------------------------
+
+    def test_bad_addresses(self):
+        bad = ["alice", "@", "alice@", f"@{DOMAIN}", f"a b@{DOMAIN}", f"alice@{DOMAIN} ",
+               f"alice\r\n@{DOMAIN}", f"\x1b[2J@{DOMAIN}", f"a\x7f@{DOMAIN}", f"<alice@{DOMAIN}>",
+               f"a..b@{DOMAIN}", "alice@-x.test", f"{'x' * 65}@{DOMAIN}", f"a@{'x' * 64}.test",
+               "a@" + "x." * 150 + "test", ""]
+        for address in bad:
+            for words in (("account", "add", address, "--hash", "x"), ("account", "show", address),
+                          ("alias", "add", address, self.alice.address),
+                          ("alias", "add", f"good@{DOMAIN}", address)):
+                with self.subTest(words=words):
+                    self.fails(EX_DATAERR, "address", *words)
+        for domain in "", "a b", "x@y", "x-.test", "x\n.test", "x" * 300, "a..b":
+            with self.subTest(domain=domain):
+                self.fails(EX_DATAERR, "not a domain", "domain", "add", domain)
+
+    def test_what_is_not_ours(self):
+        self.fails(EX_NOHOST, "not a domain of ours", "account", "add", "a@foreign.test",
+                   "--password-stdin", stdin="secret\n")
+        self.fails(EX_NOHOST, "foreign.test", "alias", "add", f"out@{DOMAIN}", "a@foreign.test")
+        self.fails(EX_NOHOST, "foreign.test", "alias", "add", f"out@{DOMAIN}", self.alice.address,
+                   "a@foreign.test")
+        self.fails(EX_NOHOST, "foreign.test", "alias", "add", "out@foreign.test",
+                   self.alice.address)
+        self.fails(EX_NOHOST, "foreign.test", "domain", "set", DOMAIN, "--catch-all",
+                   "a@foreign.test")
+        self.assertEqual(self.json("alias", "list", DOMAIN), [])
+        for words in (("domain", "set", "foreign.test", "--max-size", "1M"),
+                      ("domain", "remove", "foreign.test"),
+                      ("volume", "set", "99", "--weight", "1"),
+                      *(("account", word, f"nobody@{DOMAIN}")
+                        for word in ("suspend", "resume", "remove", "show")),
+                      ("messages", f"nobody@{DOMAIN}"), ("alias", "remove", f"nobody@{DOMAIN}")):
+            with self.subTest(words=words):
+                self.fails(EX_NOUSER, "no such", *words)
+
+    def test_what_exists(self):
+        self.fails(EX_CANTCREAT, "exists already", "domain", "add", DOMAIN.upper())
+        self.fails(EX_CANTCREAT, "exists already", "account", "add", self.alice.address.upper(),
+                   "--password-stdin", stdin="secret\n")
+        self.fails(EX_CANTCREAT, "an account has this address", "alias", "add", self.alice.address,
+                   f"x@{DOMAIN}")
+        self.ok("alias", "add", f"taken@{DOMAIN}", self.alice.address)
+        self.fails(EX_CANTCREAT, "exists already", "account", "add", f"taken@{DOMAIN}",
+                   "--password-stdin", stdin="secret\n")
+        for word in "show", "suspend", "remove":
+            self.fails(EX_NOUSER, "an alias, not an account", "account", word, f"taken@{DOMAIN}")
+        self.ok("alias", "remove", f"taken@{DOMAIN}")
+        # A refused account leaves nothing behind.
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM mailbox"),
+                         self.fleet.sql("SELECT count(*) FROM account"))
+
+    def test_bad_values(self):
+        for value in ("", "-1", "1.5", "1k", "M", "1MB", "99999999999999999999",
+                      "9223372036854775807K"):
+            with self.subTest(value=value):
+                self.fails(EX_DATAERR, "a number", "account", "quota", self.alice.address,
+                           "--quota-octets", value)
+        for words in (("account", "quota", self.alice.address), ("domain", "set", DOMAIN),
+                      ("volume", "set", "1")):
+            self.fails(EX_USAGE, "nothing to change", *words)
+        self.fails(EX_DATAERR, "a state is", "volume", "set", "1", "--state", "off")
+        self.fails(EX_DATAERR, "a weight is", "volume", "set", "1", "--weight", "-1")
+        self.fails(EX_DATAERR, "a volume's ID", "volume", "set", "one", "--weight", "1")
+        self.fails(EX_DATAERR, "not a number", "messages", self.alice.address, "--limit", "few")
+        self.fails(EX_DATAERR, "file:///path", "volume", "add", "/srv/mail")
+        self.fails(EX_DATAERR, "file:///path", "volume", "add", "file://relative")
+        self.fails(EX_CANTCREAT, "exists already", "volume", "add", f"file://{self.fleet.spool}")
+
+    def test_bad_usage(self):
+        self.fails(EX_USAGE, "no such command", "frobnicate")
+        self.fails(EX_USAGE, "no such command", "account")
+        self.fails(EX_USAGE, "no such command", "account", "frobnicate")
+        self.fails(EX_USAGE, "usage", "account", "show")
+        self.fails(EX_USAGE, "usage", "domain", "list", "more")
+        self.fails(EX_USAGE, "--limit makes no sense here", "domain", "list", "--limit", "1")
+        self.assertEqual(self.run_admin("domain", "list", "--frobnicate").returncode, EX_USAGE)
+        self.assertEqual(self.run_admin("--config").returncode, EX_USAGE)
+        full = subprocess.run(self.command("settings"), stdin=subprocess.DEVNULL,
+                              stdout=open("/dev/full", "w"), stderr=subprocess.PIPE, text=True,
+                              check=False)
+        self.assertEqual(full.returncode, EX_IOERR)
+
+    # --- what is shown ----------------------------------------------------------------------------
+
+    def test_json_has_the_keys_of_the_manual(self):
+        page = (harness.ROOT / "docs/man/mailfleet.8").read_text()
+        section = page[page.index(".Ss JSON"):page.index(".Sh FILES")]
+        documented = {}
+        for item, keys in re.findall(r"^\.It Cm (.*)\n([a-z_, \n]+)\n(?=\.)", section,
+                                     re.MULTILINE):
+            for command in item.split(" , Cm "):
+                name = command.replace(" Ns *", "").replace("Fl -", "--")
+                documented[name] = (command.endswith("*"), re.split(r",\s+", keys))
+        self.ok("alias", "add", f"shown@{DOMAIN}", self.alice.address)
+        self.deliver(HELLO, self.alice)
+        words = {"account show": [self.alice.address], "messages": [self.alice.address]}
+        self.assertEqual(len(documented), 10)
+        for name, (one, keys) in documented.items():
+            with self.subTest(command=name):
+                shown = self.json(*name.split(), *words.get(name, []))
+                for row in [shown] if one else shown:
+                    self.assertEqual(list(row), keys)
+                self.assertTrue(shown)
+        self.ok("alias", "remove", f"shown@{DOMAIN}")
+
+    def test_messages_are_the_pointers(self):
+        account = self.account("pointers")
+        self.assertEqual(self.json("messages", account.address), [])
+        self.assertEqual(self.ok("messages", account.address), "no messages\n")
+        for _ in range(3):
+            self.deliver(HELLO, account)
+        with self.pop3(account) as pop3:
+            uids, sizes = pop3.uidl(), pop3.list()
+        rows = self.json("messages", account.address)
+        self.assertEqual([row["uidl"] for row in rows], list(uids.values()))
+        self.assertEqual([row["size"] for row in rows], list(sizes.values()))
+        self.assertEqual([row["seq"] for row in rows], [1, 2, 3])
+        self.assertEqual(self.json("messages", account.address, "--limit", "2"), rows[:2])
+        shown = self.show(account)
+        self.assertEqual((shown["messages"], shown["octets"]), (3, sum(sizes.values())))
+
+    def test_lists_of_many_are_whole(self):
+        """More accounts and aliases than one page of a list has."""
+        count = 12_000
+        self.fleet.sql(f"""
+            INSERT INTO domain (name) VALUES ('many.test');
+            INSERT INTO mailbox (mailbox_id) SELECT 1000000 + n FROM generate_series(1, {count}) n;
+            INSERT INTO account (mailbox_id, addr)
+                SELECT 1000000 + n, 'u' || n || '@many.test' FROM generate_series(1, {count}) n;
+            INSERT INTO address (addr, domain, mailbox_id)
+                SELECT 'u' || n || '@many.test', 'many.test', 1000000 + n
+                  FROM generate_series(1, {count}) n;
+            INSERT INTO address (addr, domain, targets)
+                SELECT 'a' || n || '@many.test', 'many.test', ARRAY['u1@many.test', 'u2@many.test']
+                  FROM generate_series(1, {count}) n""")
+        expected = sorted(f"u{n}@many.test" for n in range(1, count + 1))
+        rows = self.json("account", "list", "many.test")
+        self.assertEqual([row["address"] for row in rows], expected)
+        everybody = [row["address"] for row in self.json("account", "list")]
+        self.assertEqual([a for a in everybody if a.endswith("@many.test")], expected)
+        self.assertIn(self.alice.address, everybody)
+        self.assertEqual(len(self.json("alias", "list", "many.test")), 2 * count)
+        self.assertEqual(len(self.ok("account", "list", "many.test").splitlines()), 1 + count)
+
+
+# --- volumes and the reaper -----------------------------------------------------------------------
+
+
+class Reaper(AdminTest):
+    """Time passes by moving the rows of the ledger back."""
+
+    DAY = 24 * 60 * 60
+
+    def setUp(self):
+        self.pass_time(30 * self.DAY)
+        self.reap()  # what an earlier test has left
+
+    def pass_time(self, seconds):
+        self.fleet.sql(f"""UPDATE ledger SET deleted_at = deleted_at - interval '{seconds} s',
+                           unlink_after = unlink_after - interval '{seconds} s',
+                           claimed_at = claimed_at - interval '{seconds} s'""")
+
+    def ledger(self):
+        return int(self.fleet.sql("SELECT count(*) FROM ledger")[0][0])
+
+    def reap(self, *words, **options):
+        return self.json("reap", *words, **options)
+
+    def delete_all(self, account):
+        with self.pop3(account) as pop3:
+            for number in pop3.list():
+                pop3.ok(f"DELE {number}")
+            pop3.quit()
+
+    def deleted(self, name, messages):
+        """An account that had so many messages and deleted them, and the files."""
+        account = self.account(name)
+        before = set(self.spool_files())
+        with self.lmtp() as lmtp:
+            for _ in range(messages):
+                lmtp.deliver(HELLO, [account.address])
+        files = set(self.spool_files()) - before
+        self.assertEqual(len(files), messages)
+        self.delete_all(account)
+        return files
+
+    def there(self, files):
+        return files & set(self.spool_files())
+
+    def test_nothing_before_the_grace_period_and_all_after_it(self):
+        kept = self.account("kept")
+        self.deliver(HELLO, kept)
+        files = self.deleted("grace", 3)
+        self.assertEqual(self.reap("--dry-run"), {"due": 0, "octets": 0})
+        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.pass_time(14 * self.DAY - 300)
+        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.assertEqual(self.there(files), files)
+        self.pass_time(300)
+        self.assertEqual(self.reap("--dry-run")["due"], 3)
+        self.assertEqual(self.there(files), files)
+        self.assertEqual(self.reap("--limit", "1"), {"rows": 1, "files": 1, "failed": 0})
+        self.assertEqual(len(self.there(files)), 2)
+        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+        self.assertEqual((self.there(files), self.ledger()), (set(), 0))
+        self.assertEqual(self.mailbox(kept), [HELLO])
+
+    def test_the_messages_of_a_removed_account(self):
+        account = self.account("gone")
+        before = set(self.spool_files())
+        self.deliver(HELLO, account)
+        files = set(self.spool_files()) - before
+        self.ok("account", "remove", account.address)
+        self.assertEqual(self.reap()["files"], 0)
+        self.pass_time(15 * self.DAY)
+        self.assertEqual(self.reap(), {"rows": 1, "files": 1, "failed": 0})
+        self.assertEqual(self.there(files), set())
+
+    def shared(self, name, count):
+        """Accounts that share one file."""
+        accounts = [self.account(f"{name}{n}") for n in range(count)]
+        before = set(self.spool_files())
+        self.deliver(HELLO, *accounts)
+        files = set(self.spool_files()) - before
+        self.assertEqual(len(files), 1)
+        return accounts, files
+
+    def test_a_shared_file_stays_until_the_last_has_deleted_it(self):
+        accounts, files = self.shared("shared", 3)
+        for left in 2, 1, 0:
+            self.delete_all(accounts[left])
+            self.assertEqual(self.reap()["rows"], 0)
+            self.pass_time(15 * self.DAY)
+            self.assertEqual(self.there(files), files)
+            self.assertEqual(self.reap(), {"rows": 1, "files": 0 if left else 1, "failed": 0})
+            for account in accounts[:left]:
+                self.assertEqual(self.mailbox(account), [HELLO])
+        self.assertEqual(self.there(files), set())
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
+
+    def test_several_reapers_at_once(self):
+        files = set().union(*(self.deleted(f"many{n}", 120) for n in range(5)))
+        accounts, shared = self.shared("manyshared", 5)
+        for account in accounts:
+            self.delete_all(account)
+        self.pass_time(15 * self.DAY)
+        reapers = [self.popen("reap", "--json") for _ in range(4)]
+        done = [reaper.communicate(timeout=100) for reaper in reapers]
+        self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 4, done)
+        self.assertEqual(sum(json.loads(out)["rows"] for out, _ in done), 605)
+        self.assertEqual((self.there(files | shared), self.ledger()), (set(), 0))
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
+
+    def killed(self, fault):
+        done = self.run_admin("reap", env={"MAILFLEET_FAULT": f"{fault}=kill"})
+        self.assertEqual(done.returncode, -9, done.stderr)
+
+    def check_killed(self, name, fault, left):
+        """After the kill its rows are its own for a while; then any reaper takes them."""
+        files = self.deleted(name, 5)
+        self.pass_time(15 * self.DAY)
+        self.killed(fault)
+        self.assertEqual((len(self.there(files)), self.ledger()), (left, 5))
+        self.assertEqual(self.reap()["rows"], 0)
+        self.pass_time(self.DAY)
+        self.killed(fault)
+        self.pass_time(self.DAY)
+        self.assertEqual(self.reap()["rows"], 5)
+        self.assertEqual((self.there(files), self.ledger()), (set(), 0))
+
+    def test_killed_with_rows_claimed(self):
+        self.check_killed("claimed", "reap_claimed", left=5)
+
+    def test_killed_with_files_unlinked(self):
+        self.check_killed("unlinked", "reap_unlinked", left=0)
+
+    def test_killed_at_a_shared_file(self):
+        accounts, files = self.shared("fall", 2)
+        for account in accounts:
+            self.delete_all(account)
+        self.pass_time(15 * self.DAY)
+        self.killed("reap_claimed:2")
+        self.assertEqual((self.there(files), self.ledger()), (files, 1))
+        self.assertEqual(self.fleet.sql("SELECT refs FROM blob_shared"), [["1"]])
+        self.pass_time(self.DAY)
+        # The first pass has nothing but the shared row, the second has unlinked the file.
+        self.killed("reap_unlinked:2")
+        self.assertEqual((self.there(files), self.ledger()), (set(), 0))
+        self.assertEqual(self.fleet.sql("SELECT refs FROM blob_shared"), [["0"]])
+        self.assertEqual(self.reap(), {"rows": 0, "files": 1, "failed": 0})
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
+
+    def test_a_volume_that_is_away_is_passed_over(self):
+        files = self.deleted("away", 2)
+        self.pass_time(15 * self.DAY)
+        spool, away = self.fleet.spool, self.fleet.state / "spool.away"
+        self.addCleanup(lambda: away.exists() and away.rename(spool))
+        spool.rename(away)
+        done = self.run_admin("reap", "--json")
+        self.assertEqual(done.returncode, EX_TEMPFAIL)
+        self.assertIn("volume 1 is not well", done.stderr)
+        self.assertEqual(json.loads(done.stdout), {"rows": 0, "files": 0, "failed": 1})
+        away.rename(spool)
+        self.assertEqual(self.there(files), files)
+        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+        self.nodes_are_ready()
+
+    def test_nothing_is_unlinked_on_a_read_only_volume(self):
+        files = self.deleted("readonly", 2)
+        self.pass_time(15 * self.DAY)
+        self.addCleanup(self.ok, "volume", "set", "1", "--state", "active")
+        self.ok("volume", "set", "1", "--state", "readonly")
+        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.assertEqual(self.there(files), files)
+        self.ok("volume", "set", "1", "--state", "drain")
+        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+
+    def test_volumes_take_new_files_as_their_state_says(self):
+        second = self.fleet.spool / "second"  # a directory that the daemons' user can make
+        done = self.run_admin("volume", "add", f"file://{second}", "--weight", "7",
+                              "--free-floor", "1M", "--fanout", "1")
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        rows = {row["id"]: row for row in self.json("volume", "list")}
+        new = rows[max(rows)]
+        self.assertEqual((new["url"], new["weight"], new["free_floor"], new["fanout"],
+                          new["state"]), (f"file://{second}", 7, 1 << 20, 1, "active"))
+        self.assertEqual((second / ".mailfleet-volume").read_text().strip(), new["uuid"])
+        self.addCleanup(self.ok, "volume", "set", "1", "--state", "active")
+        self.addCleanup(self.ok, "volume", "set", new["id"], "--state", "drain")
+        self.ok("volume", "set", "1", "--state", "drain")
+        account = self.account("second")
+
+        def lands_on_the_new_one():
+            self.deliver(HELLO, account)
+            rows = self.json("messages", account.address)
+            self.assertEqual(rows[-1]["volume"], new["id"])
+
+        self.eventually(30, lands_on_the_new_one)
+        self.eventually(30, lambda: self.mailbox(account))
+        self.fails(EX_CANTCREAT, "another volume", "volume", "add",
+                   f"file://{self.fleet.spool}/../spool")
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -128,6 +128,20 @@ class FleetTest(unittest.TestCase):
                     raise
                 time.sleep(0.05)
 
+    def until_cached(self, account):
+        """Polls until the list comes from the cache: the tombstone of the last change must end."""
+        def poll_without_query():
+            before = self.queries()
+            self.mailbox(account)
+            self.assertEqual(self.queries(), before)
+
+        self.eventually(60, poll_without_query)
+
+    def queries(self):
+        """How many statements the first front-end has sent to the database."""
+        metrics = self.fleet.front_ends[0].get("/metrics")[0]
+        return int(re.search(r"^mailfleet_db_queries_total (\d+)$", metrics, re.MULTILINE)[1])
+
     def spool_files(self):
         """The message files in the spool."""
         return [path for path in self.fleet.spool.rglob("*")

@@ -207,6 +207,19 @@ class Setup(AdminTest):
                          r"user='o\'neil' password='***' dbname='x' host='db1,db2'")
         self.assertEqual(values["spool", "grace"], "14d")
 
+    def test_the_example_shows_true_defaults(self):
+        example = (harness.ROOT / "deploy/config/mailfleet.conf").read_text()
+        whole = self.fleet.state / "config" / "example.conf"
+        whole.write_text(re.sub("^#(?! )", "", example, flags=re.MULTILINE))
+        rows = {(row["section"], row["key"]): row for row in self.json("settings", config=whole)}
+        section = None
+        for line in example.splitlines():
+            if match := re.fullmatch(r"\[(\w+)\]", line):
+                section = match[1]
+            elif match := re.match(r"#(\w+) = ", line):
+                row = rows[section, match[1]]
+                self.assertEqual(row["value"], row["default"], line)
+
     def test_epoch_reaches_nodes_without_a_new_connection(self):
         account = self.account("epoch")
         self.deliver(HELLO, account)

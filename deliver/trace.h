@@ -10,10 +10,10 @@
 
 struct trace {
     struct span reverse_path;
-    struct span helo;        /* what the client called itself; untrusted */
-    struct span client;      /* its address, as text */
-    struct span hostname;    /* ours */
-    struct span tls;         /* version and cipher; empty without */
+    struct span helo;         /* what the client called itself; untrusted */
+    struct span client;       /* its address, as text */
+    struct span hostname;     /* ours */
+    struct span tls;          /* version and cipher; empty without */
     struct span forward_path; /* empty unless there is exactly one: blind copies stay blind */
     const struct blob_id *id;
     uint64_t unix_seconds;

@@ -19,11 +19,11 @@
 struct pg;
 
 struct pg_options {
-    const char *url;             /* copied */
+    const char *url; /* copied */
     unsigned read_connections;
     unsigned write_connections;
-    uint64_t timeout_ms;         /* of connecting; and of a batch, from its submission */
-    unsigned queue;              /* batches that may wait; 0: 4096 */
+    uint64_t timeout_ms; /* of connecting; and of a batch, from its submission */
+    unsigned queue;      /* batches that may wait; 0: 4096 */
     /*
      * Run on every new connection before anything else; the answer is told to on_hello, where the
      * owner learns the epoch. A connection whose hello fails is not used.

@@ -3,7 +3,7 @@
  * tests of the spool.
  *
  * The loop turns in WAIT only (net_fixture.h). fixture_end checks that no descriptor was left
- * open and removes the directory.
+ * open and removes the directory; what a failed test leaves goes at exit.
  */
 #ifndef MAILFLEET_TESTS_SPOOL_FIXTURE_H
 #define MAILFLEET_TESTS_SPOOL_FIXTURE_H
@@ -163,16 +163,39 @@ static inline void file_path(const struct spool_fixture *f, const struct pointer
     snprintf(out, size, "%s/v%u/%s", f->dir, p->volume, path);
 }
 
+/* All fixtures' directories are in one, which goes at exit if a test that failed left it. */
+static char fixtures_dir[100];
+
+static inline void remove_fixtures(void)
+{
+    if (access(fixtures_dir, F_OK) == 0) {
+        nftw(fixtures_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    }
+}
+
+static inline void make_fixture_dir(char *out, size_t size)
+{
+    static unsigned count;
+    const char *tmp = getenv("TMPDIR");
+    if (!count++) {
+        snprintf(fixtures_dir, sizeof fixtures_dir, "%.70s/mailfleet-spool-XXXXXX",
+                 tmp ? tmp : "/tmp");
+        assert_non_null(mkdtemp(fixtures_dir));
+        assert_int_equal(chmod(fixtures_dir, 0755), 0);
+        atexit(remove_fixtures);
+    }
+    snprintf(out, size, "%s/%u", fixtures_dir, count);
+    assert_int_equal(mkdir(out, 0755), 0);
+}
+
 /* With volumes 1 to n, all well. */
 static inline void fixture_begin(struct spool_fixture *f, size_t n, struct spool_options options)
 {
-    const char *tmp = getenv("TMPDIR");
     *f = (struct spool_fixture){ .options = options, .n = n, .random = 88172645463325252u };
     stats_use(&f->stats);
     fixture_init(&f->net);
     f->fds = open_fds();
-    snprintf(f->dir, sizeof f->dir, "%.90s/mailfleet-spool-XXXXXX", tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(f->dir));
+    make_fixture_dir(f->dir, sizeof f->dir);
     f->spool = spool_open(f->net.loop, &f->options);
     for (size_t i = 0; i < n; i++) {
         f->volumes[i] = make_volume(f, (uint16_t)(i + 1));

@@ -80,7 +80,7 @@ int command_account_add(struct admin *a, const struct args *args)
     struct address addr;
     struct quota q;
     char hash[PASSWORD_HASH_MAX + 1];
-    int64_t id, limits[QUOTA_COUNT];
+    int64_t id = 0, limits[QUOTA_COUNT];
     if (!admin_address(args->v[0], &addr) || !quota_parse(args, &q)) {
         return EX_DATAERR;
     }

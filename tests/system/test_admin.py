@@ -26,16 +26,17 @@ class AdminTest(harness.FleetTest):
                 (cls.fleet.admin_program, "--config", config or cls.fleet.config, *words)]
 
     @classmethod
-    def popen(cls, *words, config=None, env=None):
+    def popen(cls, *words, config=None, env=None, as_started=False):
+        """As the daemons' user, or as whoever runs the tests."""
         return subprocess.Popen(cls.command(*words, config=config), cwd="/", text=True,
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, start_new_session=True,
                                 env={**cls.fleet.env, **(env or {})},
-                                **cls.fleet.run_as(cls.fleet.user))
+                                **cls.fleet.run_as(None if as_started else cls.fleet.user))
 
     @classmethod
-    def run_admin(cls, *words, stdin="", config=None, env=None):
-        process = cls.popen(*words, config=config, env=env)
+    def run_admin(cls, *words, stdin="", **options):
+        process = cls.popen(*words, **options)
         out, err = process.communicate(stdin, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -110,6 +111,18 @@ class Setup(AdminTest):
         self.assertEqual(key.read_text(), text)
         self.assertEqual([d["name"] for d in self.json("domain", "list", config=config)],
                          ["kept.test"])
+
+    def test_what_root_makes_the_daemons_can_use(self):
+        folder = self.fleet.state / "made"
+        folder.mkdir()
+        config = self.config("made", database__url=self.empty_database("made"),
+                             node__fleet_key_file=folder / "fleet.key")
+        self.ok("init", config=config, as_started=True)
+        volume = folder / "volume"
+        self.ok("volume", "add", f"file://{volume}", config=config, as_started=True)
+        self.assertEqual({path.owner() for path in [volume, *volume.rglob("*")]},
+                         {self.fleet.user})
+        self.only_wrong(self.check(config))
 
     def test_two_migrations_at_once_are_one(self):
         config = self.config("race", database__url=self.empty_database("race"))

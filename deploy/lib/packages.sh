@@ -5,11 +5,12 @@
 
 # install_packages LIST...
 install_packages() {
-    local package missing=() as_root=()
-    while read -r package; do
-        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
-            missing+=("$package")
-    done < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$@" | sort -u)
+    local wanted missing as_root=()
+    mapfile -t wanted < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$@" | sort -u)
+    mapfile -t missing < <(
+        dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${wanted[@]}" 2>/dev/null |
+            sed -n 's/ installed$//p' | sort -u |
+            comm -23 <(printf '%s\n' "${wanted[@]}") -)
     [ ${#missing[@]} -gt 0 ] || return 0
 
     if [ "$(id -u)" != 0 ]; then

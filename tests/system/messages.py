@@ -7,9 +7,12 @@ import base64
 import random
 import textwrap
 
-WORDS = ("the of and to in is you that it he for was on are as with his they at be this from have "
-         "or by one had not but what all were when we there can an your which their said if do will "
-         "each about how up out them then she many some so these would other into has more").split()
+WORDS = """
+    the of and to in is you that it he for was on are as with his they at be this
+    from have or by one had not but what all were when we there can an your which
+    their said if do will each about how up out them then she many some so these
+    would other into has more
+""".split()
 
 # SMTP's own octets apart (a CR or LF that is not a line end) everything may come with 8BITMIME.
 OCTETS = bytes(octet for octet in range(1, 256) if octet not in b"\r\n")

@@ -9,7 +9,7 @@ import time
 
 import harness
 from load import Ledger, Poller, Sender, check_mailbox
-from mail import Refused
+from mail import Pop3, Refused, Smtp
 
 MAILBOXES = 4
 AWAY = 8  # seconds
@@ -135,6 +135,28 @@ class Outage(harness.FleetTest):
     def test_database_killed(self):
         postgres = self.fleet["postgres"]
         self.outage(postgres.kill, postgres.up, felt_by_senders=True)
+
+    def test_the_balancer_passes_temporary_answers_on(self):
+        """When no node is ready, clients hear so from a node, and not a closed connection."""
+        account = self.account("balanced")
+        postgres = self.fleet["postgres"]
+        postgres.stop()
+        self.addCleanup(postgres.up)
+        for node in self.nodes():
+            self.not_ready(node, "database")
+
+        def answers():
+            with Smtp(self.fleet.ports.smtp) as smtp, self.assertRaises(Refused) as caught:
+                smtp.begin([account.address])
+            self.assertEqual(caught.exception.code, 451)
+            with Pop3(self.fleet.ports.pop3, stls=self.tls) as pop3, \
+                    self.assertRaises(Refused) as caught:
+                pop3.login(account)
+            self.assertIn("[SYS/TEMP]", caught.exception.reply)
+
+        for _ in range(5):  # also after the balancer has noticed
+            answers()
+            time.sleep(1)
 
     # --- the cache ------------------------------------------------------------------------------
 

@@ -96,8 +96,7 @@ static void address_text(const struct cache *c, struct span address, char out[33
     }
 }
 
-static void key_text(const struct cache *c, uint64_t epoch, const struct cache_key *k,
-                     char out[ITEM_KEY_SIZE])
+static void key_text(const struct cache *c, const struct cache_key *k, char out[ITEM_KEY_SIZE])
 {
     static const char letters[] = {
         [CACHE_ADDRESS] = 'a', [CACHE_LIST] = 'l', [CACHE_VERIFIED] = 'v'
@@ -108,7 +107,7 @@ static void key_text(const struct cache *c, uint64_t epoch, const struct cache_k
     } else {
         snprintf(name, sizeof name, "%" PRIu64, k->mailbox_id);
     }
-    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", epoch, letters[k->kind], name);
+    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, letters[k->kind], name);
 }
 
 static void lease_key_text(const struct cache *c, uint64_t mailbox_id, char out[ITEM_KEY_SIZE])
@@ -329,7 +328,7 @@ static void answer_get(struct call *call, enum err e)
 struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg)
 {
     char key[ITEM_KEY_SIZE];
-    key_text(c, c->epoch, k, key);
+    key_text(c, k, key);
     struct call *call = call_new(c, LANE_GET, key);
     call->op.arg = arg;
     call->answer = answer_get;
@@ -345,7 +344,7 @@ static void store(struct cache *c, enum lane_verb verb, const struct cache_key *
                   const uint8_t *token, struct span value)
 {
     char key[ITEM_KEY_SIZE];
-    key_text(c, c->epoch, k, key);
+    key_text(c, k, key);
     struct call *call = call_new(c, verb, key);
     if (token) {
         memcpy(call->req.token, token, sizeof call->req.token);
@@ -408,7 +407,7 @@ struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
     g->begun.run = on_group_begun;
     for (size_t i = 0; i < n; i++) {
         char key[ITEM_KEY_SIZE];
-        key_text(c, c->epoch, &k[i], key);
+        key_text(c, &k[i], key);
         struct call *call = call_new(c, LANE_TOMBSTONE, key);
         call->answer = answer_tombstone;
         call->group = g;

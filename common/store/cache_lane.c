@@ -18,10 +18,10 @@
 #include <time.h>
 
 #include "base/check.h"
-#include "base/log.h"
 
 enum {
-    BATCH_MAX = 100,            /* bounds what the values of one multi-get take in memory */
+    BATCH_MAX = 100,
+    LOOKS_MAX = 128,            /* of one multi-get: bounds what its values take in memory */
     QUEUE_MAX = 65536,          /* requests */
     QUEUE_BYTES_MAX = 64 << 20, /* of values waiting to be stored */
     RETRIES_MAX = 65536,
@@ -423,23 +423,51 @@ static void step(struct lane *l, struct lane_request *r)
     }
 }
 
-/* One multi-get of all that the batch wants to see. */
-static enum err look(struct lane *l, struct list *batch)
+/* One multi-get of all that these requests want to see. */
+static enum err look(struct lane *l, struct list *requests)
 {
-    size_t n = 0, at = 0;
-    LIST_FOR (link, batch) {
-        n += CONTAINER_OF(link, struct lane_request, link)->look_count;
-    }
-    struct cache_server_item **items = NEW_ARRAY(struct cache_server_item *, n);
-    LIST_FOR (link, batch) {
+    struct cache_server_item *items[LOOKS_MAX];
+    size_t n = 0;
+    LIST_FOR (link, requests) {
         struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
         for (size_t i = 0; i < r->look_count; i++) {
-            items[at++] = &r->looks[i];
+            items[n++] = &r->looks[i];
         }
     }
-    enum err e = cache_server_get(l->server, items, n);
-    free(items);
-    return e;
+    return cache_server_get(l->server, items, n);
+}
+
+/* Takes as many requests off the batch as one multi-get has room for. */
+static void take_round(struct list *batch, struct list *round)
+{
+    size_t n = 0;
+    LIST_FOR_SAFE (link, batch) {
+        n += CONTAINER_OF(link, struct lane_request, link)->look_count;
+        if (n > LOOKS_MAX) {
+            break;
+        }
+        list_del(link);
+        list_add(round, link);
+    }
+}
+
+/* Those that want to see more go back to the batch. */
+static void run_round(struct lane *l, struct list *batch)
+{
+    struct list round;
+    list_init(&round);
+    take_round(batch, &round);
+    enum err e = look(l, &round);
+    LIST_FOR_SAFE (link, &round) {
+        struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
+        list_del(link);
+        list_add(batch, link);
+        if (e == ERR_OK) {
+            step(l, r);
+        } else {
+            finish(l, r, e);
+        }
+    }
 }
 
 static void run_batch(struct lane *l, struct list *batch)
@@ -449,15 +477,7 @@ static void run_batch(struct lane *l, struct list *batch)
         begin(l, CONTAINER_OF(link, struct lane_request, link));
     }
     while (!list_empty(batch)) {
-        enum err e = look(l, batch);
-        LIST_FOR_SAFE (link, batch) {
-            struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
-            if (e == ERR_OK) {
-                step(l, r);
-            } else {
-                finish(l, r, e);
-            }
-        }
+        run_round(l, batch);
     }
 }
 

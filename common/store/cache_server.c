@@ -31,9 +31,8 @@
 #define LINE_MOST    512 /* the longest answer line that is believed; keys have 250 characters */
 #define OCTETS_A_MS  10000
 
-/* No item of ours is as long as the first; the longest list needs half of the second. */
+/* No item of ours is as long: what is, is not read. */
 #define VALUE_MOST (1024 * 1024)
-#define GET_MOST   (128 * 1024 * 1024)
 
 struct cache_server {
     char host[HOST_SIZE];
@@ -188,24 +187,18 @@ static bool read_line(struct cache_server *s, struct span *line)
     }
 }
 
-/* to NULL: they are skipped. */
 static bool read_octets(struct cache_server *s, char *to, size_t n)
 {
     while (n) {
         size_t got = s->tail - s->head;
-        if (got == 0) {
-            if (!receive(s)) {
-                return false;
-            }
-            continue;
-        }
         got = got < n ? got : n;
-        if (to) {
-            memcpy(to, s->input + s->head, got);
-            to += got;
-        }
+        memcpy(to, s->input + s->head, got);
         s->head += got;
+        to += got;
         n -= got;
+        if (n && !receive(s)) {
+            return false;
+        }
     }
     return true;
 }
@@ -318,27 +311,23 @@ static bool parse_value_line(struct span line, struct value_line *out)
            span_u64(span_word(&line), UINT64_MAX, &out->cas) == ERR_OK && line.n == 0;
 }
 
-/* More than GET_MOST is read, and counts as absent: it is the answer to too many long lists. */
+/* The time that a value adds is for its size, which is known to be sane. */
 static bool read_value(struct cache_server *s, struct cache_server_item *it,
-                       const struct value_line *v, size_t *budget)
+                       const struct value_line *v)
 {
     char end[2];
-    bool keep = v->size <= *budget;
-    if (keep) {
-        *budget -= v->size;
-        s->deadline += v->size / OCTETS_A_MS;
-        it->value = mem_new(v->size, 1);
-        it->size = v->size;
-        it->cas = v->cas;
-    }
-    return read_octets(s, keep ? it->value : NULL, v->size) && read_octets(s, end, sizeof end) &&
+    it->value = mem_new(v->size, 1);
+    it->size = v->size;
+    it->cas = v->cas;
+    s->deadline += v->size / OCTETS_A_MS;
+    return read_octets(s, it->value, v->size) && read_octets(s, end, sizeof end) &&
            memcmp(end, "\r\n", sizeof end) == 0;
 }
 
 static bool read_values(struct cache_server *s, struct cache_server_item **items, size_t n)
 {
     struct span line;
-    size_t at = 0, budget = GET_MOST;
+    size_t at = 0;
     while (read_line(s, &line)) {
         struct value_line v;
         if (span_eq(line, SPAN("END"))) {
@@ -346,7 +335,7 @@ static bool read_values(struct cache_server *s, struct cache_server_item **items
         }
         struct cache_server_item *it =
             parse_value_line(line, &v) ? find(items, n, &at, v.key) : NULL;
-        if (!it || !read_value(s, it, &v, &budget)) {
+        if (!it || !read_value(s, it, &v)) {
             return false;
         }
     }

@@ -152,7 +152,7 @@ static int open_volumes(struct reaper *r)
         spool_open(r->admin->loop, &(struct spool_options){ .buffer = c->spool_buffer,
                                                             .read_chunk = c->spool_read_chunk,
                                                             .threads = (unsigned)c->spool_threads,
-                                                            .queue = (unsigned)c->spool_queue,
+                                                            .queue = CLAIM_MOST,
                                                             .timeout_ms = c->spool_timeout });
     spool_set_volumes(r->spool, r->volumes, r->n_volumes);
     wait_volumes(r);

@@ -111,7 +111,7 @@ static void on_done(struct job *j, enum err e)
     }
     if (r->result == ERR_CORRUPT) {
         /* Nothing of it is logged: it may be a password that somebody stored as it was. */
-        LOG(LOG_ERROR, "password_hash_unusable", F_STR("why", "not a hash that crypt(3) knows"));
+        LOG(LOG_ERROR, "password.bad_hash", F_STR("why", "not a hash that crypt(3) knows"));
         r->result = ERR_TEMP;
     }
     tell(r, r->result);

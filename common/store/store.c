@@ -13,7 +13,6 @@
 
 #include "base/fault.h"
 #include "base/log.h"
-#include "base/stats.h"
 #include "store/listing.h"
 #include "store/store_parts.h"
 
@@ -42,7 +41,6 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
     s->volumes_op = NULL;
     if (e == ERR_OK) {
         spool_set_volumes(s->spool, v, n);
-        health_set("volumes", true, n ? NULL : "no volume is defined");
     }
     uv_timer_start(&s->volumes_timer, volumes_ask,
                    e == ERR_OK && n > 0 ? VOLUMES_EVERY_MS : VOLUMES_RETRY_MS, 0);
@@ -86,7 +84,6 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                                       .queue = (unsigned)c->spool_queue,
                                                       .timeout_ms = c->spool_timeout });
     s->password = password_open(l, (unsigned)c->auth_threads, (unsigned)c->auth_queue);
-    health_set("volumes", true, "not yet known");
     CHECK(uv_timer_init(loop_uv(l), &s->volumes_timer) == 0);
     s->volumes_timer.data = s;
     uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);

@@ -22,6 +22,7 @@
 #define MOUNTS_IN_HEALTH (HEALTH_MAX - 8)
 
 struct mount {
+    struct volumes *set;
     struct volume volume;
     struct backend *backend; /* NULL: its URL or fanout makes no sense */
     struct op *probe;
@@ -70,7 +71,10 @@ static bool is_full(const struct mount *m)
     return m->report.free < m->volume.free_floor;
 }
 
-/* A full volume still serves what it has, so it is told without making the node unready. */
+/*
+ * A volume that is down or full takes no node out of the balancer: polls need none, the others go
+ * on, and every node sees the same.
+ */
 static void tell_health(const struct mount *m)
 {
     if (!m->in_health) {
@@ -79,10 +83,23 @@ static void tell_health(const struct mount *m)
     char name[HEALTH_NAME];
     snprintf(name, sizeof name, "volume %u", m->volume.volume_id);
     if (!is_well(m)) {
-        health_set(name, m->volume.state == VOLUME_ACTIVE, m->report.why);
+        health_set(name, false, m->report.why);
     } else {
         health_set(name, false, is_full(m) ? "less space is free than its floor" : NULL);
     }
+}
+
+/* A node is not ready when there is nowhere to put mail. */
+static void tell_set(const struct volumes *vs)
+{
+    bool well = false;
+    for (size_t i = 0; i < vs->n && !well; i++) {
+        well = is_well(vs->mounts[i]) && vs->mounts[i]->volume.state == VOLUME_ACTIVE;
+    }
+    health_set("volumes", true,
+               well        ? NULL
+               : vs->n > 0 ? "no active volume is well"
+                           : "no volume is defined");
 }
 
 static void log_change(const struct mount *m, bool was_well)
@@ -108,6 +125,7 @@ static void on_probe(void *arg, const struct backend_report *r)
     m->doubted = false;
     log_change(m, was_well);
     tell_health(m);
+    tell_set(m->set);
 }
 
 static void mount_probe(struct mount *m)
@@ -141,6 +159,7 @@ static void on_timer(uv_timer_t *t)
 static struct mount *mount_new(struct volumes *vs, const struct volume *v, bool in_health)
 {
     struct mount *m = NEW(struct mount);
+    m->set = vs;
     m->volume = *v;
     m->in_health = in_health;
     m->report = (struct backend_report){ .err = ERR_TEMP, .why = "not yet looked at" };
@@ -225,6 +244,7 @@ void volumes_set(struct volumes *vs, const struct volume *v, size_t n)
             vs->n++;
         }
     }
+    tell_set(vs);
 }
 
 struct volumes *volumes_open(struct loop *l, const struct spool_options *o)
@@ -233,6 +253,7 @@ struct volumes *volumes_open(struct loop *l, const struct spool_options *o)
     vs->loop = l;
     vs->options = *o;
     list_init(&vs->backends);
+    health_set("volumes", true, "not yet known");
     CHECK(uv_timer_init(loop_uv(l), &vs->timer) == 0);
     vs->timer.data = vs;
     uv_timer_start(&vs->timer, on_timer, TICK_MS, TICK_MS);

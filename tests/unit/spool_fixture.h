@@ -127,18 +127,25 @@ static inline void set_volumes(struct spool_fixture *f)
     spool_set_volumes(f->spool, f->volumes, f->n);
 }
 
-/* NULL: the volume is not among the items; empty: it is well. */
-static inline const char *volume_why(struct spool_fixture *f, uint16_t id)
+/* Of the health block; NULL: it is not there. */
+static inline const struct health_item *health_of(struct spool_fixture *f, const char *name)
 {
     static struct health_item items[HEALTH_MAX];
-    char name[32];
-    snprintf(name, sizeof name, "volume %u", id);
     for (size_t i = 0, n = health_read(&f->stats, items); i < n; i++) {
         if (!strcmp(items[i].name, name)) {
-            return items[i].why;
+            return &items[i];
         }
     }
     return NULL;
+}
+
+/* NULL: the volume is not among the items; empty: it is well. */
+static inline const char *volume_why(struct spool_fixture *f, uint16_t id)
+{
+    char name[32];
+    snprintf(name, sizeof name, "volume %u", id);
+    const struct health_item *item = health_of(f, name);
+    return item ? item->why : NULL;
 }
 
 static inline bool volume_well(struct spool_fixture *f, uint16_t id)

@@ -314,6 +314,48 @@ static void test_doubt(void **state)
     wait_writable(d.f);
 }
 
+/* Moves a volume's directory away, or back. */
+static void hide(struct spool_fixture *f, uint16_t id, bool away)
+{
+    char place[300], hidden[300];
+    snprintf(place, sizeof place, "%s/v%u", f->dir, id);
+    snprintf(hidden, sizeof hidden, "%s/hidden%u", f->dir, id);
+    assert_int_equal(rename(away ? place : hidden, away ? hidden : place), 0);
+}
+
+static bool is_ready(struct spool_fixture *f)
+{
+    const struct health_item *item = health_of(f, "volumes");
+    assert_true(item && item->required);
+    return item->ok;
+}
+
+/* A node stays in the balancer as long as one active volume is well. */
+static void test_ready(void **state)
+{
+    struct spool_fixture *f = *state;
+    f->volumes[f->n++] = make_volume(f, 2);
+    set_volumes(f);
+    wait_well(f);
+    assert_true(is_ready(f));
+    hide(f, 1, true);
+    WAIT(&f->net, NULL, !volume_well(f, 1));
+    assert_true(is_ready(f));
+    assert_false(health_of(f, "volume 1")->required);
+    hide(f, 2, true);
+    WAIT(&f->net, NULL, !volume_well(f, 2));
+    assert_false(is_ready(f));
+    hide(f, 1, false);
+    WAIT(&f->net, NULL, volume_well(f, 1));
+    assert_true(is_ready(f));
+    f->volumes[0].state = VOLUME_READONLY; /* nothing takes mail now */
+    set_volumes(f);
+    assert_false(is_ready(f));
+    hide(f, 2, false);
+    WAIT(&f->net, NULL, volume_well(f, 2));
+    assert_true(is_ready(f));
+}
+
 /* Every volume refuses: the message is offered to three of them and no more. */
 static void test_no_volume_takes_it(void **state)
 {
@@ -784,6 +826,7 @@ int main(int argc, char **argv)
         SPOOL_TEST(test_faults, setup_one),
         SPOOL_TEST(test_another_volume, setup_two),
         SPOOL_TEST(test_doubt, setup_one),
+        SPOOL_TEST(test_ready, setup_one),
         SPOOL_TEST(test_no_volume_takes_it, setup_one),
         SPOOL_TEST(test_little_writes, setup_one),
         SPOOL_TEST(test_no_permission, setup_one),

@@ -42,6 +42,7 @@ struct pool {
     unsigned stuck; /* jobs in abandoned */
     bool posted;    /* task is on its way */
     bool closed;
+    bool deserted; /* closed, and every done was called: what still runs is its thread's */
     unsigned refs; /* the threads, the timer until it is closed, the task while it is posted */
 };
 
@@ -101,7 +102,7 @@ static void finish(struct pool *p, struct job *j)
 {
     bool abandoned = j->state == JOB_ABANDONED;
     p->stuck -= abandoned;
-    if (abandoned && p->closed) {
+    if (abandoned && p->deserted) {
         list_del(&j->link);
         unlock(p);
         j->free(j);
@@ -282,7 +283,10 @@ static void on_timer_closed(uv_handle_t *h)
     unlock_unref(p);
 }
 
-/* After expire nothing runs that is not abandoned, so no thread posts to the loop any more. */
+/*
+ * Once expire has told every done, a job that still runs is its thread's alone, and no thread posts
+ * to the loop any more. Not before: a job may return while its done is being told.
+ */
 void pool_close(struct pool **pp)
 {
     struct pool *p = *pp;
@@ -292,6 +296,9 @@ void pool_close(struct pool **pp)
     CHECK(pthread_cond_broadcast(&p->work) == 0);
     unlock(p);
     expire(p, UINT64_MAX);
+    lock(p);
+    p->deserted = true;
+    unlock(p);
     end_finished(p);
     uv_close((uv_handle_t *)&p->timer, on_timer_closed);
 }

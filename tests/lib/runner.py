@@ -5,7 +5,9 @@ runner and tests/system/harness.py do) or are one test by their exit status. Thi
 itself the reaper of all its descendants, so that none can hide; one that is left behind is killed
 and counts as a failure.
 
-    runner.py BUILD [SUITE | NAME | SUITE/NAME]...
+    runner.py BUILD 'UNIT TEST...' [SUITE | NAME | SUITE/NAME]...
+
+These unit tests are run a second time, from BUILD-threads: they are the suite `threads`.
 """
 
 import ctypes
@@ -29,6 +31,7 @@ SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     "LSAN_OPTIONS": "report_objects=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
 
 
@@ -77,8 +80,9 @@ def meson_tests(build):
             for test in json.loads(described)}
 
 
-def run_meson(build, tests):
-    """Runs these tests, two at a time as meson does, and then tells what each said."""
+def run_meson(build, tests, suite=None):
+    """Runs these tests, two at a time as meson does, and then tells what each said; as of this
+    suite."""
     if not tests:
         return []
     log = build / "meson-logs/testlog.json"
@@ -95,7 +99,8 @@ def run_meson(build, tests):
         return [program]
     ran = {test["name"].split(":")[-1].replace(" / ", "/"): test
            for test in map(json.loads, log.read_text().splitlines())}
-    return [judge_meson(name, known["protocol"] == "tap", ran.get(name))
+    return [judge_meson(f"{suite}/{known['name']}" if suite else name, known["protocol"] == "tap",
+                        ran.get(name))
             for name, known in tests.items()]
 
 
@@ -219,17 +224,20 @@ def reap():
 
 
 def main(argv):
-    build, words = Path(argv[0]).resolve(), argv[1:]
+    build, threaded, words = Path(argv[0]).resolve(), argv[1].split(), argv[2:]
     log_dir = build / "test-logs"
     log_dir.mkdir(exist_ok=True)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     known, system = meson_tests(build), system_programs()
     for word in words:
-        if not any(wanted(name, [word]) for name in [*known, *system]):
+        if not any(wanted(name, [word]) for name in [*known, *system, "threads/"]):
             print(f"there is no suite and no test program named {word}", file=sys.stderr)
             return 2
 
     programs = run_meson(build, {name: known[name] for name in known if wanted(name, words)})
+    if not words or "threads" in words:
+        programs += run_meson(Path(f"{build}-threads"), {f"unit/{name}": known[f"unit/{name}"]
+                                                         for name in threaded}, "threads")
     if programs:
         check_left(programs[-1], kill_descendants(grace=2))
     programs += [run_system(name, path, build, log_dir) for name, path in system.items()

@@ -85,11 +85,11 @@ struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
                            cache_done_fn *done, void *arg);
 
 /*
- * The lease of a mailbox: RFC 1939's exclusive access. Gone by itself within LEASE_LIFE when its
- * node dies; renewed here while it is held. OK and a lease; BUSY: somebody else holds it; TEMP:
+ * The lease of a mailbox: RFC 1939's exclusive access. Gone by itself when its node dies, within
+ * 30 s whatever memcached rounds; renewed here while it is held. OK and a lease; BUSY: somebody else holds it; TEMP:
  * no cache, no lease, and no harm: the session goes on without (*lease is NULL).
  */
-#define LEASE_LIFE_MS 30000
+#define LEASE_LIFE_MS 25000
 struct lease;
 typedef void cache_lease_fn(void *arg, enum err e, struct lease *lease);
 /* A cancelled op gives back the lease that it may have won. */

@@ -1,0 +1,153 @@
+#!/usr/bin/python3 -B
+"""A transaction whose answer is lost. A proxy between one node and PostgreSQL cuts the connection
+when a certain statement has been answered, so that it is committed and nobody was told, or before
+the server has seen it. The node must find out which it was: a commit is never denied, a message is
+never there twice, and nothing is promised that was not done."""
+
+import socket
+import threading
+
+import harness
+from mail import Refused
+
+AFTER, BEFORE = "after", "before"
+
+
+class Proxy:
+    """Passes bytes between its port and the server's until it is armed; then it cuts once."""
+
+    def __init__(self, port):
+        self.server = port
+        self.armed = None  # (statement, AFTER or BEFORE)
+        self.cuts = 0
+        self.listener = socket.create_server((harness.HOST, 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def arm(self, statement, when):
+        self.cuts = 0
+        self.armed = (statement, when)
+
+    def accept(self):
+        while True:
+            client, _ = self.listener.accept()
+            try:
+                server = socket.create_connection((harness.HOST, self.server))
+            except OSError:
+                client.close()
+                continue
+            cut = threading.Event()
+            threading.Thread(target=self.to_server, args=(client, server, cut), daemon=True).start()
+            threading.Thread(target=self.to_client, args=(client, server, cut), daemon=True).start()
+
+    def to_server(self, client, server, cut):
+        for octets in received(client):
+            armed = self.armed
+            if armed and armed[0] in octets:
+                self.armed = None
+                self.cuts += 1
+                if armed[1] == BEFORE:
+                    break
+                cut.set()  # the answer is heard here, and goes no further
+            try:
+                server.sendall(octets)
+            except OSError:
+                break
+        shut(client, server)
+
+    @staticmethod
+    def to_client(client, server, cut):
+        for octets in received(server):
+            if cut.is_set():
+                break
+            try:
+                client.sendall(octets)
+            except OSError:
+                break
+        shut(client, server)
+
+
+def received(sock):
+    """What comes, until the end or an error."""
+    try:
+        while octets := sock.recv(65536):
+            yield octets
+    except OSError:
+        pass
+
+
+def shut(*socks):
+    for sock in socks:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+class Uncertain(harness.FleetTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.proxy = Proxy(cls.fleet.ports.postgres)
+        url = cls.fleet.database_url.replace(f":{cls.fleet.ports.postgres}/",
+                                             f":{cls.proxy.port}/")
+        for node in (cls.fleet.delivery_nodes[0], cls.fleet.front_ends[0]):
+            cls.fleet.node_settings[node.name] = {"database.url": url}
+            node.stop()
+            node.up()
+
+    def arm(self, statement, when):
+        self.proxy.arm(statement, when)
+        self.addCleanup(lambda: self.assertEqual(self.proxy.cuts, 1, "nothing was cut"))
+
+    def test_committed_and_not_told(self):
+        user, other = self.account("told"), self.account("told2")
+        self.arm(b"deliver(", AFTER)
+        self.deliver(b"Subject: once\r\n\r\n1\r\n", user, other)
+        for account in (user, other):
+            self.assertEqual(self.mailbox(account, 1), [b"Subject: once\r\n\r\n1\r\n"])
+
+    def test_never_seen_by_the_server(self):
+        user = self.account("unseen")
+        self.arm(b"deliver(", BEFORE)
+        with self.assertRaises(Refused) as refused:
+            self.deliver(b"Subject: not\r\n\r\n2\r\n", user)
+        self.assertEqual(refused.exception.code, 451)
+        self.assertEqual(self.mailbox(user, 1), [])
+
+    def test_lmtp_tells_each(self):
+        user, full = self.account("each"), self.account("full", "--quota-messages", "1")
+        with self.lmtp() as lmtp:
+            lmtp.begin([user.address, full.address])
+            self.deliver(b"Subject: fills\r\n\r\n3\r\n", full, node=1)
+            self.arm(b"deliver(", AFTER)
+            lmtp.content(b"Subject: each\r\n\r\n4\r\n")
+            codes = [lmtp.reply()[0] for _ in range(2)]
+        self.assertEqual(codes, [250, 452])
+        self.assertEqual(self.mailbox(user, 1), [b"Subject: each\r\n\r\n4\r\n"])
+        self.assertEqual(self.mailbox(full, 1), [b"Subject: fills\r\n\r\n3\r\n"])
+
+    def check_delete(self, name, when):
+        user = self.account(name)
+        for n in range(3):
+            self.deliver(b"Subject: %d\r\n\r\n5\r\n" % n, user, node=1)
+        with self.pop3(user) as pop3:
+            pop3.ok("DELE 1")
+            pop3.ok("DELE 3")
+            self.arm(b"expunge(", when)
+            pop3.quit()
+        self.assertEqual(self.mailbox(user, 1), [b"Subject: 1\r\n\r\n5\r\n"])
+        counted = self.fleet.sql(f"""SELECT b.msgs, (SELECT count(*) FROM ledger l
+            WHERE l.mailbox_id = b.mailbox_id) FROM mailbox b JOIN address a USING (mailbox_id)
+            WHERE a.addr = '{user.address}'""")
+        self.assertEqual(counted, [["1", "2"]])
+
+    def test_deleted_and_not_told(self):
+        self.check_delete("deleted", AFTER)
+
+    def test_delete_never_seen_by_the_server(self):
+        self.check_delete("undeleted", BEFORE)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -86,8 +86,9 @@ struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
 
 /*
  * The lease of a mailbox: RFC 1939's exclusive access. Gone by itself when its node dies, within
- * 30 s whatever memcached rounds; renewed here while it is held. OK and a lease; BUSY: somebody else holds it; TEMP:
- * no cache, no lease, and no harm: the session goes on without (*lease is NULL).
+ * 30 s whatever memcached rounds; renewed here while it is held. OK and a lease; BUSY: somebody
+ * else holds it; TEMP: no cache, no lease, and no harm: the session goes on without (*lease is
+ * NULL).
  */
 #define LEASE_LIFE_MS 25000
 struct lease;

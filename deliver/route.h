@@ -20,7 +20,7 @@ struct route_options {
     const char *hostname; /* the domain of a bare <postmaster> */
     char separator;       /* of the tag; 0: none */
     uint64_t size;        /* as declared by MAIL, 0 when not */
-    size_t max;           /* mailboxes and addresses that one route may touch */
+    size_t max;           /* addresses that one route may meet */
 };
 
 /*

@@ -211,10 +211,11 @@ static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enu
 static void begin_rcpt(struct session *s, const struct address *rcpt)
 {
     const struct config *cf = session_config(s);
+    /* Twice: aliases on the way count here; transaction_add has the bound of mailboxes. */
     struct route_options o = { .hostname = s->base.worker->hostname,
                                .separator = cf->smtp_plus_separator[0],
                                .size = smtp_declared_size(s->engine),
-                               .max = cf->smtp_max_recipients };
+                               .max = 2 * cf->smtp_max_recipients };
     s->step = STEP_RCPT;
     s->op = route_resolve(s->base.worker->store, rcpt, &o, on_route, s);
 }

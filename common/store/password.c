@@ -19,15 +19,11 @@
 /* From submission; the client waits meanwhile, and a later answer would be of no use to it. */
 #define CHECK_TIMEOUT_MS 20000
 
-/*
- * The setting that crypt_gensalt makes for new passwords, with a salt of our own. No password is
- * right for it: the result is never compared.
- */
-static const char DUMMY[] = "$y$j9T$mailfleet.dummy.salt./$";
-
 struct password {
     struct loop *loop;
     struct pool *pool;
+    /* A setting as new passwords have it. Nothing is right for it: the result is not compared. */
+    char dummy[CRYPT_GENSALT_OUTPUT_SIZE];
 };
 
 struct request {
@@ -157,7 +153,7 @@ struct op *password_check(struct password *p, struct span secret, const char *ha
     r->secret = span_dup(secret);
     r->secret_len = secret.n;
     r->hopeless = is_hopeless(secret, hash);
-    const char *setting = r->hopeless ? DUMMY : hash;
+    const char *setting = r->hopeless ? p->dummy : hash;
     memcpy(r->hash, setting, strlen(setting) + 1);
     r->refusal = pool_submit(p->pool, &r->job);
     if (r->refusal != ERR_OK) {
@@ -167,10 +163,14 @@ struct op *password_check(struct password *p, struct span secret, const char *ha
     return &r->op;
 }
 
-struct password *password_open(struct loop *l, unsigned threads, unsigned queue)
+struct password *password_open(struct loop *l, unsigned threads, unsigned queue, const char *prefix)
 {
     struct password *p = NEW(struct password);
     p->loop = l;
+    if (!crypt_gensalt_rn(prefix, 0, NULL, 0, p->dummy, sizeof p->dummy)) {
+        free(p);
+        return NULL;
+    }
     p->pool = pool_open(l, &(struct pool_options){ .name = "password",
                                                    .threads = threads,
                                                    .queue = queue,

@@ -13,7 +13,12 @@
 
 struct password;
 
-struct password *password_open(struct loop *l, unsigned threads, unsigned queue);
+/*
+ * prefix: of new passwords, such as "$y$"; unknown users cost what such a password costs. NULL when
+ * crypt(3) here does not know it.
+ */
+struct password *password_open(struct loop *l, unsigned threads, unsigned queue,
+                               const char *prefix);
 void password_close(struct password **p);
 
 /* OK: right. DENIED: wrong. LIMIT: too many are waiting. TEMP: could not be told. */

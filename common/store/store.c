@@ -60,7 +60,15 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     if (e != ERR_OK) {
         return e;
     }
+    struct password *password =
+        password_open(l, (unsigned)c->auth_threads, (unsigned)c->auth_queue, c->auth_scheme);
+    if (!password) {
+        snprintf(why, why_size, "auth.scheme: crypt(3) does not know %s", c->auth_scheme);
+        seal_free(&seal);
+        return ERR_INVALID;
+    }
     struct store *s = NEW(struct store);
+    s->password = password;
     s->loop = l;
     s->seal = seal;
     s->grace_ms = c->spool_grace;
@@ -83,7 +91,6 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                                       .threads = (unsigned)c->spool_threads,
                                                       .queue = (unsigned)c->spool_queue,
                                                       .timeout_ms = c->spool_timeout });
-    s->password = password_open(l, (unsigned)c->auth_threads, (unsigned)c->auth_queue);
     CHECK(uv_timer_init(loop_uv(l), &s->volumes_timer) == 0);
     s->volumes_timer.data = s;
     uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);
@@ -156,9 +163,10 @@ static void entry_to_cache(struct store *s, struct lookup_item *it)
     }
     struct buf b;
     buf_init(&b, CACHED_ENTRY_MAX);
-    entry_encode(it->entry, &b);
-    struct cache_key k = { .kind = CACHE_ADDRESS, .address = span_str(it->address) };
-    cache_put(s->cache, &k, &it->fill, buf_span(&b));
+    if (entry_encode(it->entry, &b) == ERR_OK) {
+        struct cache_key k = { .kind = CACHE_ADDRESS, .address = span_str(it->address) };
+        cache_put(s->cache, &k, &it->fill, buf_span(&b));
+    }
     buf_fini(&b);
 }
 

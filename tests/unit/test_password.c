@@ -26,7 +26,7 @@ static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     f->loop = loop_open();
-    f->password = password_open(f->loop, 2, 4);
+    f->password = password_open(f->loop, 2, 4, "$y$");
     *state = f;
     return 0;
 }
@@ -167,13 +167,18 @@ static void test_valid(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+static void test_unknown_scheme(void **state)
+{
+    struct fixture *f = *state;
+    assert_null(password_open(f->loop, 1, 1, "$nonsense$"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_schemes),          TEST(test_nobody),
-        TEST(test_unusable),         TEST(test_limit),
-        TEST(test_cancel),           TEST(test_close_while_hashing),
-        cmocka_unit_test(test_hash), cmocka_unit_test(test_valid),
+        TEST(test_schemes),        TEST(test_nobody),           TEST(test_unusable),
+        TEST(test_limit),          TEST(test_cancel),           TEST(test_close_while_hashing),
+        TEST(test_unknown_scheme), cmocka_unit_test(test_hash), cmocka_unit_test(test_valid),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -79,7 +79,7 @@ char *buf_reserve(struct buf *b, size_t n)
         return NULL;
     }
     if (!b->mem || n > b->size - b->tail) {
-        make_room(b, buf_len(b) + n);
+        make_room(b, buf_len(b) + (n ? n : 1)); /* never NULL, which says that there is no room */
     }
     return b->mem + b->tail;
 }

@@ -20,9 +20,8 @@
 #include "proto/dot.h"
 #include "proto/line.h"
 
-#define PIECE_MAX                                                                                  \
-    16384              /* octets of a DATA action; a buf keeps memory of this size when cleared    \
-                        */
+/* Octets of a DATA action: a buf keeps memory of this size when it is cleared. */
+#define PIECE_MAX   16384
 #define RECEIPT_MAX 64 /* octets of the text behind a 250 */
 /*
  * Commands that bring no message nearer, such as NOOP and RSET, between two messages: each further

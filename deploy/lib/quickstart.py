@@ -117,6 +117,8 @@ def main(argv):
     except FleetError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `status | head`: nobody reads the rest, nor what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

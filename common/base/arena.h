@@ -1,5 +1,5 @@
 /*
- * arena: memory for one transaction or session, given back all at once.
+ * arena: memory for what lives and dies together, given back all at once.
  *
  * One owner; nothing in it is freed by itself. A bound makes it safe for what a peer says: a call
  * that would pass the bound returns NULL, and the owner answers ERR_LIMIT.

@@ -42,17 +42,6 @@ void log_set_node(const char *name)
     node = name;
 }
 
-enum err log_level_parse(struct span s, enum log_level *out)
-{
-    for (size_t i = 0; i < sizeof level_names / sizeof *level_names; i++) {
-        if (span_eq(s, span_str(level_names[i]))) {
-            *out = (enum log_level)i;
-            return ERR_OK;
-        }
-    }
-    return ERR_INVALID;
-}
-
 /* What is put behind the last field that fits when one does not. */
 #define CUT_MARK SPAN(" cut=yes\n")
 

@@ -41,8 +41,6 @@ bool log_enabled(enum log_level level);
 void log_set_level(enum log_level level);
 /* Is added to every line as node=NAME; borrowed for ever. */
 void log_set_node(const char *name);
-/* debug, info, warn, error. */
-enum err log_level_parse(struct span s, enum log_level *out);
 /* One write(2) a line; safe from any thread. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n);
 

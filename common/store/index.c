@@ -153,11 +153,6 @@ bool index_ready(const struct index *ix)
     return pg_ready(ix->pg);
 }
 
-struct pg *index_pg(struct index *ix)
-{
-    return ix->pg;
-}
-
 /* --- addresses -------------------------------------------------------------------------------- */
 
 enum {

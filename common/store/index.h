@@ -87,7 +87,4 @@ struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer
 typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);
 struct op *index_volumes(struct index *ix, index_volumes_fn *done, void *arg);
 
-/* For the operator's command and the node table: other batches on the same connections. */
-struct pg *index_pg(struct index *ix);
-
 #endif

@@ -38,7 +38,6 @@ static void volumes_ask(uv_timer_t *t);
 static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
 {
     struct store *s = arg;
-    s->volumes_op = NULL;
     if (e == ERR_OK) {
         spool_set_volumes(s->spool, v, n);
     }
@@ -49,7 +48,7 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
 static void volumes_ask(uv_timer_t *t)
 {
     struct store *s = t->data;
-    s->volumes_op = index_volumes(s->index, on_volumes, s);
+    index_volumes(s->index, on_volumes, s);
 }
 
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
@@ -96,24 +95,6 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);
     *out = s;
     return ERR_OK;
-}
-
-static void on_timer_closed(uv_handle_t *h)
-{
-    free(h->data);
-}
-
-void store_close(struct store **ps)
-{
-    struct store *s = *ps;
-    *ps = NULL;
-    op_cancel(&s->volumes_op);
-    password_close(&s->password);
-    spool_close(&s->spool);
-    index_close(&s->index);
-    cache_close(&s->cache);
-    seal_free(&s->seal);
-    uv_close((uv_handle_t *)&s->volumes_timer, on_timer_closed);
 }
 
 /* --- addresses ------------------------------------------------------------------------------- */

@@ -21,11 +21,12 @@ struct store;
 
 typedef void store_done_fn(void *arg, enum err e);
 
-/* Opens everything the configuration names. On failure why holds one line. */
+/*
+ * Opens everything the configuration names; it stays open as long as the process, which may be
+ * killed at any instruction anyway. On failure why holds one line.
+ */
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size);
-/* No op may be open. */
-void store_close(struct store **s);
 
 /* --- login (common/store/login.c) ----------------------------------------------------------- */
 

@@ -20,7 +20,6 @@ struct store {
     struct spool *spool;
     struct password *password;
     uv_timer_t volumes_timer;
-    struct op *volumes_op;
     uint64_t grace_ms;
     bool lock; /* one session a mailbox */
 };

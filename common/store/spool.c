@@ -290,6 +290,7 @@ struct spool_reader {
     struct infile *file;    /* NULL while a call is under way */
     struct op *call;        /* the one under way */
     struct backend *volume; /* NULL: there is no such volume */
+    struct file given;      /* as the pointer had it */
     bool counted;           /* the file was opened */
     bool ending;            /* its last event is posted, or is being told */
     struct task task;
@@ -367,6 +368,7 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
     r->fn = fn;
     r->arg = arg;
     r->file = infile_new(p, handle);
+    r->given = r->file->file;
     r->volume = volumes_find(s->volumes, p->volume);
     if (r->volume) {
         reader_ask(r);
@@ -376,6 +378,13 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
         loop_post(s->loop, &r->task);
     }
     return r;
+}
+
+struct span spool_reader_handle(const struct spool_reader *r)
+{
+    struct span found =
+        r->file ? span_of(r->file->file.handle, r->file->file.handle_len) : SPAN("");
+    return span_eq(found, span_of(r->given.handle, r->given.handle_len)) ? SPAN("") : found;
 }
 
 void spool_read_next(struct spool_reader *r)

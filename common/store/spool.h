@@ -33,6 +33,8 @@ struct spool_options {
     uint64_t buffer, read_chunk; /* octets */
     unsigned threads, queue;     /* of each volume */
     uint64_t timeout_ms;         /* of each file call */
+    unsigned nfs_connections;    /* of each nfs:// volume */
+    uint32_t nfs_uid, nfs_gid;   /* who its files belong to, unless its URL says so */
 };
 
 struct spool *spool_open(struct loop *l, const struct spool_options *o);
@@ -96,6 +98,11 @@ typedef void spool_read_fn(void *arg, enum err e, struct span piece, bool last);
 /* Reads a message: at least the first piece is asked for at once. handle may be empty. */
 struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct span handle,
                                 spool_read_fn *fn, void *arg);
+/*
+ * While fn is called: the handle that the file was found by, if it is not the one that spool_read
+ * was given. It should be kept with the pointer; empty, there is nothing to repair.
+ */
+struct span spool_reader_handle(const struct spool_reader *r);
 /* Asks for the next piece. */
 void spool_read_next(struct spool_reader *r);
 /* Ends it early and nulls it; no further call of fn. May be called with *r NULL. */

@@ -4,9 +4,8 @@ PostgreSQL, memcached, delivery nodes, front-ends and HAProxy in front of each p
 own data, own ports, nothing of the system's own servers is touched. deploy/quickstart is the
 command line of this module, and the system tests use it as their library.
 
-The parts are started detached and found again through <state>/run, so that any later process can
-look after them. It supervises nothing: a part that dies stays dead until start() is called. It is
-for trying and testing on one machine, not a way to run a service.
+It is for trying and testing on one machine, not a way to run a service: a part that dies stays
+dead until start() is called.
 """
 
 import collections
@@ -23,12 +22,10 @@ import shutil
 import signal
 import socket
 import string
-import subprocess
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HOST = "127.0.0.1"
+from part import HOST, ROOT, FleetError, Owner, Part
+
 DOMAIN = "quickstart.test"
 DEFAULT_BASE_PORT = 20100
 PORTS = 100  # a fleet's ports are base .. base + PORTS - 1
@@ -39,10 +36,6 @@ PROGRAMS = {
     "mailfleet-deliver": "deliver/mailfleet-deliver",
     "mailfleet-frontend": "frontend/mailfleet-frontend",
 }
-
-
-class FleetError(Exception):
-    """Something that the operator is told, in one or more lines."""
 
 
 class Ports:
@@ -68,145 +61,7 @@ class Ports:
                 *(port for node in nodes for port in node.values())]
 
 
-# --- processes -----------------------------------------------------------------------------------
-
-Process = collections.namedtuple("Process", "pid parent session state started")
-
-
-def read_process(pid):
-    """What /proc says of a process, or None."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1")
-    except OSError:
-        return None
-    fields = stat[stat.rindex(")") + 2:].split()
-    return Process(int(pid), int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
-
-
-def processes():
-    """Every living process of the machine, by pid. Zombies are not alive."""
-    found = (read_process(name) for name in os.listdir("/proc") if name.isdigit())
-    return {p.pid: p for p in found if p and p.state not in "ZX"}
-
-
-class Part:
-    """One program of the fleet: how it is started, found, stopped, and known to be ready."""
-
-    stop_signal = signal.SIGTERM
-    stop_timeout = 20
-    user = None  # who it is started as, when root starts it
-
-    def __init__(self, fleet, name):
-        self.fleet = fleet
-        self.name = name
-        self.log = fleet.state / "log" / f"{name}.log"
-        self.pid_file = fleet.state / "run" / f"{name}.pid"
-        self.child = None  # the Popen, when this very process started it
-
-    # What a kind of part has of its own:
-
-    def prepare(self):
-        """Writes its configuration."""
-
-    def command(self):
-        raise NotImplementedError
-
-    def probe(self):
-        """Why it is not ready yet, or None."""
-        raise NotImplementedError
-
-    # What all have in common:
-
-    def pids(self):
-        """The pids of the master, first, and of everything it started."""
-        self.reap()
-        try:
-            pid, started = map(int, self.pid_file.read_text().split())
-        except (OSError, ValueError):
-            return []
-        alive = processes()
-        if pid in alive and alive[pid].started != started:
-            return []  # the number belongs to another process by now
-        # Children by parent; and by session, for those that have outlived their master.
-        ours = {p.pid for p in alive.values() if p.session == pid or p.pid == pid}
-        while more := {p.pid for p in alive.values() if p.parent in ours} - ours:
-            ours |= more
-        return sorted(ours, key=lambda p: (p != pid, p))
-
-    def start(self, env=None):
-        """Starts it unless it runs. wait_ready() tells when it can be used."""
-        if self.pids():
-            return
-        self.prepare()
-        with open(self.log, "ab") as log:
-            self.child = subprocess.Popen(
-                [str(word) for word in self.command()], cwd="/", stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-                env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.user))
-        process = read_process(self.child.pid)
-        self.pid_file.write_text(f"{process.pid} {process.started}\n")
-
-    def wait_ready(self, timeout=60):
-        deadline = time.monotonic() + timeout
-        while True:
-            reason = self.probe()
-            if reason is None:
-                return
-            if not self.pids():
-                raise FleetError(f"{self.name} has ended\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise FleetError(f"{self.name} is not ready: {reason}\n{self.log_tail()}")
-            time.sleep(0.05)
-
-    def up(self, env=None):
-        if not self.pids():
-            self.fleet.say(f"starting {self.name}")
-        self.start(env)
-        self.wait_ready()
-
-    def signal(self, number):
-        """Sends a signal to every process of the part, the master first."""
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def kill(self):
-        """SIGKILL to all of it, and waits until it is gone."""
-        victims = self.pids()
-        while self.pids() or processes().keys() & victims:
-            self.signal(signal.SIGKILL)
-            time.sleep(0.01)
-        # PostgreSQL takes a dead master for a living one until its parent has reaped it.
-        deadline = time.monotonic() + 5
-        while victims and read_process(victims[0]) and time.monotonic() < deadline:
-            self.reap()
-            time.sleep(0.01)
-        self.pid_file.unlink(missing_ok=True)
-
-    def reap(self):
-        """Takes the status of the master when it is dead and a child of this process."""
-        if self.child:
-            self.child.poll()
-
-    def stop(self):
-        """Stops it in good order; False when it had to be killed."""
-        pids = self.pids()
-        if pids:
-            self.signal(signal.SIGCONT)
-            os.kill(pids[0], self.stop_signal)
-        deadline = time.monotonic() + self.stop_timeout
-        while self.pids() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        in_order = not self.pids()
-        self.kill()
-        return in_order
-
-    def log_tail(self, lines=20):
-        try:
-            tail = self.log.read_text(errors="replace").splitlines()[-lines:]
-        except OSError:
-            tail = []
-        return "\n".join([f"the end of {self.log}:", *(f"    {line}" for line in tail)])
+# --- parts ---------------------------------------------------------------------------------------
 
 
 class Postgres(Part):
@@ -224,7 +79,7 @@ class Postgres(Part):
         return Path(max(found, key=lambda path: int(path.split("/")[4]))).parent
 
     def prepare(self):
-        fleet = self.fleet
+        fleet = self.owner
         if not (self.data / "PG_VERSION").exists():
             # A cluster that was half made is made anew: nothing is in it yet.
             shutil.rmtree(self.data, ignore_errors=True)
@@ -240,17 +95,17 @@ class Postgres(Part):
         # TCP alone: the path of a socket would have to be short. What durability rests on (fsync,
         # synchronous_commit, full_page_writes) stays as it is by default: on.
         settings = {
-            "listen_addresses": HOST, "port": self.fleet.ports.postgres,
+            "listen_addresses": HOST, "port": self.owner.ports.postgres,
             "unix_socket_directories": "", "max_connections": 300, "timezone": "UTC",
             "log_timezone": "UTC", "log_line_prefix": "%m [%p] %q%u@%d ",
-            **self.fleet.postgres_settings,
+            **self.owner.postgres_settings,
         }
         return [self.programs() / "postgres", "-D", self.data,
                 *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
 
     def probe(self):
         try:
-            self.fleet.sql("SELECT 1", superuser=True, database="postgres")
+            self.owner.sql("SELECT 1", superuser=True, database="postgres")
         except FleetError as error:
             return str(error)
         return None
@@ -260,11 +115,11 @@ class Memcached(Part):
     user = "memcache"
 
     def command(self):
-        return ["/usr/bin/memcached", "-l", HOST, "-p", self.fleet.ports.memcached, "-U", "0",
+        return ["/usr/bin/memcached", "-l", HOST, "-p", self.owner.ports.memcached, "-U", "0",
                 "-m", "256"]
 
     def probe(self):
-        reply = greeting(self.fleet.ports.memcached, b"version\r\n")
+        reply = greeting(self.owner.ports.memcached, b"version\r\n")
         return None if reply.startswith(b"VERSION") else "no answer on its port"
 
 
@@ -288,11 +143,11 @@ class Node(Part):
                 "pop3.proxy_tls_listen": at["pop3s_proxy"], "frontend.health": at["health"]}
 
     def prepare(self):
-        self.fleet.write_config(self.config, {"node.name": self.name, **self.listeners(),
-                                              **self.fleet.node_settings.get(self.name, {})})
+        self.owner.write_config(self.config, {"node.name": self.name, **self.listeners(),
+                                              **self.owner.node_settings.get(self.name, {})})
 
     def command(self):
-        return [self.fleet.state / "bin" / self.program, "--config", self.config]
+        return [self.owner.state / "bin" / self.program, "--config", self.config]
 
     def probe(self):
         return self.get("/readyz")[1]
@@ -323,7 +178,7 @@ class Haproxy(Part):
                          f"check port {node.ports['health']}" for node in nodes)
 
     def prepare(self):
-        fleet = self.fleet
+        fleet = self.owner
         template = string.Template((ROOT / "deploy/haproxy/haproxy.cfg").read_text())
         fleet.write(self.config, template.substitute(
             drop_root="    user haproxy\n    group haproxy\n" if fleet.root else "",
@@ -337,7 +192,7 @@ class Haproxy(Part):
         return ["/usr/sbin/haproxy", "-db", "-f", self.config]
 
     def probe(self):
-        for port, hello in (self.fleet.ports.smtp, b"220 "), (self.fleet.ports.pop3, b"+OK"):
+        for port, hello in (self.owner.ports.smtp, b"220 "), (self.owner.ports.pop3, b"+OK"):
             if not greeting(port).startswith(hello):
                 return f"no greeting through port {port}"
         return None
@@ -356,7 +211,7 @@ def greeting(port, send=b"", timeout=5):
 # --- the fleet -----------------------------------------------------------------------------------
 
 
-class Fleet:
+class Fleet(Owner):
     """All parts, by name: fleet["deliver1"].kill().
 
     settings go into the configuration of every node ("spool.grace": "1s"), node_settings into
@@ -367,15 +222,12 @@ class Fleet:
     def __init__(self, state, base_port=None, build=None, delivery_nodes=2, front_ends=2,
                  settings=None, node_settings=None, postgres_settings=None, env=None,
                  say=lambda line: None):
-        self.state = Path(state).absolute()
-        self.root = os.geteuid() == 0
+        super().__init__(state, env, say)
         self.user = "mailfleet" if self.root else pwd.getpwuid(os.geteuid()).pw_name
         self.build = Path(build) if build else None
-        self.say = say
         self.settings = settings or {}
         self.node_settings = node_settings or {}
         self.postgres_settings = postgres_settings or {}
-        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **(env or {})}
         self.saved = self.load(base_port)
         self.ports = Ports(self.saved["base_port"])
         self.config = self.state / "config" / "mailfleet.conf"
@@ -429,32 +281,6 @@ class Fleet:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def run_as(self, user):
-        """The arguments of subprocess that start a program as user, when that can be chosen."""
-        if not self.root or user is None:
-            return {}
-        entry = pwd.getpwnam(user)
-        return {"user": entry.pw_uid, "group": entry.pw_gid,
-                "extra_groups": os.getgrouplist(user, entry.pw_gid)}
-
-    def own(self, path, user, mode):
-        if self.root and user:
-            entry = pwd.getpwnam(user)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
-        os.chmod(path, mode)
-
-    def make_dir(self, path, user, mode):
-        path.mkdir(parents=True, exist_ok=True)
-        self.own(path, user, mode)
-
-    def write(self, path, text, user, mode):
-        """Writes a whole file or none: a reader never sees half of it."""
-        new = path.with_name(path.name + ".new")
-        new.touch(0o600)
-        self.own(new, user, mode)
-        new.write_text(text)
-        new.rename(path)
-
     def write_config(self, path, extra):
         """mailfleet.conf for one node; sections as the keys' first words."""
         sections = collections.defaultdict(dict)
@@ -482,22 +308,7 @@ class Fleet:
         return (f"postgresql://mailfleet:{self.saved['database_password']}@{HOST}:"
                 f"{self.ports.postgres}/mailfleet?target_session_attrs=read-write")
 
-    # --- programs that end by themselves ------------------------------------------------------
-
-    def run(self, argv, user=None, env=None, stdin="", timeout=120):
-        """Runs a program to its end and returns its output; what it complained of is the error."""
-        argv = [str(word) for word in argv]
-        try:
-            done = subprocess.run(argv, cwd="/", input=stdin, text=True, errors="replace",
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
-                                  env={**self.env, **(env or {})}, check=False,
-                                  **self.run_as(user))
-        except subprocess.TimeoutExpired:
-            raise FleetError(f"{argv[0]} did not end within {timeout} s") from None
-        if done.returncode != 0:
-            raise FleetError(f"{' '.join(argv)} failed ({done.returncode}): "
-                             f"{(done.stderr or done.stdout).strip()}")
-        return done.stdout
+    # --- what needs the database --------------------------------------------------------------
 
     def sql(self, statement, superuser=False, database="mailfleet"):
         """Runs SQL; the rows, as lists of strings."""

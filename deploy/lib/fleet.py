@@ -1,8 +1,9 @@
 """A whole mailfleet on one machine, under one state folder.
 
-PostgreSQL, memcached, delivery nodes, front-ends and HAProxy in front of each pair, all private:
-own data, own ports, nothing of the system's own servers is touched. deploy/quickstart is the
-command line of this module, and the system tests use it as their library.
+PostgreSQL, memcached, delivery nodes, front-ends and HAProxy in front of each pair, on request an
+NFS server as well, all private: own data, own ports, nothing of the system's own servers is
+touched. deploy/quickstart is the command line of this module, and the system tests use it as their
+library.
 
 It is for trying and testing on one machine, not a way to run a service: a part that dies stays
 dead until start() is called.
@@ -24,6 +25,7 @@ import socket
 import string
 from pathlib import Path
 
+from nas import NO_PORTMAPPER, Ganesha, check_root
 from part import HOST, ROOT, FleetError, Owner, Part
 
 DOMAIN = "quickstart.test"
@@ -35,6 +37,7 @@ PROGRAMS = {
     "mailfleet": "admin/mailfleet",
     "mailfleet-deliver": "deliver/mailfleet-deliver",
     "mailfleet-frontend": "frontend/mailfleet-frontend",
+    "no_portmapper.so": NO_PORTMAPPER,
 }
 
 
@@ -45,6 +48,7 @@ class Ports:
         self.base = base
         self.smtp, self.pop3, self.pop3s = base, base + 1, base + 2  # the balancer's
         self.postgres, self.memcached = base + 3, base + 4
+        self.nfs, self.mount = base + 5, base + 6
 
     def deliver(self, n):
         first = self.base + 10 * n
@@ -58,7 +62,7 @@ class Ports:
     def all(self):
         nodes = [p for n in range(1, MAX_NODES + 1) for p in (self.deliver(n), self.frontend(n))]
         return [self.smtp, self.pop3, self.pop3s, self.postgres, self.memcached,
-                *(port for node in nodes for port in node.values())]
+                self.nfs, self.mount, *(port for node in nodes for port in node.values())]
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -121,6 +125,24 @@ class Memcached(Part):
     def probe(self):
         reply = greeting(self.owner.ports.memcached, b"version\r\n")
         return None if reply.startswith(b"VERSION") else "no answer on its port"
+
+
+class Nas(Ganesha):
+    """Takes every client for the fleet's user, whoever it says it is.
+
+    Any user of this machine reaches its ports, and can guess handles of files that are outside of
+    the exported folders: they may do what the fleet's user may, but nothing as anybody else.
+    """
+
+    def __init__(self, fleet, name):
+        super().__init__(fleet, name, fleet.ports.nfs, fleet.ports.mount, fleet.nas_folders,
+                         fleet.state / "bin" / "no_portmapper.so")
+
+    def prepare(self):
+        user = pwd.getpwnam(self.owner.user)
+        self.export = {"Squash": "All_Squash", "Anonymous_uid": user.pw_uid,
+                       "Anonymous_gid": user.pw_gid}
+        super().prepare()
 
 
 class Node(Part):
@@ -216,24 +238,28 @@ class Fleet(Owner):
 
     settings go into the configuration of every node ("spool.grace": "1s"), node_settings into
     that of one ({"deliver1": {...}}), postgres_settings into PostgreSQL's. env is what every part
-    finds in its environment. say is told of every step.
+    finds in its environment. say is told of every step. With nas, a new fleet has so many volumes
+    on an NFS server of its own, instead of one in a local folder; an old one has what it had.
     """
 
     def __init__(self, state, base_port=None, build=None, delivery_nodes=2, front_ends=2,
                  settings=None, node_settings=None, postgres_settings=None, env=None,
-                 say=lambda line: None):
+                 say=lambda line: None, nas=0):
         super().__init__(state, env, say)
         self.user = "mailfleet" if self.root else pwd.getpwuid(os.geteuid()).pw_name
         self.build = Path(build) if build else None
         self.settings = settings or {}
         self.node_settings = node_settings or {}
         self.postgres_settings = postgres_settings or {}
-        self.saved = self.load(base_port)
+        self.saved = self.load(base_port, nas)
         self.ports = Ports(self.saved["base_port"])
         self.config = self.state / "config" / "mailfleet.conf"
         self.admin_program = self.state / "bin" / "mailfleet"
         self.ca = self.state / "tls" / "ca.pem"
         self.spool = self.state / "spool"
+        self.nas_folders = [self.state / f"nas{n}" for n in range(1, self.saved["nas"] + 1)]
+        # Where the volumes are on this machine, so that tests can look into them.
+        self.spools = self.nas_folders or [self.spool]
 
         self.delivery_nodes = [
             Node(self, f"deliver{n}", "mailfleet-deliver", self.ports.deliver(n))
@@ -242,6 +268,7 @@ class Fleet(Owner):
             Node(self, f"frontend{n}", "mailfleet-frontend", self.ports.frontend(n))
             for n in range(1, front_ends + 1)]
         self.parts = [Postgres(self, "postgres"), Memcached(self, "memcached"),
+                      *([Nas(self, "nas")] if self.nas_folders else []),
                       *self.delivery_nodes, *self.front_ends, Haproxy(self, "haproxy")]
 
     def __getitem__(self, name):
@@ -253,17 +280,22 @@ class Fleet(Owner):
 
     # --- state -----------------------------------------------------------------------------
 
-    def load(self, base_port):
-        """What is remembered between runs: ports, passwords, accounts."""
+    def load(self, base_port, nas):
+        """What is remembered between runs: ports, passwords, accounts, what the volumes are on."""
         try:
             saved = json.loads((self.state / "state.json").read_text())
         except FileNotFoundError:
-            return {"base_port": base_port or DEFAULT_BASE_PORT, "accounts": [], "volumes": [],
+            return {"base_port": base_port or DEFAULT_BASE_PORT, "nas": nas,
+                    "accounts": [], "volumes": [],
                     "postgres_password": secrets.token_hex(16),
                     "database_password": secrets.token_hex(16)}
         if base_port and base_port != saved["base_port"]:
             raise FleetError(f"the fleet in {self.state} has base port {saved['base_port']}; "
                              "use another --state for another one")
+        saved.setdefault("nas", 0)  # made before there was a choice
+        if nas and not saved["nas"]:
+            raise FleetError(f"the fleet in {self.state} was made without --nas; "
+                             "use another --state for one with it")
         return saved
 
     def save(self):
@@ -332,6 +364,8 @@ class Fleet(Owner):
         self["postgres"].up()
         self.create_database()
         self["memcached"].up()
+        if self.nas_folders:
+            self["nas"].up()
         self.init_store()
         for node in self.delivery_nodes + self.front_ends:
             if not node.pids():
@@ -357,11 +391,13 @@ class Fleet(Owner):
         if self.root:
             self.make_user()
             self.check_reachable()
+        if self.nas_folders:
+            check_root()
         os.chmod(self.state, 0o755)
         for name in "bin", "config", "data", "log", "run", "tls":
             self.make_dir(self.state / name, None, 0o755)
-        for name in "secret", "spool":
-            self.make_dir(self.state / name, self.user, 0o750)
+        for folder in self.state / "secret", *self.spools:
+            self.make_dir(folder, self.user, 0o750)
         self.save()
         self.copy_programs()
         self.make_certificates()
@@ -438,11 +474,18 @@ class Fleet(Owner):
             self.sql("CREATE DATABASE mailfleet OWNER mailfleet", True, "postgres")
 
     def init_store(self):
-        """Schema, fleet key, and one volume: a local directory."""
+        """Schema, fleet key, and volumes: folders of the NAS, or one that is local."""
         self.admin("init")
         self.own(self.state / "secret" / "fleet.key", self.user, 0o640)
-        if not self.volumes():
-            self.admin("volume", "add", f"file://{self.spool}")
+        for url in self.volume_urls()[len(self.volumes()):]:
+            self.admin("volume", "add", url)
+
+    def volume_urls(self):
+        if not self.nas_folders:
+            return [f"file://{self.spool}"]
+        user = pwd.getpwnam(self.user)
+        return [self["nas"].url(number, user.pw_uid, user.pw_gid)
+                for number in self["nas"].exports]
 
     # --- what is in it -----------------------------------------------------------------------------
 

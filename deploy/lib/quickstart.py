@@ -8,6 +8,8 @@ import sys
 import demonstration
 from fleet import DEFAULT_BASE_PORT, HOST, PORTS, Fleet, FleetError
 
+NAS_VOLUMES = 2
+
 COMMANDS = """\
 commands:
   (none)            start everything and show that it works
@@ -15,7 +17,7 @@ commands:
   down              stop everything; keeps all data
   status [--json]   what runs where; --json for tools
   start NAME        one part: postgres, memcached, deliver1, deliver2, frontend1,
-  stop NAME         frontend2 or haproxy
+  stop NAME         frontend2, haproxy or nas
   kill NAME         the same with SIGKILL
 """
 
@@ -25,7 +27,7 @@ def parse(argv):
         prog="deploy/quickstart", epilog=COMMANDS,
         description="A whole mailfleet on this machine: two delivery nodes, two front-ends, "
                     "HAProxy, PostgreSQL and memcached.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("command", nargs="?", default="all", metavar="COMMAND",
                         choices=["all", "up", "down", "status", "start", "stop", "kill"])
     parser.add_argument("name", nargs="?", metavar="NAME", help="for start, stop and kill")
@@ -37,6 +39,10 @@ def parse(argv):
     parser.add_argument("--base-port", type=int, metavar="N",
                         help=f"ports N to N + {PORTS - 1} are used "
                              f"(default {DEFAULT_BASE_PORT}; remembered)")
+    parser.add_argument("--nas", action="store_true",
+                        help="for a new fleet: the mail is on two volumes of an NFS server on "
+                             "this machine, instead of in a local folder (remembered); needs "
+                             "root or sudo; not where there are users that you do not trust")
     options = parser.parse_intermixed_args(argv)
     if (options.name is None) == (options.command in ("start", "stop", "kill")):
         parser.error("start, stop and kill take the NAME of a part, the others none")
@@ -55,6 +61,7 @@ def state_of(part, pids):
 def print_status(fleet):
     status = fleet.status()
     where = {"postgres": str(fleet.ports.postgres), "memcached": str(fleet.ports.memcached),
+             "nas": f"nfs {fleet.ports.nfs}, mount {fleet.ports.mount}",
              "haproxy": f"smtp {fleet.ports.smtp}, pop3 {fleet.ports.pop3}, "
                         f"pop3s {fleet.ports.pop3s}"}
     for node in fleet.delivery_nodes + fleet.front_ends:
@@ -113,7 +120,8 @@ def main(argv):
     try:
         run(options, Fleet(options.state, options.base_port,
                            build=os.environ.get("MAILFLEET_BUILD"),
-                           say=lambda line: print(f"  {line}", flush=True)))
+                           say=lambda line: print(f"  {line}", flush=True),
+                           nas=NAS_VOLUMES if options.nas else 0))
     except FleetError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1

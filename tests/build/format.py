@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-TOPS = ("common", "frontend", "deliver", "admin", "bench", "docs", "tests")
+TOPS = ("common", "frontend", "deliver", "admin", "bench", "docs", "tests", "deploy")
 
 root = pathlib.Path(sys.argv[1])
 paths = sorted(p for top in TOPS for p in (root / top).rglob("*.[ch]"))

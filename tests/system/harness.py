@@ -30,6 +30,8 @@ from mail import Pop3, Refused, Smtp, without_trace  # noqa: E402
 
 Account = collections.namedtuple("Account", "address password")
 
+MESSAGE_FILE = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
+
 # What no log of a daemon may hold.
 CRASH = re.compile(r"ERROR: \w+Sanitizer|runtime error:|LeakSanitizer|check failed|Assertion")
 
@@ -37,6 +39,7 @@ CRASH = re.compile(r"ERROR: \w+Sanitizer|runtime error:|LeakSanitizer|check fail
 class FleetTest(unittest.TestCase):
     settings = {}
     postgres_settings = {}
+    nas = 0  # how many volumes on an NFS server, instead of one in a local folder
     time_limit = 120  # seconds, of one test
 
     @classmethod
@@ -48,7 +51,7 @@ class FleetTest(unittest.TestCase):
                           build=os.environ["MAILFLEET_BUILD"],
                           postgres_settings=cls.postgres_settings,
                           env={name: value for name, value in os.environ.items()
-                               if name.endswith("SAN_OPTIONS")})
+                               if name.endswith("SAN_OPTIONS")}, nas=cls.nas)
         cls.addClassCleanup(cls.end_fleet)
         cls.fleet.up()
         cls.fleet.admin("domain", "add", DOMAIN)
@@ -144,8 +147,8 @@ class FleetTest(unittest.TestCase):
 
     def spool_files(self):
         """The message files in the spool."""
-        return [path for path in self.fleet.spool.rglob("*")
-                if path.is_file() and re.fullmatch(r"[0-9a-hjkmnp-tv-z]{26}", path.name)]
+        return [path for spool in self.fleet.spools for path in spool.rglob("*")
+                if path.is_file() and MESSAGE_FILE.fullmatch(path.name)]
 
 
 def free_base_port():

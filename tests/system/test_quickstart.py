@@ -87,6 +87,34 @@ class Quickstart(unittest.TestCase):
         again = self.status()
         self.assertEqual(self.messages(again), 2)
         self.assertEqual(again["accounts"], status["accounts"])
+        self.assertIn("was made without --nas", self.run_it("--nas", succeeds=False))
+
+    def test_a_fleet_with_a_nas(self):
+        shown = self.run_it("--nas")
+        self.assertEqual(shown.count("byte for byte"), 4, shown)
+        status = self.status()
+        self.assertEqual([set(volume) for volume in status["volumes"]], [STATUS["volumes"]] * 2)
+        for volume in status["volumes"]:
+            self.assertRegex(volume["url"], r"^nfs://127\.0\.0\.1:\d+/.*/nas\d\?mountport=\d+&")
+        self.assertEqual(self.messages(status), 2)
+        self.assertEqual(len(self.files("nas1")) + len(self.files("nas2")), 2)
+        self.assertFalse((self.folder / "fleet/spool").exists())
+
+        self.run_it("kill", "nas")
+        self.assertIn("nas        down", self.run_it("status"))
+        self.run_it("down")
+        self.assertEqual(self.pids(), set())
+
+        again = self.run_it()
+        self.assertEqual(again.count("byte for byte"), 4, again)
+        self.assertIn("nas        ready", self.run_it("status", "--nas"))
+        self.assertEqual(self.messages(self.status()), 4)
+        self.assertEqual(self.status()["volumes"], status["volumes"])
+
+    def files(self, folder):
+        """The message files below a folder of the fleet."""
+        return [path for path in (self.folder / "fleet" / folder).rglob("*")
+                if harness.MESSAGE_FILE.fullmatch(path.name)]
 
     def test_mistakes_are_told(self):
         self.assertIn("there is no fleet", self.run_it("status", succeeds=False))

@@ -146,14 +146,14 @@ static int open_volumes(struct reaper *r)
     if (code != EX_OK) {
         return code;
     }
-    const struct config *c = r->admin->config;
+    struct spool_options o;
+    char why[256];
+    if (spool_options_read(r->admin->config, &o, why, sizeof why) != ERR_OK) {
+        return admin_fail(EX_CONFIG, "%s", why);
+    }
+    o.queue = CLAIM_MOST;
     r->usable = NEW_ARRAY(int64_t, r->n_volumes);
-    r->spool =
-        spool_open(r->admin->loop, &(struct spool_options){ .buffer = c->spool_buffer,
-                                                            .read_chunk = c->spool_read_chunk,
-                                                            .threads = (unsigned)c->spool_threads,
-                                                            .queue = CLAIM_MOST,
-                                                            .timeout_ms = c->spool_timeout });
+    r->spool = spool_open(r->admin->loop, &o);
     spool_set_volumes(r->spool, r->volumes, r->n_volumes);
     wait_volumes(r);
     return EX_OK;

@@ -269,12 +269,18 @@ static void check_volumes(struct admin *a, struct checks *c)
         return;
     }
     if (n == 0) {
-        report(c, false, "volumes", "none: mailfleet volume add file:///path");
+        report(c, false, "volumes", "none: mailfleet volume add URL");
+    }
+    struct spool_options o;
+    char why[256];
+    if (spool_options_read(a->config, &o, why, sizeof why) != ERR_OK) {
+        report(c, false, "volumes", why);
+        n = 0;
     }
     for (size_t i = 0; i < n; i++) {
-        char what[32], why[256];
+        char what[32];
         snprintf(what, sizeof what, "volume %u", v[i].volume_id);
-        enum err e = volume_check(&v[i], why, sizeof why);
+        enum err e = volume_check(&v[i], &o, why, sizeof why);
         report(c, e == ERR_OK, what, e == ERR_OK ? v[i].url : why);
     }
     free(v);

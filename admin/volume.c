@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "commands.h"
+#include "store/nfs_url.h"
 #include "store/spool.h"
 #include "table.h"
 
@@ -74,17 +75,9 @@ static void make_uuid(char out[37])
     }
 }
 
-/*
- * A root directory that does not exist is made while the command still is root, and given to
- * node.user, under whom everything else is done.
- */
-static int make_root(struct admin *a, const char *url)
+/* A directory of this machine that does not exist is made, and given to node.user. */
+static int make_directory(const struct admin *a, const char *path)
 {
-    static const char scheme[] = "file://";
-    if (strncmp(url, scheme, sizeof scheme - 1) != 0 || url[sizeof scheme - 1] != '/') {
-        return admin_fail(EX_DATAERR, "%s: a volume's URL is file:///path", url);
-    }
-    const char *path = url + sizeof scheme - 1;
     const struct passwd *pw =
         geteuid() == 0 && *a->config->node_user ? getpwnam(a->config->node_user) : NULL;
     if (mkdir(path, 0750) == 0) {
@@ -94,7 +87,27 @@ static int make_root(struct admin *a, const char *url)
     } else if (errno != EEXIST) {
         return admin_fail(EX_CANTCREAT, "%s: %s", path, strerror(errno));
     }
-    return admin_drop_root(a) ? EX_OK : EX_CONFIG;
+    return EX_OK;
+}
+
+/* While the command still is root; everything else is done as node.user. */
+static int make_root(struct admin *a, const char *url)
+{
+    static const char scheme[] = "file://";
+    struct nfs_export nfs;
+    char why[256];
+    int code = EX_OK;
+    if (strncmp(url, NFS_SCHEME, sizeof NFS_SCHEME - 1) == 0) {
+        if (!nfs_url_parse(url, &nfs, why, sizeof why)) {
+            code = admin_fail(EX_DATAERR, "%s: the URL %s", url, why);
+        }
+    } else if (strncmp(url, scheme, sizeof scheme - 1) == 0 && url[sizeof scheme - 1] == '/') {
+        code = make_directory(a, url + sizeof scheme - 1);
+    } else {
+        code = admin_fail(EX_DATAERR,
+                          "%s: a volume's URL is file:///path or nfs://host[:port]/path", url);
+    }
+    return code != EX_OK || admin_drop_root(a) ? code : EX_CONFIG;
 }
 
 static enum err insert_once(struct admin *a, const struct volume *v)
@@ -130,6 +143,7 @@ int command_volume_add(struct admin *a, const struct args *args)
 {
     struct volume v = { .weight = 100 };
     uint64_t fanout = 2;
+    struct spool_options o;
     char why[256];
     if (strlen(args->v[0]) >= sizeof v.url) {
         return admin_fail(EX_DATAERR, "the URL is too long");
@@ -154,7 +168,10 @@ int command_volume_add(struct admin *a, const struct args *args)
     if (admin_rows(a, 0) > 0) {
         return admin_fail(EX_CANTCREAT, "%s: exists already", v.url);
     }
-    if (volume_create(&v, why, sizeof why) != ERR_OK) {
+    if (spool_options_read(a->config, &o, why, sizeof why) != ERR_OK) {
+        return admin_fail(EX_CONFIG, "%s", why);
+    }
+    if (volume_create(&v, &o, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CANTCREAT, "%s", why);
     }
     return insert_volume(a, &v);
@@ -190,7 +207,7 @@ int command_volume_list(struct admin *a, const struct args *args)
         table_text(t, span_str(v[i].url));
     }
     free(v);
-    table_print(t, a->json, "no volumes: mailfleet volume add file:///path", stdout);
+    table_print(t, a->json, "no volumes: mailfleet volume add URL", stdout);
     table_free(&t);
     return EX_OK;
 }

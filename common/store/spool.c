@@ -152,8 +152,7 @@ static void writer_done(struct spool_writer *w)
     p.size = (uint32_t)w->size;
     p.skip = (uint32_t)buf_len(&w->file->block);
     stats_add(STAT_spool_writes, 1);
-    w->fn(w->arg, SPOOL_WRITTEN, ERR_OK, &p,
-          span_of(w->file->file.handle, w->file->file.handle_len));
+    w->fn(w->arg, SPOOL_WRITTEN, ERR_OK, &p, nfs_handle_span(&w->file->file.handle));
     writer_free(w);
 }
 
@@ -287,12 +286,12 @@ struct spool_reader {
     struct spool *spool;
     spool_read_fn *fn; /* NULL once it was closed */
     void *arg;
-    struct infile *file;    /* NULL while a call is under way */
-    struct op *call;        /* the one under way */
-    struct backend *volume; /* NULL: there is no such volume */
-    struct file given;      /* as the pointer had it */
-    bool counted;           /* the file was opened */
-    bool ending;            /* its last event is posted, or is being told */
+    struct infile *file;     /* NULL while a call is under way */
+    struct op *call;         /* the one under way */
+    struct backend *volume;  /* NULL: there is no such volume */
+    struct nfs_handle given; /* as the pointer had it */
+    bool counted;            /* the file was opened */
+    bool ending;             /* its last event is posted, or is being told */
     struct task task;
 };
 
@@ -368,7 +367,7 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
     r->fn = fn;
     r->arg = arg;
     r->file = infile_new(p, handle);
-    r->given = r->file->file;
+    r->given = r->file->file.handle;
     r->volume = volumes_find(s->volumes, p->volume);
     if (r->volume) {
         reader_ask(r);
@@ -382,9 +381,8 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
 
 struct span spool_reader_handle(const struct spool_reader *r)
 {
-    struct span found =
-        r->file ? span_of(r->file->file.handle, r->file->file.handle_len) : SPAN("");
-    return span_eq(found, span_of(r->given.handle, r->given.handle_len)) ? SPAN("") : found;
+    struct span found = r->file ? nfs_handle_span(&r->file->file.handle) : SPAN("");
+    return span_eq(found, nfs_handle_span(&r->given)) ? SPAN("") : found;
 }
 
 void spool_read_next(struct spool_reader *r)

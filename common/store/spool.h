@@ -2,9 +2,10 @@
  * spool: message files on volumes.
  *
  * A message is one immutable file, named by its id, written once in its final place; this
- * interface has no rename, no list and no stat. Each volume is one back-end (posix: a directory
- * of a mounted file system) with a worker pool of its own, deadlines and a breaker: a volume that
- * hangs hangs nobody. Only the reaper calls spool_unlink.
+ * interface has no rename, no list and no stat. Each volume is one back-end (posix: a directory of
+ * a mounted file system, with a worker pool of its own; nfs: an NFS server, by file handle, on the
+ * loop) with deadlines and a breaker: a volume that hangs hangs nobody. Only the reaper calls
+ * spool_unlink.
  */
 #ifndef MAILFLEET_STORE_SPOOL_H
 #define MAILFLEET_STORE_SPOOL_H
@@ -22,7 +23,7 @@ enum volume_state { VOLUME_ACTIVE, VOLUME_READONLY, VOLUME_DRAIN };
 struct volume {
     uint16_t volume_id;
     char uuid[37];   /* what the sentinel file must hold */
-    char url[1024];  /* file:///path */
+    char url[1024];  /* file:///path, or nfs://host/path (nfs_url.h) */
     unsigned fanout; /* hex digits of the hash directory, 0 to 4; fixed at creation */
     enum volume_state state;
     unsigned weight;     /* share of new files among active volumes; 0 takes none */
@@ -36,6 +37,10 @@ struct spool_options {
     unsigned nfs_connections;    /* of each nfs:// volume */
     uint32_t nfs_uid, nfs_gid;   /* who its files belong to, unless its URL says so */
 };
+
+/* As the configuration says. INVALID: why is one line. May read the system's list of users. */
+enum err spool_options_read(const struct config *c, struct spool_options *o, char *why,
+                            size_t why_size);
 
 struct spool *spool_open(struct loop *l, const struct spool_options *o);
 /* Writers, readers and ops must have been given up; calls that still run end by themselves. */
@@ -117,9 +122,11 @@ struct op *spool_unlink(struct spool *s, uint16_t volume, const struct blob_id *
 
 /* --- for the operator's command; these block ------------------------------------------------ */
 
-/* Makes a volume's root directory, its sentinel and first day's directories. */
-enum err volume_create(const struct volume *v, char *why, size_t why_size);
+/* Makes a volume's sentinel and first day's directories; of file:// volumes the root as well. */
+enum err volume_create(const struct volume *v, const struct spool_options *o, char *why,
+                       size_t why_size);
 /* Its sentinel is there and right, it can be written where state says so. */
-enum err volume_check(const struct volume *v, char *why, size_t why_size);
+enum err volume_check(const struct volume *v, const struct spool_options *o, char *why,
+                      size_t why_size);
 
 #endif

@@ -77,8 +77,7 @@ struct infile *infile_new(const struct pointer *p, struct span handle)
     f->id = p->id;
     f->file.fd = -1;
     CHECK(handle.n <= HANDLE_MAX);
-    f->file.handle_len = handle.n;
-    memcpy(f->file.handle, handle.n ? handle.p : "", f->file.handle_len);
+    nfs_handle_set(&f->file.handle, handle);
     f->skip = p->skip;
     f->end = (uint64_t)p->skip + p->size;
     return f;

@@ -8,7 +8,7 @@
  * file: memory, descriptor and all belong to the call until it returns. The same holds when the op
  * was cancelled.
  *
- * Internal to the spool: common/store/{spool,volume,spool_*,posix_volume}.c.
+ * Internal to the spool: common/store/{spool,volume,spool_*,posix_*,nfs_*}.c.
  */
 #ifndef MAILFLEET_STORE_SPOOL_BACKEND_H
 #define MAILFLEET_STORE_SPOOL_BACKEND_H
@@ -17,13 +17,15 @@
 #include <stdatomic.h>
 
 #include "base/stats.h"
+#include "store/nfs_handle.h"
 #include "store/spool.h"
 
 /* Where a file is open; a back-end uses what it needs. */
 struct file {
-    int fd;                           /* posix: -1 while it is not open */
-    unsigned char handle[HANDLE_MAX]; /* by handle: empty while it is not known */
-    size_t handle_len;
+    int fd;                   /* posix: -1 while it is not open */
+    struct nfs_handle handle; /* nfs: none while it is not known */
+    bool unstable;            /* nfs: the server has answered a write before it was durable, */
+    char verifier[8];         /* and promised it to whoever sees this again (RFC 1813, 3.3.7) */
 };
 
 /* --- a file that is being written ------------------------------------------------------------ */
@@ -131,8 +133,10 @@ struct backend_ops {
     struct op *(*probe)(struct backend *b, bool prepare, backend_probe_fn *done, void *arg);
 
     /* For the operator's command; these block. As volume_create and volume_check. */
-    enum err (*create)(const struct volume *v, char *why, size_t why_size);
-    enum err (*check)(const struct volume *v, char *why, size_t why_size);
+    enum err (*create)(const struct volume *v, const struct spool_options *o, char *why,
+                       size_t why_size);
+    enum err (*check)(const struct volume *v, const struct spool_options *o, char *why,
+                      size_t why_size);
 };
 
 static inline void backend_unref(struct backend **b)
@@ -145,5 +149,6 @@ static inline void backend_unref(struct backend **b)
 }
 
 extern const struct backend_ops spool_posix;
+extern const struct backend_ops spool_nfs;
 
 #endif

@@ -39,9 +39,10 @@ struct volumes {
     struct mount *mounts[VOLUMES_MAX];
     size_t n;
     struct list backends; /* those of volumes that were removed, too */
+    bool writes;          /* new files are made here: a front-end or the reaper makes none */
 };
 
-static const struct backend_ops *const kinds[] = { &spool_posix };
+static const struct backend_ops *const kinds[] = { &spool_posix, &spool_nfs };
 
 /* Why it can't be one is told; NULL then. */
 static const struct backend_ops *kind_of(const struct volume *v, char *why, size_t why_size)
@@ -55,7 +56,8 @@ static const struct backend_ops *kind_of(const struct volume *v, char *why, size
             return kinds[i];
         }
     }
-    snprintf(why, why_size, "its URL is not of a known kind, as file:///path is");
+    snprintf(why, why_size,
+             "its URL is not of a known kind, as file:///path and nfs://host/path are");
     return NULL;
 }
 
@@ -131,8 +133,8 @@ static void on_probe(void *arg, const struct backend_report *r)
 static void mount_probe(struct mount *m)
 {
     if (m->backend && !m->probe) {
-        m->probe =
-            m->backend->ops->probe(m->backend, m->volume.state == VOLUME_ACTIVE, on_probe, m);
+        bool prepare = m->set->writes && m->volume.state == VOLUME_ACTIVE;
+        m->probe = m->backend->ops->probe(m->backend, prepare, on_probe, m);
     }
 }
 
@@ -307,9 +309,20 @@ static uint64_t share_of(const struct mount *m, const uint16_t *tried, size_t n)
     return can ? m->volume.weight : 0;
 }
 
+/* The first new file: from now on directories are made ahead. */
+static void begin_writing(struct volumes *vs)
+{
+    bool first = !vs->writes;
+    vs->writes = true;
+    for (size_t i = 0; i < vs->n && first; i++) {
+        mount_probe(vs->mounts[i]);
+    }
+}
+
 struct backend *volumes_choose(struct volumes *vs, const uint16_t *tried, size_t n)
 {
     uint64_t shares[VOLUMES_MAX], sum = 0, pick;
+    begin_writing(vs);
     for (size_t i = 0; i < vs->n; i++) {
         shares[i] = share_of(vs->mounts[i], tried, n);
         sum += shares[i];
@@ -337,14 +350,16 @@ void volumes_doubt(struct volumes *vs, uint16_t volume_id)
 
 /* --- for the operator's command -------------------------------------------------------------- */
 
-enum err volume_create(const struct volume *v, char *why, size_t why_size)
+enum err volume_create(const struct volume *v, const struct spool_options *o, char *why,
+                       size_t why_size)
 {
     const struct backend_ops *ops = kind_of(v, why, why_size);
-    return ops ? ops->create(v, why, why_size) : ERR_INVALID;
+    return ops ? ops->create(v, o, why, why_size) : ERR_INVALID;
 }
 
-enum err volume_check(const struct volume *v, char *why, size_t why_size)
+enum err volume_check(const struct volume *v, const struct spool_options *o, char *why,
+                      size_t why_size)
 {
     const struct backend_ops *ops = kind_of(v, why, why_size);
-    return ops ? ops->check(v, why, why_size) : ERR_INVALID;
+    return ops ? ops->check(v, o, why, why_size) : ERR_INVALID;
 }

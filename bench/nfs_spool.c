@@ -211,7 +211,7 @@ int main(int argc, char **argv)
 
     char why[256] = "";
     log_set_level(LOG_WARN);
-    if (volume_create(&v, why, sizeof why) != ERR_OK) {
+    if (volume_create(&v, &options, why, sizeof why) != ERR_OK) {
         errx(1, "%s: %s", v.url, why);
     }
     run(&v, &options);

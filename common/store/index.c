@@ -32,6 +32,7 @@ struct call {
         index_list_fn *list;
         index_room_fn *room;
         index_done_fn *done;
+        index_changed_fn *changed;
         index_volumes_fn *volumes;
     } done;
     uint64_t mailbox_id;
@@ -605,6 +606,60 @@ struct op *index_discard(struct index *ix, uint64_t mailbox_id, const struct poi
     pg_i64(b, (int64_t)grace_ms);
     pg_text(b, by);
     return call_submit(ix, c, PG_WRITE, b, on_changed);
+}
+
+/* --- handles ---------------------------------------------------------------------------------- */
+
+static void on_handles(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    enum err e = call_err_certain(c, r);
+    if (e == ERR_OK && !pg_shape(r->r[0], "i")) {
+        e = malformed(c);
+    }
+    if (!c->op.cancelled) {
+        c->done.changed(c->op.arg, e, e == ERR_OK ? (size_t)PQntuples(r->r[0]) : 0);
+    }
+    call_free(c);
+}
+
+/*
+ * The one change of pointers that does not lock the mailbox's row first. It waits for nobody (a row
+ * that is locked is on its way out, or is being repaired), so it can't be part of a deadlock, and
+ * no delivery waits for it. Nor does it raise the mailbox's version: the list names the same
+ * messages as before. Handles that are right already lock nothing and write no log.
+ */
+struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
+                             const struct span *handles, size_t n, index_changed_fn *done,
+                             void *arg)
+{
+    struct call *c = call_new("handles", arg);
+    struct pg_batch *b = pg_batch_new();
+    int64_t *seqs = NEW_ARRAY(int64_t, n);
+    struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
+    c->done.changed = done;
+    c->mailbox_id = mailbox_id;
+    for (size_t i = 0; i < n; i++) {
+        CHECK(handles[i].n <= HANDLE_MAX);
+        seqs[i] = (int64_t)msgs[i].seq;
+        ids[i] = msgs[i].id;
+    }
+    /* LATERAL, so that each handle costs a look into the index, whatever the statistics say. */
+    pg_stmt(b, "UPDATE message m SET handle = f.handle"
+               "  FROM unnest($2, $3, $4) AS f (seq, blob_id, handle),"
+               "       LATERAL (SELECT o.seq FROM message o"
+               "                 WHERE o.mailbox_id = $1 AND o.seq = f.seq"
+               "                   AND o.blob_id = f.blob_id AND o.handle <> f.handle"
+               "                   FOR NO KEY UPDATE SKIP LOCKED) AS locked"
+               " WHERE m.mailbox_id = $1 AND m.seq = locked.seq"
+               " RETURNING m.seq");
+    add_mailbox(b, mailbox_id);
+    pg_i64s(b, seqs, n);
+    pg_uuids(b, ids, n);
+    pg_byteas(b, handles, n);
+    free(seqs);
+    free(ids);
+    return call_submit(ix, c, PG_WRITE, b, on_handles);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------- */

@@ -56,6 +56,7 @@ void pg_bool(struct pg_batch *b, bool v);
 void pg_null(struct pg_batch *b);
 void pg_i64s(struct pg_batch *b, const int64_t *v, size_t n);
 void pg_texts(struct pg_batch *b, const struct span *v, size_t n);
+void pg_byteas(struct pg_batch *b, const struct span *v, size_t n);
 void pg_uuids(struct pg_batch *b, const struct blob_id *v, size_t n);
 
 struct pg_reply {

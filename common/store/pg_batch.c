@@ -21,6 +21,7 @@ enum {
     INT2 = 21,
     INT4 = 23,
     TEXT = 25,
+    BYTEA_ARRAY = 1001,
     TEXT_ARRAY = 1009,
     INT8_ARRAY = 1016,
     VARCHAR = 1043,
@@ -178,15 +179,25 @@ void pg_i64s(struct pg_batch *b, const int64_t *v, size_t n)
     end_param(b);
 }
 
-void pg_texts(struct pg_batch *b, const struct span *v, size_t n)
+static void add_spans(struct pg_batch *b, Oid array, Oid element, const struct span *v, size_t n)
 {
-    begin_array(b, TEXT_ARRAY, TEXT, n);
+    begin_array(b, array, element, n);
     for (size_t i = 0; i < n; i++) {
         CHECK(v[i].n <= INT_MAX);
         add_i32(b, (uint32_t)v[i].n);
         add_data(b, v[i].p, v[i].n);
     }
     end_param(b);
+}
+
+void pg_texts(struct pg_batch *b, const struct span *v, size_t n)
+{
+    add_spans(b, TEXT_ARRAY, TEXT, v, n);
+}
+
+void pg_byteas(struct pg_batch *b, const struct span *v, size_t n)
+{
+    add_spans(b, BYTEA_ARRAY, BYTEA, v, n);
 }
 
 void pg_uuids(struct pg_batch *b, const struct blob_id *v, size_t n)

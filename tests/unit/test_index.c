@@ -56,6 +56,13 @@ static void on_done(void *arg, enum err e)
     finish(arg, e);
 }
 
+static void on_changed(void *arg, enum err e, size_t changed)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    a->n = changed;
+}
+
 static void on_room(void *arg, enum err e, const enum room *room, size_t n)
 {
     struct answer *a = arg;
@@ -156,6 +163,15 @@ static enum err expunge(uint64_t mailbox_id, const struct pointer *msgs, const s
     struct answer a = { 0 };
     index_expunge(ix, mailbox_id, msgs, which, n, GRACE_MS, SPAN("test"), on_done, &a);
     return wait_for(&a);
+}
+
+static struct answer set_handles(uint64_t mailbox_id, const struct pointer *msgs,
+                                 const struct span *handles, size_t n)
+{
+    struct answer a = { 0 };
+    index_set_handles(ix, mailbox_id, msgs, handles, n, on_changed, &a);
+    wait_for(&a);
+    return a;
 }
 
 static void open_index(uint64_t timeout_ms)
@@ -475,6 +491,185 @@ static void test_discard(void **state)
         turn();
     }
     assert_int_equal(ask_delivered(1, &p), ERR_NOTFOUND);
+}
+
+/* --- handles ---------------------------------------------------------------------------------- */
+
+/* How much else changed since keep_all: any column but handle, any other table of mailboxes. */
+static void keep_all(void)
+{
+    postgres_sql(server, "DROP TABLE IF EXISTS kept_message, kept_mailbox;"
+                         "CREATE TABLE kept_message AS SELECT * FROM message;"
+                         "CREATE TABLE kept_mailbox AS SELECT * FROM mailbox");
+}
+
+static void assert_only_handles_changed(void)
+{
+#define REST "SELECT mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl FROM "
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM (" REST "message EXCEPT ALL " REST
+                                          "kept_message) x"),
+                     0);
+    assert_int_equal(postgres_sql(server, "SELECT (SELECT count(*) FROM message)"
+                                          " - (SELECT count(*) FROM kept_message)"),
+                     0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM (TABLE mailbox EXCEPT ALL"
+                                          " TABLE kept_mailbox) x"),
+                     0);
+    postgres_sql(server, "DROP TABLE kept_message, kept_mailbox");
+}
+
+/* The mailbox's messages with another handle than at keep_all, as a number: 13 is seq 1 and 3. */
+static long long repaired_seqs(unsigned mailbox_id)
+{
+    return postgres_sql(server,
+                        "SELECT string_agg(m.seq::text, '' ORDER BY m.seq) FROM message m"
+                        " JOIN kept_message k ON (k.mailbox_id, k.seq) = (m.mailbox_id, m.seq)"
+                        " WHERE m.mailbox_id = %u AND m.handle <> k.handle",
+                        mailbox_id);
+}
+
+static void test_set_handles(void **state)
+{
+    (void)state;
+    const uint64_t both[] = { 1, 2 };
+    struct pointer shared = new_pointer(10);
+    char longest[HANDLE_MAX];
+    for (size_t i = 0; i < sizeof longest; i++) {
+        longest[i] = (char)(i * 5);
+    }
+    struct answer a = { 0 };
+    index_deliver(ix, &shared, SPAN("old"), both, 2, true, GRACE_MS, on_room, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    delivered_to(1, 20);
+    delivered_to(1, 30);
+    delivered_to(1, 40);
+    keep_all();
+
+    struct maildrop *m = list(1);
+    const struct pointer msgs[] = { m->msgs[2], m->msgs[0] };
+    const struct span handles[] = { span_of(longest, sizeof longest), SPAN("n\0w") };
+    maildrop_free(&m);
+    a = set_handles(1, msgs, handles, 2);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.n, 2);
+    assert_int_equal(repaired_seqs(1), 13);
+    assert_int_equal(repaired_seqs(2), 0); /* names the file as well */
+    assert_only_handles_changed();
+    m = list(1);
+    assert_true(span_eq(maildrop_handle(m, 0), handles[1]));
+    assert_int_equal(maildrop_handle(m, 1).n, 0);
+    assert_true(span_eq(maildrop_handle(m, 2), handles[0]));
+    maildrop_free(&m);
+
+    /* Again: they are right already, and not even a row version is written. */
+    long long before = postgres_sql(server, "SELECT sum(xmin::text::bigint) FROM message");
+    a = set_handles(1, msgs, handles, 2);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.n, 0);
+    assert_int_equal(postgres_sql(server, "SELECT sum(xmin::text::bigint) FROM message"), before);
+}
+
+/* What is not there, or is another message now, is passed over; the rest is done. */
+static void test_set_handles_of_others(void **state)
+{
+    (void)state;
+    struct pointer msgs[] = { delivered_to(1, 10), new_pointer(10), new_pointer(10),
+                              delivered_to(1, 20) };
+    const struct span handles[] = { SPAN("a"), SPAN("b"), SPAN("c"), SPAN("d") };
+    delivered_to(2, 10);
+    keep_all();
+    msgs[0].seq = 2; /* the place of the other */
+    msgs[1].seq = 1;
+    msgs[2].seq = 9;
+    msgs[3].seq = 2;
+    struct answer a = set_handles(1, msgs, handles, 4);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.n, 1);
+    assert_int_equal(repaired_seqs(1), 2);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM message WHERE handle = 'd'"), 1);
+
+    const uint64_t elsewhere[] = { 2, 3, 999 };
+    for (size_t i = 0; i < ARRAY_LEN(elsewhere); i++) {
+        a = set_handles(elsewhere[i], msgs, handles, 4);
+        assert_int_equal(a.err, ERR_OK);
+        assert_int_equal(a.n, 0);
+    }
+    a = set_handles(1, NULL, NULL, 0);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.n, 0);
+    assert_only_handles_changed();
+}
+
+/* Neither a delivery nor an expunge that is under way is waited for. */
+static void test_set_handles_waits_for_nobody(void **state)
+{
+    (void)state;
+    struct pointer msgs[] = { delivered_to(1, 10), delivered_to(1, 20), delivered_to(1, 30) };
+    const struct span handles[] = { SPAN("a"), SPAN("b"), SPAN("c") };
+    for (size_t i = 0; i < 3; i++) {
+        msgs[i].seq = i + 1;
+    }
+    postgres_sql(server, "BEGIN; SELECT deliver(1, gen_random_uuid(), 1, 10, 100, false, '', true,"
+                         " 0, 0), expunge(1, ARRAY[2], (SELECT array_agg(blob_id) FROM message"
+                         " WHERE seq = 2), 0, 0, 'test')");
+    struct answer a = set_handles(1, msgs, handles, 3);
+    postgres_sql(server, "COMMIT");
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.n, 2);
+    assert_int_equal(
+        postgres_sql(server, "SELECT count(*) FROM message WHERE seq IN (1, 3) AND handle <> ''"),
+        2);
+    assert_int_equal(list_count(1), 3);
+    assert_counters_exact();
+}
+
+/* Repairs from both ends, deletes and deliveries of one mailbox at once. */
+static void test_set_handles_under_load(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 10, N = 400, MORE = 20 };
+    static struct answer delivered[MORE];
+    static struct pointer down[N];
+    static struct span fresh[N], fresher[N];
+    const uint64_t box = 1;
+    size_t odd[N / 2];
+    for (size_t i = 0; i < N; i++) {
+        fresh[i] = SPAN("new");
+        fresher[i] = SPAN("newer");
+    }
+    for (size_t i = 0; i < N / 2; i++) {
+        odd[i] = 2 * i;
+    }
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        make_mailboxes(1);
+        postgres_sql(server,
+                     "SELECT deliver(1, gen_random_uuid(), 1, 10, 100, false, 'old', true, 0, 0)"
+                     "  FROM generate_series(1, %d)",
+                     N);
+        struct maildrop *m = list(box);
+        for (size_t i = 0; i < N; i++) {
+            down[i] = m->msgs[N - 1 - i];
+        }
+        struct answer a = { 0 }, b = { 0 }, x = { 0 };
+        index_set_handles(ix, box, m->msgs, fresh, N, on_changed, &a);
+        index_expunge(ix, box, m->msgs, odd, N / 2, GRACE_MS, SPAN("test"), on_done, &x);
+        index_set_handles(ix, box, down, fresher, N, on_changed, &b);
+        memset(delivered, 0, sizeof delivered);
+        for (unsigned i = 0; i < MORE; i++) {
+            struct pointer p = new_pointer(1);
+            index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &delivered[i]);
+        }
+        maildrop_free(&m);
+        assert_int_equal(wait_for(&a), ERR_OK);
+        assert_int_equal(wait_for(&b), ERR_OK);
+        assert_int_equal(wait_for(&x), ERR_OK);
+        for (unsigned i = 0; i < MORE; i++) {
+            assert_int_equal(wait_for(&delivered[i]), ERR_OK);
+        }
+        assert_int_equal(list_count(box), N / 2 + MORE);
+        assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), N / 2);
+        assert_counters_exact();
+    }
 }
 
 /* --- several at once -------------------------------------------------------------------------- */
@@ -903,6 +1098,10 @@ int main(void)
         TEST(test_expunge),
         TEST(test_stale_place),
         TEST(test_discard),
+        TEST(test_set_handles),
+        TEST(test_set_handles_of_others),
+        TEST(test_set_handles_waits_for_nobody),
+        TEST(test_set_handles_under_load),
         TEST(test_no_deadlock),
         TEST(test_counters_under_load),
         TEST(test_expunge_twice_at_once),

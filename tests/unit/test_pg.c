@@ -164,7 +164,7 @@ static void on_values(void *arg, const struct pg_reply *reply)
     const PGresult *r = reply->r[0];
     struct span texts[2];
     assert_int_equal(reply->err, ERR_OK);
-    assert_true(pg_shape(r, "itbuiiTTiiii"));
+    assert_true(pg_shape(r, "itbuiiTTiiiibi"));
     assert_true(pg_get_i64(r, 0, 0) == INT64_MIN);
     assert_true(span_eq(pg_get_span(r, 0, 1), SPAN("caf\xc3\xa9")));
     assert_true(span_eq(pg_get_span(r, 0, 2), SPAN("a\0b")));
@@ -181,6 +181,8 @@ static void on_values(void *arg, const struct pg_reply *reply)
     assert_int_equal(pg_get_i64(r, 0, 9), 2);
     assert_int_equal(pg_get_i64(r, 0, 10), -2);
     assert_int_equal(pg_get_i64(r, 0, 11), 0);
+    assert_true(span_eq(pg_get_span(r, 0, 12), SPAN("a\0\xff")));
+    assert_int_equal(pg_get_i64(r, 0, 13), 0);
     *(bool *)arg = true;
 }
 
@@ -191,9 +193,11 @@ static void test_values(void **state)
     const struct blob_id id = { { 1, 2, 3, 255 } }, ids[2] = { id, { { 9 } } };
     const int64_t numbers[2] = { -5, 1000 };
     const struct span texts[3] = { SPAN("x"), SPAN(""), SPAN("z") };
+    const struct span octets[3] = { SPAN("a\0"), SPAN(""), SPAN("\xff") };
     struct pg_batch *b = pg_batch_new();
     pg_stmt(b, "SELECT $1, $2, $3, $4, $5, $6::bigint, $7, $8, $9[1] + $9[2],"
-               " cardinality($10::uuid[]), (-2)::smallint, cardinality($11::bigint[])");
+               " cardinality($10::uuid[]), (-2)::smallint, cardinality($11::bigint[]),"
+               " $12[1] || $12[3], cardinality($13::bytea[])");
     pg_i64(b, INT64_MIN);
     pg_text(b, SPAN("caf\xc3\xa9"));
     pg_bytea(b, SPAN("a\0b"));
@@ -205,6 +209,8 @@ static void test_values(void **state)
     pg_i64s(b, numbers, 2);
     pg_uuids(b, ids, 2);
     pg_i64s(b, NULL, 0);
+    pg_byteas(b, octets, 3);
+    pg_byteas(b, NULL, 0);
     bool done = false;
     pg_submit(db, PG_READ, &b, on_values, &done);
     assert_null(b);

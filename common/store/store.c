@@ -21,6 +21,8 @@
 #define CACHED_LIST_MAX  (48u * 1024 * 1024)
 #define CACHED_ENTRY_MAX (512u * 1024)
 #define EXPUNGE_TRIES    3
+#define REPAIR_GATHER_MS 1000
+#define REPAIR_PAUSE_MS  30000
 
 /* --- opening --------------------------------------------------------------------------------- */
 
@@ -54,8 +56,13 @@ static void volumes_ask(uv_timer_t *t)
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size)
 {
+    struct spool_options spool;
+    enum err e = spool_options_read(c, &spool, why, why_size);
+    if (e != ERR_OK) {
+        return e;
+    }
     struct seal *seal;
-    enum err e = seal_load(c->node_fleet_key_file, &seal, why, why_size);
+    e = seal_load(c->node_fleet_key_file, &seal, why, why_size);
     if (e != ERR_OK) {
         return e;
     }
@@ -85,11 +92,10 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                     .timeout_ms = c->database_timeout,
                                     .on_epoch = on_epoch,
                                     .arg = s });
-    s->spool = spool_open(l, &(struct spool_options){ .buffer = c->spool_buffer,
-                                                      .read_chunk = c->spool_read_chunk,
-                                                      .threads = (unsigned)c->spool_threads,
-                                                      .queue = (unsigned)c->spool_queue,
-                                                      .timeout_ms = c->spool_timeout });
+    s->spool = spool_open(l, &spool);
+    s->repair = repair_open(
+        l, s->index,
+        &(struct repair_options){ .gather_ms = REPAIR_GATHER_MS, .pause_ms = REPAIR_PAUSE_MS });
     CHECK(uv_timer_init(loop_uv(l), &s->volumes_timer) == 0);
     s->volumes_timer.data = s;
     uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);
@@ -336,8 +342,12 @@ static void on_reader_piece(void *arg, enum err e, struct span piece, bool last)
         r->fn(r->arg, ERR_OK, piece, false);
         return;
     }
+    struct span handle = spool_reader_handle(r->reader);
     r->reader = NULL;
     if (e == ERR_OK) {
+        if (handle.n) {
+            repair_add(r->store->repair, r->mailbox_id, &r->pointer, handle);
+        }
         r->fn(r->arg, ERR_OK, piece, true);
         free(r);
     } else if (e == ERR_NOTFOUND) {

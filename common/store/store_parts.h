@@ -9,6 +9,7 @@
 #include "store/cache.h"
 #include "store/index.h"
 #include "store/password.h"
+#include "store/repair.h"
 #include "store/seal.h"
 #include "store/store.h"
 
@@ -18,6 +19,7 @@ struct store {
     struct cache *cache;
     struct index *index;
     struct spool *spool;
+    struct repair *repair;
     struct password *password;
     uv_timer_t volumes_timer;
     uint64_t grace_ms;

@@ -1,15 +1,18 @@
 /*
  * posix_volume: how a message file gets onto a directory tree and back.
  *
- * Files are reached by their path relative to one kept descriptor of the volume's root, on which
- * the sentinel was found right: what is mounted or moved over the root's path later can neither be
- * written to nor look empty. No descriptor of another directory is kept: opening one to sync it
- * costs microseconds, the sync milliseconds, and there are 256 of them a day.
+ * Everything is reached from one kept descriptor of the volume's root, on which the sentinel was
+ * found right: what is mounted or moved over the root's path later can neither be written to nor
+ * look empty. The directories that files lie in are kept open too (posix_dirs), and a file is
+ * reached by its bare id in one of them: on a kernel NFS mount each further step of a path may cost
+ * a call, on a local file system the descriptor is there to be synced. A directory in which a call
+ * finds nothing may have been removed and made again, so the whole path is tried once then. No
+ * other look is taken: no stat, no test whether a name exists.
  *
- * The files belong to outfile and infile; the volume owns its root. Nothing here is removed after a
- * failure: a file that was begun is an orphan, which the ledger or fsck takes care of. A failed
- * fsync is never tried again, as the second one may report success for pages that the first has
- * dropped.
+ * The files belong to outfile and infile; the volume owns its directories' descriptors. Nothing
+ * here is removed after a failure: a file that was begun is an orphan, which the ledger or fsck
+ * takes care of. A failed fsync is never tried again, as the second one may report success for
+ * pages that the first has dropped.
  */
 #include "store/posix_volume.h"
 
@@ -32,7 +35,6 @@
 #define SENTINEL  ".mailfleet-volume"
 #define FILE_MODE 0640
 #define DIR_MODE  0750
-#define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
 /* Directories that one look at the volume makes at most: it has a deadline like any call. */
 #define DIRS_A_PROBE 256u
 #define MS_PER_DAY   (24ull * 60 * 60 * 1000)
@@ -71,7 +73,7 @@ static enum err check_sentinel(int root, const struct volume *v, char *why)
 /* Walks the root's path anew; *out is the caller's. */
 static enum err open_root(const struct volume *v, int *out, char *why)
 {
-    int fd = open(root_path(v), DIR_FLAGS);
+    int fd = open(root_path(v), POSIX_DIR_FLAGS);
     if (fd < 0) {
         return failed(why, root_path(v), errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
     }
@@ -93,7 +95,8 @@ static bool is_same_dir(int a, int b)
 
 /*
  * Makes fd the kept root. One that took its place at the same path (the export was mounted again)
- * replaces the old in one step: dup3 leaves no moment at which other threads see neither.
+ * replaces the old in one step: dup3 leaves no moment at which other threads see neither. The
+ * directories below the old one go after it, so that none of them is opened once more.
  */
 static int keep_root(struct posix_volume *pv, int fd)
 {
@@ -107,6 +110,7 @@ static int keep_root(struct posix_volume *pv, int fd)
     }
     if (!is_same_dir(kept, fd)) {
         dup3(fd, kept, O_CLOEXEC);
+        posix_dirs_forget_all(&pv->dirs);
     }
     close(fd);
     return kept;
@@ -129,10 +133,12 @@ static enum err get_root(struct posix_volume *pv, int *root, char *why)
 void posix_volume_init(struct posix_volume *pv, const struct volume *v)
 {
     *pv = (struct posix_volume){ .volume = *v, .root = -1, .noatime = true };
+    posix_dirs_init(&pv->dirs);
 }
 
 void posix_volume_fini(struct posix_volume *pv)
 {
+    posix_dirs_fini(&pv->dirs);
     if (pv->root >= 0) {
         close(pv->root);
     }
@@ -152,7 +158,7 @@ static bool sync_dir(int root, const char *path, size_t len)
 {
     char dir[SPOOL_PATH_MAX];
     snprintf(dir, sizeof dir, "%.*s", (int)len, path);
-    int fd = openat(root, dir, DIR_FLAGS);
+    int fd = openat(root, dir, POSIX_DIR_FLAGS);
     bool ok = fd >= 0 && fsync(fd) == 0;
     if (fd >= 0) {
         close(fd);
@@ -179,6 +185,64 @@ static bool sync_parents(const struct posix_volume *pv, int root, const char *pa
     return pv->is_nfs || (sync_dir(root, ".", 1) && sync_dir(root, path, day_len(path)));
 }
 
+/* --- reaching a file ------------------------------------------------------------------------- */
+
+/* A call on a name in a directory: what it returns is negative when it fails. */
+typedef int file_call(int dir, const char *name);
+
+/*
+ * Whether a call that failed is to be made again by the whole path. dir is where it failed, NULL if
+ * that could not be opened. Kept descriptors are for speed: where there is none left for what needs
+ * one, or a directory may not be opened for reading, files are reached without them.
+ */
+static bool wants_path(struct posix_volume *pv, struct posix_dir *dir, bool fresh, int error)
+{
+    if (error == EMFILE || error == ENFILE) {
+        posix_dirs_forget_all(&pv->dirs);
+        return true;
+    }
+    if (!dir) {
+        return error != ENOENT;
+    }
+    if (fresh || (error != ENOENT && error != ESTALE)) {
+        return false;
+    }
+    posix_dirs_forget(&pv->dirs, dir);
+    return true;
+}
+
+/*
+ * Makes a call on a file in its directory. After ESTALE it is not known what was done: an EEXIST
+ * that follows may be our own file.
+ */
+static int reach(struct posix_volume *pv, int root, const char *path, size_t dir_len,
+                 file_call *call)
+{
+    bool fresh;
+    struct posix_dir *dir = posix_dirs_open(&pv->dirs, root, path, dir_len, &fresh);
+    int r = dir ? call(dir->fd, path + dir_len + 1) : -1, error = errno;
+    bool again = r < 0 && wants_path(pv, dir, fresh, error);
+    posix_dirs_close(&pv->dirs, &dir);
+    if (again) {
+        r = call(root, path);
+        errno = r < 0 && errno == EEXIST && error == ESTALE ? ESTALE : errno;
+    }
+    return r;
+}
+
+/* Makes a file's name durable. */
+static bool sync_name(struct posix_volume *pv, int root, const char *path, size_t dir_len)
+{
+    bool fresh;
+    struct posix_dir *dir = posix_dirs_open(&pv->dirs, root, path, dir_len, &fresh);
+    if (!dir && wants_path(pv, dir, fresh, errno)) {
+        return sync_dir(root, path, dir_len);
+    }
+    bool ok = dir && fsync(dir->fd) == 0;
+    posix_dirs_close(&pv->dirs, &dir);
+    return ok;
+}
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 /* Errors of a create that say for certain that nothing was created. */
@@ -201,9 +265,9 @@ static bool is_refusal(int error)
     }
 }
 
-static int create(int root, const char *path)
+static int create(int dir, const char *name)
 {
-    return openat(root, path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
+    return openat(dir, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
 }
 
 /*
@@ -213,12 +277,12 @@ static int create(int root, const char *path)
 static enum err begin(struct posix_volume *pv, struct outfile *f, int root, const char *path,
                       size_t dir_len, char *why)
 {
-    int fd = create(root, path);
+    int fd = reach(pv, root, path, dir_len, create);
     if (fd < 0 && errno == ENOENT) {
         if (!make_dirs(root, path, dir_len) || !sync_parents(pv, root, path)) {
             return failed(why, "mkdir", ERR_TEMP);
         }
-        fd = create(root, path);
+        fd = reach(pv, root, path, dir_len, create);
     }
     if (fd < 0) {
         return failed(why, "create",
@@ -282,7 +346,7 @@ static enum err finish(struct posix_volume *pv, struct outfile *f, int root, con
     if (closed != 0) {
         return failed(why, "close", ERR_UNCERTAIN);
     }
-    if (!pv->is_nfs && !sync_dir(root, path, dir_len)) {
+    if (!pv->is_nfs && !sync_name(pv, root, path, dir_len)) {
         return failed(why, "fsync of the directory", ERR_UNCERTAIN);
     }
     return ERR_OK;
@@ -329,25 +393,30 @@ enum err posix_volume_write(struct posix_volume *pv, struct outfile *f, char *wh
 
 /* --- reading and unlinking ------------------------------------------------------------------- */
 
-static int open_once(int root, const char *path, bool noatime)
+static int open_plain(int dir, const char *name)
 {
-    return openat(root, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | (noatime ? O_NOATIME : 0));
+    return openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+static int open_noatime(int dir, const char *name)
+{
+    return openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME);
 }
 
 static enum err open_file(struct posix_volume *pv, struct infile *f, char *why)
 {
     char path[SPOOL_PATH_MAX];
-    spool_path(&f->id, pv->volume.fanout, path);
+    size_t dir_len = spool_path(&f->id, pv->volume.fanout, path);
     int root;
     enum err e = get_root(pv, &root, why);
     if (e != ERR_OK) {
         return e;
     }
     bool noatime = pv->noatime;
-    int fd = open_once(root, path, noatime);
+    int fd = reach(pv, root, path, dir_len, noatime ? open_noatime : open_plain);
     if (fd < 0 && errno == EPERM && noatime) {
         pv->noatime = false; /* another user's files; no later open tries it again */
-        fd = open_once(root, path, false);
+        fd = reach(pv, root, path, dir_len, open_plain);
     }
     if (fd < 0) {
         return failed(why, "open", errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
@@ -405,14 +474,19 @@ enum err posix_volume_read(struct posix_volume *pv, struct infile *f, uint64_t c
     return e;
 }
 
+static int unlink_name(int dir, const char *name)
+{
+    return unlinkat(dir, name, 0);
+}
+
 /* Not synced: a name that comes back after a loss of power is an orphan that fsck finds. */
 enum err posix_volume_unlink(struct posix_volume *pv, const struct blob_id *id, char *why)
 {
     char path[SPOOL_PATH_MAX];
-    spool_path(id, pv->volume.fanout, path);
+    size_t dir_len = spool_path(id, pv->volume.fanout, path);
     int root;
     enum err e = get_root(pv, &root, why);
-    if (e == ERR_OK && unlinkat(root, path, 0) != 0 && errno != ENOENT) {
+    if (e == ERR_OK && reach(pv, root, path, dir_len, unlink_name) != 0 && errno != ENOENT) {
         e = failed(why, "unlink", ERR_TEMP);
     }
     return e;
@@ -506,14 +580,16 @@ static enum err mark_root(int root, const struct volume *v, char *why)
     return e;
 }
 
-enum err posix_volume_create(const struct volume *v, char *why, size_t why_size)
+enum err posix_volume_create(const struct volume *v, const struct spool_options *o, char *why,
+                             size_t why_size)
 {
+    (void)o;
     char text[HEALTH_WHY] = "";
     enum err e = ERR_OK;
     int root = -1;
     if (mkdir(root_path(v), DIR_MODE) != 0 && errno != EEXIST) {
         e = failed(text, root_path(v), ERR_TEMP);
-    } else if ((root = open(root_path(v), DIR_FLAGS)) < 0) {
+    } else if ((root = open(root_path(v), POSIX_DIR_FLAGS)) < 0) {
         e = failed(text, root_path(v), ERR_TEMP);
     } else {
         e = mark_root(root, v, text);
@@ -525,6 +601,7 @@ enum err posix_volume_create(const struct volume *v, char *why, size_t why_size)
         if (!prepare_day(&pv, root, today(), UINT_MAX, &made)) {
             e = failed(text, "making the first day's directories", ERR_TEMP);
         }
+        posix_volume_fini(&pv);
     }
     if (root >= 0) {
         close(root);
@@ -548,8 +625,10 @@ static enum err try_write(int root, char *why)
     return e;
 }
 
-enum err posix_volume_check(const struct volume *v, char *why, size_t why_size)
+enum err posix_volume_check(const struct volume *v, const struct spool_options *o, char *why,
+                            size_t why_size)
 {
+    (void)o;
     char text[HEALTH_WHY];
     int root;
     enum err e = open_root(v, &root, text);

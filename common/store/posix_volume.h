@@ -8,6 +8,7 @@
 #ifndef MAILFLEET_STORE_POSIX_VOLUME_H
 #define MAILFLEET_STORE_POSIX_VOLUME_H
 
+#include "store/posix_dirs.h"
 #include "store/spool_backend.h"
 
 #define POSIX_SCHEME "file:///" /* and the rest of an absolute path */
@@ -17,6 +18,7 @@ struct posix_volume {
     _Atomic int root;     /* the kept descriptor; -1 until the sentinel was found right */
     _Atomic bool is_nfs;  /* a create is durable by protocol */
     _Atomic bool noatime; /* O_NOATIME is permitted, as far as is known */
+    struct posix_dirs dirs;
 
     /* For posix_volume_probe, which is not called twice at a time. */
     uint64_t day;  /* the day whose directories are being made, */
@@ -34,7 +36,9 @@ enum err posix_volume_unlink(struct posix_volume *pv, const struct blob_id *id, 
 void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_report *r);
 
 /* As volume_create and volume_check. */
-enum err posix_volume_create(const struct volume *v, char *why, size_t why_size);
-enum err posix_volume_check(const struct volume *v, char *why, size_t why_size);
+enum err posix_volume_create(const struct volume *v, const struct spool_options *o, char *why,
+                             size_t why_size);
+enum err posix_volume_check(const struct volume *v, const struct spool_options *o, char *why,
+                            size_t why_size);
 
 #endif

@@ -4,6 +4,8 @@
  */
 #include "spool_fixture.h"
 
+#include <time.h>
+
 static void mark(const char *name)
 {
     char path[64];
@@ -17,6 +19,56 @@ static void on_unlinked(void *arg, enum err e)
     *(bool *)arg = true;
 }
 
+static void unlink_message(struct spool_fixture *f, const struct pointer *p)
+{
+    bool unlinked = false;
+    spool_unlink(f->spool, p->volume, &p->id, on_unlinked, &unlinked);
+    WAIT(&f->net, NULL, unlinked);
+}
+
+/* The volume's directories are made, and none is open. */
+static void begin_cold(struct spool_fixture *f)
+{
+    mark("none");
+    drain_and_go_on(f);
+}
+
+static void mark_each_call(struct spool_fixture *f)
+{
+    struct span text = SPAN("Subject: x\r\n\r\n");
+    struct buf large = random_octets(&f->random, 150000);
+    write_message(f, SPAN("")); /* libcrypto reads its configuration at its first use */
+    begin_cold(f);
+    mark("write_cold");
+    struct pointer first = write_message(f, text);
+    mark("write_small");
+    struct pointer small = write_message(f, text);
+    mark("read_small");
+    check_message(f, &small, text);
+    mark("write_large");
+    struct pointer streamed = write_message(f, buf_span(&large));
+    mark("read_large");
+    check_message(f, &streamed, buf_span(&large));
+    mark("unlink");
+    unlink_message(f, &small);
+    mark("read_missing");
+    assert_int_equal(read_error(f, &small), ERR_NOTFOUND);
+    begin_cold(f);
+    mark("read_cold");
+    check_message(f, &first, text);
+    begin_cold(f);
+    mark("unlink_cold");
+    unlink_message(f, &first);
+    mark("none");
+    buf_fini(&large);
+}
+
+static time_t today(void)
+{
+    return time(NULL) / (24 * 60 * 60);
+}
+
+/* Once more if a new day, and so another directory, came in between. */
 static void each_call(void **state)
 {
     (void)state;
@@ -25,22 +77,11 @@ static void each_call(void **state)
         &f, 1,
         (struct spool_options){
             .buffer = 65536, .read_chunk = 65536, .threads = 2, .queue = 10, .timeout_ms = 30000 });
-    struct buf large = random_octets(&f.random, 150000);
-    write_message(&f, SPAN("")); /* libcrypto reads its configuration at its first use */
-    mark("write_small");
-    struct pointer small = write_message(&f, SPAN("Subject: x\r\n\r\n"));
-    mark("read_small");
-    check_message(&f, &small, SPAN("Subject: x\r\n\r\n"));
-    mark("write_large");
-    struct pointer streamed = write_message(&f, buf_span(&large));
-    mark("read_large");
-    check_message(&f, &streamed, buf_span(&large));
-    mark("unlink");
-    bool unlinked = false;
-    spool_unlink(f.spool, 1, &small.id, on_unlinked, &unlinked);
-    WAIT(&f.net, NULL, unlinked);
-    mark("end");
-    buf_fini(&large);
+    f.volumes[0].fanout = 0; /* one directory a day */
+    for (time_t day = 0; day != today();) {
+        day = today();
+        mark_each_call(&f);
+    }
     fixture_end(&f);
 }
 

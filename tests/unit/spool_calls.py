@@ -6,7 +6,9 @@ spool_calls: proves what file calls a message costs.
 
 Runs spool_calls under strace and compares the calls of its threads, between the marks, with what
 the spool promises: a message that is read is one open, one read, one close, and no look at a name
-or a directory; a small one that is written is one write.
+or a directory; a small one that is written is one write. Files are opened by their bare id in a
+directory that is kept open. Where it is not yet ("cold"), that is one call more; where a file is
+missing, the directory is given up and the whole path tried.
 """
 
 import os
@@ -16,15 +18,20 @@ import sys
 import tempfile
 
 # After the file comes its directory: on a local file system a name is durable by a sync of its own.
-SYNC = ["fsync", "close", "openat", "fsync", "close"]
+SYNC = ["fsync", "close", "fsync"]
 EXPECTED = {
-    "write_small": ["openat", "pwritev"] + SYNC,
-    "read_small": ["openat", "read", "close"],
-    "write_large": ["openat", "pwritev", "pwritev", "pwritev", "pwritev"] + SYNC,
-    "read_large": ["openat", "read", "read", "read", "close"],
-    "unlink": ["unlinkat"],
+    "write_cold": ["openat day", "openat id", "pwritev"] + SYNC,
+    "write_small": ["openat id", "pwritev"] + SYNC,
+    "read_cold": ["openat day", "openat id", "read", "close"],
+    "read_small": ["openat id", "read", "close"],
+    "read_missing": ["openat id", "close", "openat day/id"],
+    "write_large": ["openat id", "pwritev", "pwritev", "pwritev", "pwritev"] + SYNC,
+    "read_large": ["openat id", "read", "read", "read", "close"],
+    "unlink_cold": ["openat day", "unlinkat id"],
+    "unlink": ["unlinkat id"],
 }
 
+DAY, ID = re.compile(r"\b\d{8}\b"), re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")
 CALL = re.compile(r"^(\d+) +(\w+)\((.*)")
 MARK = re.compile(r'^"/mark/(\w+)"')
 WAKE = re.compile(r'^\d+, "\\1\\0\\0\\0\\0\\0\\0\\0", 8')
@@ -49,14 +56,22 @@ def is_other(name, rest):
     return name == "mmap" or (name == "write" and WAKE.match(rest))
 
 
+def call(name, rest):
+    """With the path that it is for, if any."""
+    path = re.match(r'-?\w+, "([^"]*)"', rest) if name in ("openat", "unlinkat") else None
+    name = name.replace("64", "")
+    return f"{name} {ID.sub('id', DAY.sub('day', path[1]))}" if path else name
+
+
 def calls_by_mark(lines):
+    """Of marks that come twice, the last."""
     found, main, current = {}, lines[0][0], None
     for pid, name, rest in lines:
         mark = MARK.match(rest) if pid == main and name == "access" else None
         if mark:
-            current = found.setdefault(mark.group(1), [])
+            current = found[mark.group(1)] = []
         elif current is not None and pid != main and not is_other(name, rest):
-            current.append(name.replace("64", ""))
+            current.append(call(name, rest))
     return found
 
 

@@ -327,6 +327,26 @@ static void test_unknown_volume(void **state)
 
 /* --- giving up ------------------------------------------------------------------------------- */
 
+/* Descriptors of message files; those of directories come and go as they are needed. */
+static size_t open_files(void)
+{
+    size_t n = 0;
+    struct stat st;
+    DIR *d = opendir("/proc/self/fd");
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        n += fstatat(dirfd(d), e->d_name, &st, 0) == 0 && S_ISREG(st.st_mode);
+    }
+    closedir(d);
+    return n;
+}
+
+/* Descriptors that a message holds between two steps. */
+static size_t held(void)
+{
+    return nfs_server() ? 0 : 1;
+}
+
 static void test_abort(void **state)
 {
     struct spool_fixture *f = *state;
@@ -348,11 +368,11 @@ static void test_abort(void **state)
     assert_int_equal(orphan.volume, 1);
     drain_and_go_on(f);
 
-    size_t fds = open_fds();
+    size_t files = open_files();
     begin(f, &w); /* between two steps: the file is open */
     append(f, &w, span_first(all, BUFFER + 1), BUFFER + 1);
     fixture_settle(&f->net, NULL);
-    WAIT(&f->net, NULL, open_fds() == fds + 1);
+    WAIT(&f->net, NULL, open_files() == files + held());
     assert_true(spool_abort(&w.writer, &orphan));
     drain_and_go_on(f);
     assert_int_equal(pointer_state(f, &orphan), FILE_UNFINISHED);
@@ -392,17 +412,17 @@ static void test_read_close(void **state)
     drain_and_go_on(f);
     assert_int_equal(r.pieces, 0);
 
-    size_t fds = open_fds();
+    size_t files = open_files();
     read_start(f, &r, &p); /* between two pieces: the file is open */
-    WAIT(&f->net, NULL, r.pieces == 1 && open_fds() == fds + 1);
+    WAIT(&f->net, NULL, r.pieces == 1 && open_files() == files + held());
     spool_read_close(&r.reader);
-    WAIT(&f->net, NULL, open_fds() == fds);
+    WAIT(&f->net, NULL, open_files() == files);
     assert_int_equal(r.pieces, 1);
     buf_fini(&r.got);
 
     r = (struct was_read){ 0 }; /* inside its own callback */
     r.reader = spool_read(f->spool, &p, SPAN(""), close_in_piece, &r);
-    WAIT(&f->net, NULL, !r.reader && open_fds() == fds);
+    WAIT(&f->net, NULL, !r.reader && open_files() == files);
     drain_and_go_on(f);
     assert_int_equal(r.pieces, 1);
     p = write_message(f, SPAN("x"));

@@ -19,16 +19,26 @@
 
 /* --- file calls that fail -------------------------------------------------------------------- */
 
-enum point { POINT_NONE, POINT_CREATE, POINT_WRITE, POINT_SYNC, POINT_CLOSE };
+enum point {
+    POINT_NONE,
+    POINT_DIRECTORY, /* is opened */
+    POINT_OPEN,      /* a message, to be read */
+    POINT_CREATE,
+    POINT_WRITE,
+    POINT_SYNC,
+    POINT_CLOSE
+};
 
 static struct {
     _Atomic int point;
     _Atomic int error; /* 0: waits at the gate and goes on */
-    _Atomic int in;    /* passes until then */
+    _Atomic int in;    /* the first pass that fails, */
+    _Atomic int times; /* and how many do */
+    _Atomic bool done; /* the file is created, and that is reported as failed */
     _Atomic int passes;
     _Atomic bool little; /* writes go on a few octets at a time, and are interrupted */
     _Atomic int written; /* the descriptor that was written to last */
-    _Atomic int opening; /* message files */
+    _Atomic int opening; /* message files and their directories */
     pthread_mutex_t mutex;
     pthread_cond_t opened;
     unsigned waiting;
@@ -39,6 +49,8 @@ static void arm(enum point point, int error, int in)
 {
     faults.error = error;
     faults.in = in;
+    faults.times = 1;
+    faults.done = false;
     faults.passes = 0;
     faults.open = false;
     faults.point = point;
@@ -78,8 +90,8 @@ static bool fails(enum point point)
     if (faults.point != (int)point || gettid() == getpid()) {
         return false;
     }
-    faults.passes++;
-    if (atomic_fetch_sub(&faults.in, 1) != 1) {
+    int pass = ++faults.passes;
+    if (pass < faults.in || pass >= faults.in + faults.times) {
         return false;
     }
     if (!faults.error) {
@@ -93,6 +105,11 @@ static bool fails(enum point point)
 /* The next definition of a function of this name: the sanitizer's or libc's. */
 #define REAL(result, name, ...) ((result(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, name))
 
+static enum point point_of_open(int flags)
+{
+    return flags & O_CREAT ? POINT_CREATE : flags & O_DIRECTORY ? POINT_DIRECTORY : POINT_OPEN;
+}
+
 int openat(int dir, const char *path, int flags, ...)
 {
     mode_t mode = 0;
@@ -101,14 +118,21 @@ int openat(int dir, const char *path, int flags, ...)
         va_start(args, flags);
         mode = va_arg(args, mode_t);
         va_end(args);
-        if (fails(POINT_CREATE)) {
-            return -1;
-        }
     }
-    bool counted = path[0] >= '0' && path[0] <= '9';
-    faults.opening += counted;
+    bool of_message = path[0] >= '0' && path[0] <= '9';
+    bool fail = of_message && fails(point_of_open(flags));
+    int error = errno;
+    if (fail && !faults.done) {
+        return -1;
+    }
+    faults.opening += of_message;
     int fd = REAL(int, "openat64", int, const char *, int, ...)(dir, path, flags, mode);
-    faults.opening -= counted;
+    faults.opening -= of_message;
+    if (fail && fd >= 0) {
+        close(fd);
+        errno = error;
+        return -1;
+    }
     return fd;
 }
 
@@ -237,9 +261,7 @@ static const struct fault_case fault_cases[] = {
     { POINT_CREATE, EDQUOT, 1, 5 * BUFFER, ERR_TEMP, false },
     { POINT_CREATE, EROFS, 1, 10, ERR_TEMP, false },
     { POINT_CREATE, EACCES, 1, 10, ERR_TEMP, false },
-    { POINT_CREATE, EMFILE, 1, 10, ERR_TEMP, false },
     { POINT_CREATE, EIO, 1, 10, ERR_UNCERTAIN, false },
-    { POINT_CREATE, ESTALE, 1, 10, ERR_UNCERTAIN, false },
     { POINT_WRITE, ENOSPC, 1, 10, ERR_UNCERTAIN, true },
     { POINT_WRITE, EIO, 1, 5 * BUFFER, ERR_UNCERTAIN, true },
     { POINT_WRITE, EDQUOT, 3, 5 * BUFFER, ERR_UNCERTAIN, true },
@@ -283,6 +305,70 @@ static void test_another_volume(void **state)
         assert_int_equal(w.ev, goes_on ? SPOOL_WRITTEN : SPOOL_FAILED);
         assert_true(!goes_on || pointer_state(f, &w.p) == FILE_RIGHT);
         drain_and_go_on(f); /* both are as new */
+    }
+}
+
+/* What goes wrong in a directory that is kept open, or that can't be, is tried by the path. */
+static const struct {
+    enum point point;
+    int error, times;
+    bool kept, done;
+    enum err write, read;
+} dir_cases[] = {
+    { POINT_CREATE, ENOENT, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_CREATE, ESTALE, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_CREATE, EMFILE, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_CREATE, ENFILE, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_CREATE, EACCES, 1, true, false, ERR_TEMP, ERR_OK },
+    { POINT_CREATE, EMFILE, 2, true, false, ERR_TEMP, ERR_OK },
+    { POINT_CREATE, ESTALE, 2, true, false, ERR_UNCERTAIN, ERR_OK },
+    { POINT_CREATE, ESTALE, 1, true, true, ERR_UNCERTAIN, ERR_OK }, /* EEXIST, for it is ours */
+    { POINT_CREATE, ESTALE, 1, false, false, ERR_UNCERTAIN, ERR_OK },
+    { POINT_CREATE, EMFILE, 1, false, false, ERR_OK, ERR_OK },
+    { POINT_OPEN, ENOENT, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_OPEN, ESTALE, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_OPEN, EMFILE, 1, true, false, ERR_OK, ERR_OK },
+    { POINT_OPEN, EACCES, 1, true, false, ERR_OK, ERR_TEMP },
+    { POINT_OPEN, ENOENT, 2, true, false, ERR_OK, ERR_NOTFOUND },
+    { POINT_OPEN, ESTALE, 2, true, false, ERR_OK, ERR_TEMP },
+    { POINT_OPEN, ENOENT, 1, false, false, ERR_OK, ERR_NOTFOUND },
+    { POINT_DIRECTORY, EMFILE, 1, false, false, ERR_OK, ERR_OK },
+    { POINT_DIRECTORY, EMFILE, 2, false, false, ERR_OK, ERR_OK }, /* to be synced, too */
+    { POINT_DIRECTORY, EMFILE, 3, false, false, ERR_UNCERTAIN, ERR_OK },
+    { POINT_DIRECTORY, EACCES, 1, false, false, ERR_OK, ERR_OK },
+};
+
+/* All messages of a day in one directory, which is not open yet. */
+static void begin_directory(struct spool_fixture *f)
+{
+    f->volumes[0].fanout = 0;
+    drain_and_go_on(f);
+}
+
+static void test_directory_faults(void **state)
+{
+    struct spool_fixture *f = *state;
+    for (size_t i = 0; i < ARRAY_LEN(dir_cases); i++) {
+        print_message("# case %zu\n", i);
+        begin_directory(f);
+        struct pointer p = write_message(f, SPAN("x"));
+        if (!dir_cases[i].kept) {
+            begin_directory(f);
+        }
+        arm(dir_cases[i].point, dir_cases[i].error, 1);
+        faults.times = dir_cases[i].times;
+        faults.done = dir_cases[i].done;
+        enum err read = dir_cases[i].point == POINT_OPEN ? read_error(f, &p) : ERR_OK;
+        struct written w = { 0 };
+        begin(f, &w);
+        finish(f, &w);
+        disarm();
+        assert_int_equal(read, dir_cases[i].read);
+        assert_int_equal(w.ev == SPOOL_WRITTEN ? ERR_OK : w.e, dir_cases[i].write);
+        assert_true(w.ev != SPOOL_WRITTEN || pointer_state(f, &w.p) == FILE_RIGHT);
+        assert_int_equal(w.named && has_file(f, &w.p), w.ev == SPOOL_WRITTEN || dir_cases[i].done ||
+                                                           dir_cases[i].point == POINT_DIRECTORY);
+        check_message(f, &p, SPAN("x"));
     }
 }
 
@@ -825,6 +911,7 @@ int main(int argc, char **argv)
 #endif
         SPOOL_TEST(test_faults, setup_one),
         SPOOL_TEST(test_another_volume, setup_two),
+        SPOOL_TEST(test_directory_faults, setup_one),
         SPOOL_TEST(test_doubt, setup_one),
         SPOOL_TEST(test_ready, setup_one),
         SPOOL_TEST(test_no_volume_takes_it, setup_one),

@@ -57,8 +57,9 @@ static void on_read_found(struct nfs_call *c, enum err e, nfsstat3 status, const
 {
     struct reading *r = CONTAINER_OF(c, struct reading, call);
     const nfs_fh3 *h = e == ERR_OK ? &((const LOOKUP3res *)reply)->LOOKUP3res_u.resok.object : NULL;
-    if (e == ERR_OK && nfs_is_stale(status) && nfs_way_retry(&r->way)) {
-        return;
+    bool no_dir = e == ERR_OK && (nfs_is_stale(status) || status == NFS3ERR_NOENT);
+    if (no_dir && nfs_way_retry(&r->way)) {
+        return; /* the directory may be another by now: only a fresh one says what is not there */
     }
     if (e == ERR_OK && status == NFS3ERR_NOENT) {
         reading_end(r, ERR_NOTFOUND);

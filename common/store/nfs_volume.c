@@ -314,9 +314,10 @@ static void walk_call(struct nfs_walk *w, int procedure, nfs_call_fn *done)
     nfs_call_start(w->volume->client, &w->call);
 }
 
+/* Some servers say "stale" of a directory that was removed, others know no name in it. */
 static void walk_failed(struct nfs_walk *w, const char *what, enum err e, nfsstat3 status)
 {
-    if (e == ERR_OK && nfs_is_stale(status)) {
+    if (e == ERR_OK && (nfs_is_stale(status) || (w->in_day && status == NFS3ERR_NOENT))) {
         lost_ground(w);
         return;
     }

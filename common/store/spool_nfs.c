@@ -154,9 +154,13 @@ static void on_removed(struct nfs_call *c, enum err e, nfsstat3 status, const vo
 {
     struct unlinking *u = CONTAINER_OF(c, struct unlinking, call);
     (void)reply;
+    bool no_dir = e == ERR_OK && (nfs_is_stale(status) || status == NFS3ERR_NOENT);
+    if (no_dir && nfs_way_retry(&u->way)) {
+        return; /* as for a read: only a fresh directory says what is not there */
+    }
     if (e == ERR_OK && (status == NFS3_OK || status == NFS3ERR_NOENT)) {
         unlinking_end(u, ERR_OK);
-    } else if (e != ERR_OK || !nfs_is_stale(status) || !nfs_way_retry(&u->way)) {
+    } else {
         nfs_explain(&u->nfs->files, "REMOVE", e, status, u->why);
         unlinking_end(u, ERR_TEMP);
     }

@@ -34,7 +34,6 @@ struct lane {
     struct spool_writer *writer;
     struct spool_reader *reader;
     size_t got; /* octets of the message read so far */
-    struct task task;
 };
 
 static struct workload work;
@@ -51,6 +50,14 @@ static const struct envelope_recipient to = { 7, { "recipient@example.org", 21 }
 
 static void lane_run(struct lane *l);
 
+/* To be called after whatever may have been the phase's last. */
+static void turn(void)
+{
+    if (workload_turn(&work)) {
+        loop_post(loop, &begin_task);
+    }
+}
+
 static void begin_phase(struct task *t)
 {
     (void)t;
@@ -61,6 +68,7 @@ static void begin_phase(struct task *t)
     for (size_t i = 0; i < workload_depth(&work); i++) {
         lane_run(&lanes[i]);
     }
+    turn();
 }
 
 static void lane_done(struct lane *l, enum err e, const char *what)
@@ -70,9 +78,7 @@ static void lane_done(struct lane *l, enum err e, const char *what)
     }
     workload_done(&work, l->begun);
     lane_run(l);
-    if (workload_turn(&work)) {
-        loop_post(loop, &begin_task);
-    }
+    turn();
 }
 
 static void on_written(void *arg, enum spool_event ev, enum err e, const struct pointer *p,

@@ -115,12 +115,24 @@ static void serve(struct nfs_conn *c, int events)
     unref(c);
 }
 
-/* What libuv reports as a bad descriptor is POLLERR; libnfs asks the socket what it is. */
+/* What libuv reports as a bad descriptor is an error of the socket: mostly a refused connection. */
+static void socket_failed(struct nfs_conn *c)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(rpc_get_fd(c->rpc), SOL_SOCKET, SO_ERROR, &error, &size);
+    c->refs++;
+    tell_lost(c, error ? strerror(error) : "the connection failed");
+    unref(c);
+}
+
 static void on_poll(uv_poll_t *h, int status, int events)
 {
-    serve(h->data,
-          status < 0 ? POLLERR
-                     : (events & UV_READABLE ? POLLIN : 0) | (events & UV_WRITABLE ? POLLOUT : 0));
+    if (status < 0) {
+        socket_failed(h->data);
+    } else {
+        serve(h->data, (events & UV_READABLE ? POLLIN : 0) | (events & UV_WRITABLE ? POLLOUT : 0));
+    }
 }
 
 static void on_task(struct task *t)

@@ -134,7 +134,7 @@ static void on_mounted(struct rpc_context *rpc, int status, void *data, void *ar
     }
     const struct mountres3 *r = data;
     if (r->fhs_status != MNT3_OK) {
-        failed(m, m->url->path, status_text(r->fhs_status));
+        failed(m, what(m), status_text(r->fhs_status));
         return;
     }
     const struct mountres3_ok *ok = &r->mountres3_u.mountinfo;

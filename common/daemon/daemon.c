@@ -31,6 +31,7 @@
 #define LIVED_MS       1000  /* one that lived so long is started again at once */
 #define KILL_EXTRA_MS  10000 /* after node.drain_time, before workers are killed */
 #define DESCRIPTORS    512   /* of a worker, besides those of its sessions */
+#define DIRECTORIES    4     /* the part of the limit that posix_dirs may keep: a quarter */
 
 struct child {
     struct master *master;
@@ -191,7 +192,8 @@ static void raise_descriptors(const struct config *c)
     struct rlimit r;
     CHECK(getrlimit(RLIMIT_NOFILE, &r) == 0);
     r.rlim_cur = r.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_max < c->node_max_sessions + DESCRIPTORS) {
+    rlim_t rest = r.rlim_max - r.rlim_max / DIRECTORIES;
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0 || rest < c->node_max_sessions + DESCRIPTORS) {
         LOG(LOG_WARN, "daemon.descriptors", F_U64("limit", r.rlim_max),
             F_U64("max_sessions", c->node_max_sessions));
     }

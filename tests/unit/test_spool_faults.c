@@ -509,7 +509,7 @@ static void test_no_permission(void **state)
     assert_true(!root || seteuid(65534) == 0);
     struct written w = try_write(f, 10);
     enum err e = read_error(f, &p); /* O_NOATIME is the owner's alone */
-    enum err check = volume_check(&f->volumes[0], why, sizeof why);
+    enum err check = volume_check(&f->volumes[0], &f->options, why, sizeof why);
     assert_true(!root || seteuid(0) == 0);
     assert_int_equal(w.ev, SPOOL_FAILED);
     assert_int_equal(w.e, ERR_TEMP);
@@ -714,7 +714,7 @@ static void test_root_is_replaced(void **state)
     struct pointer p = write_message(f, SPAN("one\r\n"));
     move_root(f, "v1", "away");
     char why[256];
-    assert_int_equal(volume_create(&f->volumes[0], why, sizeof why), ERR_OK);
+    assert_int_equal(volume_create(&f->volumes[0], &f->options, why, sizeof why), ERR_OK);
     arm(POINT_CREATE, ENOSPC, 1);
     assert_int_equal(try_write(f, 10).ev, SPOOL_FAILED); /* so that it is looked at now */
     disarm();

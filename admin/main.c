@@ -58,7 +58,7 @@ static const struct command {
       "remove an alias, or some of its targets" },
     { "alias list", "[DOMAIN]", 0, 1, 0, false, command_alias_list, "list aliases" },
     { "volume add", "URL", 1, 1, VOLUME_ARGS | ARG_BIT(fanout), true, command_volume_add,
-      "make a volume of an empty directory: file:///path" },
+      "make a volume: nfs://host[:port]/path or file:///path" },
     { "volume list", "", 0, 0, 0, false, command_volume_list, "list volumes" },
     { "volume set", "ID", 1, 1, VOLUME_ARGS, false, command_volume_set,
       "change state, weight or free-space floor" },

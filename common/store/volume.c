@@ -271,6 +271,9 @@ void volumes_close(struct volumes **pvs)
 {
     struct volumes *vs = *pvs;
     *pvs = NULL;
+    for (size_t i = 0; i < vs->n; i++) {
+        op_cancel(&vs->mounts[i]->probe); /* what it finds now is no news */
+    }
     for (struct list *link; (link = list_pop(&vs->backends));) {
         struct backend *b = backend_ref(CONTAINER_OF(link, struct backend, link));
         b->ops->stop(b);

@@ -6,7 +6,8 @@
  *
  * Walking: the day's directory, then the leaf in it; for each LOOKUP, and MKDIR if it is to be
  * made. A day in which several leaves were looked for is listed: one or two calls instead of up to
- * 256. It holds nothing but hash directories; directories of messages are never listed.
+ * 256. It holds nothing but hash directories; directories of messages are never listed. One walks
+ * at a time: of those that begin together, most find their directory known when their turn comes.
  */
 #include "store/nfs_volume.h"
 
@@ -254,6 +255,35 @@ void nfs_detach(struct nfs_volume *nv)
 /* --- finding a directory --------------------------------------------------------------------- */
 
 static void walk_on(struct nfs_walk *w);
+static void walk_end(struct nfs_walk *w, enum err e);
+
+/* Whose turn comes may have waited too long, or not know any more where to begin. */
+static void walk_take_turn(struct nfs_walk *w)
+{
+    struct nfs_volume *nv = w->volume;
+    nv->walking = w;
+    if (nv->stopped || nv->state != NFS_ATTACHED || loop_now(nv->loop) >= w->deadline) {
+        walk_end(w, ERR_TEMP);
+    } else {
+        walk_on(w);
+    }
+}
+
+/* A turn may be over at once. The first that is not ends the loop, the end of that one goes on. */
+static void walk_end(struct nfs_walk *w, enum err e)
+{
+    struct nfs_volume *nv = w->volume;
+    nv->walking = NULL;
+    w->done(w, e);
+    if (nv->turning) {
+        return;
+    }
+    nv->turning = true;
+    for (struct list *l; !nv->walking && (l = list_pop(&nv->walks));) {
+        walk_take_turn(CONTAINER_OF(l, struct nfs_walk, link));
+    }
+    nv->turning = false;
+}
 
 static struct nfs_walk *walk_of(struct nfs_call *c)
 {
@@ -292,7 +322,7 @@ static void lost_ground(struct nfs_walk *w)
         walk_on(w);
     } else {
         nfs_detach(w->volume);
-        w->done(w, ERR_TEMP);
+        walk_end(w, ERR_TEMP);
     }
 }
 
@@ -301,7 +331,7 @@ static void walk_call(struct nfs_walk *w, int procedure, nfs_call_fn *done)
     const struct nfs_handle *dir = parent(w);
     if (!dir || ++w->calls > WALK_CALLS) {
         snprintf(w->volume->why, sizeof w->volume->why, "directories come and go");
-        w->done(w, ERR_TEMP);
+        walk_end(w, ERR_TEMP);
         return;
     }
     w->call.procedure = procedure;
@@ -322,7 +352,7 @@ static void walk_failed(struct nfs_walk *w, const char *what, enum err e, nfssta
         return;
     }
     walk_explain(w, what, e, status);
-    w->done(w, e == ERR_LIMIT ? ERR_LIMIT : ERR_TEMP);
+    walk_end(w, e == ERR_LIMIT ? ERR_LIMIT : ERR_TEMP);
 }
 
 /* Without a handle in the answer, or when somebody else was faster, LOOKUP tells it. */
@@ -351,7 +381,7 @@ static void on_looked_up(struct nfs_call *c, enum err e, nfsstat3 status, const 
     } else if (e == ERR_OK && status == NFS3ERR_NOENT && w->make) {
         walk_call(w, NFS3_MKDIR, on_made);
     } else if (e == ERR_OK && status == NFS3ERR_NOENT) {
-        w->done(w, ERR_NOTFOUND);
+        walk_end(w, ERR_NOTFOUND);
     } else {
         walk_failed(w, "LOOKUP", e, status);
     }
@@ -421,7 +451,7 @@ static void walk_on(struct nfs_walk *w)
     w->exists = w->exists && w->in_day == in_day;
     w->in_day = in_day;
     if (nfs_dirs_leaf(dirs, w->place.day, w->place.leaf)) {
-        w->done(w, ERR_OK);
+        walk_end(w, ERR_OK);
     } else if (in_day) {
         find_leaf(w);
     } else {
@@ -434,7 +464,12 @@ void nfs_walk_start(struct nfs_walk *w)
     w->in_day = w->exists = false;
     w->calls = 0;
     CHECK(!nfs_dirs_leaf(&w->volume->dirs, w->place.day, w->place.leaf));
-    walk_on(w);
+    if (w->volume->walking || !list_empty(&w->volume->walks)) {
+        list_add(&w->volume->walks, &w->link);
+    } else {
+        w->volume->walking = w;
+        walk_on(w);
+    }
 }
 
 /* --- the volume ------------------------------------------------------------------------------ */
@@ -463,6 +498,7 @@ void nfs_volume_open(struct nfs_volume *nv, struct loop *l, const struct volume 
     *nv = (struct nfs_volume){ .loop = l, .volume = *v, .options = *o, .bare = bare };
     snprintf(name, sizeof name, "volume %u", v->volume_id);
     read_url(nv);
+    list_init(&nv->walks);
     list_init(&nv->waiters);
     nfs_dirs_init(&nv->dirs, v->fanout);
     nv->pool = pool_open(

@@ -37,6 +37,9 @@ struct nfs_volume {
     struct nfs_handle root, sentinel;
     uint32_t rtmax, wtmax, dtmax; /* octets of one call */
     struct nfs_dirs dirs;
+    struct nfs_walk *walking; /* whose turn it is */
+    struct list walks;        /* those after it */
+    bool turning;             /* a loop goes through them */
     struct list waiters;      /* of attaching */
     struct nfs_mount *mount;  /* while attaching */
     struct nfs_call call;     /* the same */
@@ -72,7 +75,7 @@ enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r);
 
 /*
  * A walk to the directory of a message, which is made on the way if make says so. For who did not
- * find it in dirs.
+ * find it in dirs. One goes after the other: many that begin at once would look for the same.
  */
 struct nfs_walk {
     struct nfs_volume *volume;
@@ -82,6 +85,7 @@ struct nfs_walk {
     uint64_t deadline;
     /* OK; NOTFOUND: it is not there, and was not to be made; TEMP; LIMIT. Never inline. */
     void (*done)(struct nfs_walk *w, enum err e);
+    struct list link; /* of volume.walks */
     struct nfs_call call;
     bool in_day;    /* what the call looks for is the leaf */
     bool exists;    /* MKDIR has said so */

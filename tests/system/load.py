@@ -12,6 +12,7 @@ import re
 import threading
 import time
 
+from harness import FleetError
 from mail import Refused, without_trace
 
 TOKEN = re.compile(rb"^X-Token: (\d+)\r\n", re.MULTILINE)
@@ -194,6 +195,30 @@ class Poller(Worker):
         back = self.ledger.deleted[account] & set(here)
         if back and not self.stale:
             self.ledger.lie(f"{self.who}: {account.address} still lists {sorted(back)}")
+
+
+class Killer(threading.Thread):
+    """Kills one part after the other, and starts each again after a while."""
+
+    def __init__(self, parts, seed):
+        super().__init__(daemon=True)
+        self.parts = parts
+        self.rng = random.Random(seed)
+        self.stopping = threading.Event()
+        self.killed = {part.name: 0 for part in parts}
+        self.error = None
+
+    def run(self):
+        while not self.stopping.wait(self.rng.uniform(1, 6)):
+            part = self.rng.choice(self.parts)
+            part.kill()
+            self.killed[part.name] += 1
+            self.stopping.wait(self.rng.uniform(0, 4))
+            try:
+                part.up()
+            except FleetError as error:
+                self.error = error
+                return
 
 
 def check_mailbox(ledger, account, messages):

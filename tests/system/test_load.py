@@ -6,39 +6,14 @@ MAILFLEET_LOAD_SECONDS is how long (300).
 
 import os
 import random
-import threading
 import time
 
 import harness
-from load import Ledger, Poller, Sender, check_mailbox
+from load import Killer, Ledger, Poller, Sender, check_mailbox
 from mail import Pop3, Smtp
 
 SECONDS = int(os.environ.get("MAILFLEET_LOAD_SECONDS", "300"))
 MAILBOXES = 12
-
-
-class Killer(threading.Thread):
-    """Kills one node after the other, and starts each again after a while."""
-
-    def __init__(self, nodes, seed):
-        super().__init__(daemon=True)
-        self.nodes = nodes
-        self.rng = random.Random(seed)
-        self.stopping = threading.Event()
-        self.killed = {node.name: 0 for node in nodes}
-        self.error = None
-
-    def run(self):
-        while not self.stopping.wait(self.rng.uniform(1, 6)):
-            node = self.rng.choice(self.nodes)
-            node.kill()
-            self.killed[node.name] += 1
-            self.stopping.wait(self.rng.uniform(0, 4))
-            try:
-                node.up()
-            except harness.FleetError as error:
-                self.error = error
-                return
 
 
 class Load(harness.FleetTest):

@@ -927,6 +927,7 @@ int main(int argc, char **argv)
         SPOOL_TEST(test_root_comes, setup_two),
         SPOOL_TEST(test_killed_writers, setup_one),
     };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-"""Runs the tests and counts them: first those that meson knows, then tests/system/test_*.py.
+"""Runs the tests and counts them: first those that meson knows, then tests/{nfs,system}/test_*.py.
 
 Each prints a line, also where a program has many: the programs speak TAP (cmocka, the script
 runner and tests/system/harness.py do) or are one test by their exit status. This process makes
@@ -126,8 +126,8 @@ def judge_meson(name, tap, test):
 
 
 def system_programs():
-    return {f"system/{path.stem.removeprefix('test_')}": path
-            for path in sorted((ROOT / "tests/system").glob("test_*.py"))}
+    return {f"{suite}/{path.stem.removeprefix('test_')}": path for suite in ("nfs", "system")
+            for path in sorted((ROOT / "tests" / suite).glob("test_*.py"))}
 
 
 def run_system(name, path, build, log_dir):

@@ -27,6 +27,7 @@ import ctypes
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -41,7 +42,7 @@ MODULES = ("net/sunrpc/sunrpc", "fs/netfs/netfs", "fs/fscache/fscache", "fs/nfs_
            "fs/lockd/lockd", "fs/nfs_common/nfs_acl", "fs/nfs/nfs", "fs/nfs/nfsv3",
            "net/dns_resolver/dns_resolver", "fs/nfs/nfsv4")
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
-# Right for a spool, whose files never change and whose names are never probed for: see README.md.
+# For a spool, whose files never change and whose names are never probed for: docs/operations.md.
 SPOOL_OPTIONS = "hard,noatime,nocto,acdirmin=600,acdirmax=600,lookupcache=pos,nconnect=4"
 
 Done = collections.namedtuple("Done", "status output")
@@ -257,17 +258,21 @@ class Guest:
         """NFS calls through a mount since it was made, by name; the difference of two is a count.
 
         A call that was sent again is one."""
-        stats = self.check(["cat", "/proc/self/mountstats"])
-        of_mount = re.search(rf"^device \S+ mounted on {re.escape(str(at))} (.*?)(?=^device|\Z)",
-                             stats, re.MULTILINE | re.DOTALL)
-        if not of_mount:
-            raise LabError(f"nothing is mounted at {at}:\n{stats}")
-        return collections.Counter({name: int(n) for name, n in re.findall(
-            r"^\t +([A-Z_0-9]+): (\d+) ", of_mount[1], re.MULTILINE)})
+        return count_calls(self.check(["cat", "/proc/self/mountstats"]), at)
 
     def forget(self):
         """Drops all that the kernel has cached: names, attributes, contents."""
         self.check(["sh", "-c", "sync; echo 3 >/proc/sys/vm/drop_caches"])
+
+
+def count_calls(mountstats, at):
+    """What /proc/self/mountstats says of a mount: calls by name."""
+    of_mount = re.search(rf"^device \S+ mounted on {re.escape(str(at))} (.*?)(?=^device|\Z)",
+                         mountstats, re.MULTILINE | re.DOTALL)
+    if not of_mount:
+        raise LabError(f"nothing is mounted at {at}:\n{mountstats}")
+    return collections.Counter({name: int(n) for name, n in re.findall(
+        r"^\t +([A-Z_0-9]+): (\d+) ", of_mount[1], re.MULTILINE)})
 
 
 class GuestProcess:
@@ -281,6 +286,9 @@ class GuestProcess:
 
     def signal(self, number):
         self.connection.sendall(b"%d\n" % number)
+
+    def running(self):
+        return not select.select([self.connection], [], [], 0)[0]
 
     def wait(self, timeout=60):
         """(status, output) of its end; one that has not ended in time is killed."""

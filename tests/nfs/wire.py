@@ -8,9 +8,9 @@
 
 A proxy on a thread of its own that splits the TCP stream into RPC records (RFC 5531, section 11)
 and knows the procedures of NFSv3 (RFC 1813); it changes no octet. A call counts when all of it has
-come from the client. An NFSv4 COMPOUND counts as its first operation that does more than name a
-file (RFC 8881): that is what /proc/self/mountstats of a Linux client calls it, too. Between threads
-all is safe. MOUNT and the portmapper have ports of their own, which it does not stand before.
+come from the client. An NFSv4 COMPOUND counts as the operation that it is made for (RFC 8881), as a
+Linux client's /proc/self/mountstats has it, too. All of it may be called from any thread. MOUNT has
+a port of its own, which the wire does not stand before.
 """
 
 import asyncio
@@ -27,17 +27,19 @@ PROCEDURES = {
     (MOUNT, 3): "MNT_NULL MNT DUMP UMNT UMNTALL EXPORT".split(),
     (ACL, 3): "ACL_NULL GETACL SETACL".split(),  # on NFSv3's port, and in no mountstats
 }
-FIRST_OPERATION = 3
-OPERATIONS = (  # of NFSv4, from FIRST_OPERATION on
+OPERATIONS = dict(enumerate((  # of NFSv4
     "ACCESS CLOSE COMMIT CREATE DELEGPURGE DELEGRETURN GETATTR GETFH LINK LOCK LOCKT LOCKU LOOKUP "
     "LOOKUPP NVERIFY OPEN OPENATTR OPEN_CONFIRM OPEN_DOWNGRADE PUTFH PUTPUBFH PUTROOTFH READ "
     "READDIR READLINK REMOVE RENAME RENEW RESTOREFH SAVEFH SECINFO SETATTR SETCLIENTID "
     "SETCLIENTID_CONFIRM VERIFY WRITE RELEASE_LOCKOWNER BACKCHANNEL_CTL BIND_CONN_TO_SESSION "
     "EXCHANGE_ID CREATE_SESSION DESTROY_SESSION FREE_STATEID GET_DIR_DELEGATION GETDEVICEINFO "
     "GETDEVICELIST LAYOUTCOMMIT LAYOUTGET LAYOUTRETURN SECINFO_NO_NAME SEQUENCE SET_SSV "
-    "TEST_STATEID WANT_DELEGATION DESTROY_CLIENTID RECLAIM_COMPLETE").split()
-# Operations that only say which file the next ones are about -> octets of their arguments.
-NAMING = {"SEQUENCE": 32, "PUTFH": None, "PUTROOTFH": 0, "SAVEFH": 0, "RESTOREFH": 0}
+    "TEST_STATEID WANT_DELEGATION DESTROY_CLIENTID RECLAIM_COMPLETE").split(), 3))
+# Operations that only say which file the others are about, or what it is like by the way, and where
+# their arguments end.
+BESIDES = {"SEQUENCE": lambda record, at: at + 32, "PUTFH": lambda record, at: skip(record, at, 1),
+           "GETATTR": lambda record, at: skip(record, at, 4),
+           **dict.fromkeys("PUTROOTFH SAVEFH RESTOREFH GETFH".split(), lambda record, at: at)}
 LAST_FRAGMENT = 1 << 31
 RECORD_MAX = 16 << 20
 CALL, REPLY = 0, 1
@@ -256,21 +258,25 @@ def read_call(record):
 
 
 def compound_name(record, at):
-    """The first operation that does more than name a file; its head is in the first fragment."""
+    """The first operation that is no by-work, if there is one."""
     for _ in "credential", "verifier":
-        at = skip_opaque(record, at + 4)
-    at = skip_opaque(record, at) + 4  # the tag, the minor version
-    count, at = struct.unpack_from(">I", record, at)[0], at + 4
-    name = "COMPOUND"
+        at = skip(record, at + 4, 1)
+    at = skip(record, at, 1) + 4  # the tag, the minor version
+    count, at = number_at(record, at), at + 4
+    besides = "COMPOUND"
     for _ in range(count):
-        number, at = struct.unpack_from(">I", record, at)[0] - FIRST_OPERATION, at + 4
-        name = OPERATIONS[number] if number < len(OPERATIONS) else "COMPOUND"
-        if name not in NAMING:
-            break
-        at = skip_opaque(record, at) if NAMING[name] is None else at + NAMING[name]
-    return name
+        number, at = number_at(record, at), at + 4
+        name = OPERATIONS.get(number, f"OPERATION_{number}")
+        if name not in BESIDES:
+            return name
+        besides, at = name, BESIDES[name](record, at)
+    return besides
 
 
-def skip_opaque(record, at):
-    """Behind an opaque of variable length, which is filled up to four octets."""
-    return at + 4 + (struct.unpack_from(">I", record, at)[0] + 3 & ~3)
+def number_at(record, at):
+    return struct.unpack_from(">I", record, at)[0]
+
+
+def skip(record, at, size):
+    """Behind a number of things of this size, which are filled up to four octets."""
+    return at + 4 + (number_at(record, at) * size + 3 & ~3)

@@ -28,7 +28,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -147,12 +146,13 @@ class Guest:
     def __init__(self, lab, memory="512M"):
         self.lab = lab
         self.memory = memory
-        self.folder = self.kernel = self.control = self.port = None
+        self.kernel = self.control = self.port = None
+        self.console = tempfile.TemporaryFile()  # without a name, as all that outlives the boot
 
     def __enter__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="mailfleet-guest-"))
         try:
-            self.boot()
+            with tempfile.TemporaryDirectory(prefix="mailfleet-guest-") as folder:
+                self.boot(folder)
         except BaseException:
             self.close()
             raise
@@ -161,17 +161,15 @@ class Guest:
     def __exit__(self, *_):
         self.close()
 
-    def boot(self):
+    def boot(self, folder):
         device, self.address = self.lab.tap()
-        with self.lab.inside():
-            with socket.create_server((self.lab.address, 0)) as listener:
-                with open(self.folder / "console", "wb") as console:
-                    self.kernel = subprocess.Popen(
-                        self.command(device, listener.getsockname()[1]), cwd="/",
-                        stdin=subprocess.DEVNULL, stdout=console, stderr=console)
-                self.control = self.wait_booted(listener)
+        with self.lab.inside(), socket.create_server((self.lab.address, 0)) as listener:
+            self.kernel = subprocess.Popen(
+                self.command(folder, device, listener.getsockname()[1]), cwd="/",
+                stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console)
+            self.control = self.wait_booted(listener)
 
-    def command(self, device, port):
+    def command(self, folder, device, port):
         kernels = list(Path("/usr/lib/uml/modules").glob("*/kernel"))
         if len(kernels) != 1:
             raise LabError("the package user-mode-linux is not as it should be: "
@@ -180,7 +178,7 @@ class Guest:
         return ["/usr/bin/linux.uml", f"mem={self.memory}", "root=/dev/root", "rootfstype=hostfs",
                 "rootflags=/", "ro", "quiet", "selinux=0", "con=null", "con0=null,fd:1", "ssl=null",
                 f"vec0:transport=tap,ifname={device},depth=64,gro=1", "umid=guest",
-                f"uml_dir={self.folder}/", "init=/usr/bin/python3", "--", "-B",
+                f"uml_dir={folder}/", "init=/usr/bin/python3", "--", "-B",
                 str(Path(__file__).with_name("agent.py").resolve()), f"{self.address}/24",
                 self.lab.address, str(port), modules]
 
@@ -194,10 +192,9 @@ class Guest:
                     self.port = int(told.readline())
                 return control
             if self.kernel.poll() is not None or time.monotonic() > deadline:
-                raise LabError(f"the guest did not start:\n{self.console()}")
-
-    def console(self):
-        return (self.folder / "console").read_text(errors="replace")
+                self.console.seek(0)
+                raise LabError("the guest did not start:\n"
+                               + self.console.read().decode(errors="replace"))
 
     def close(self):
         """Power off: the end of the control connection is the agent's word for it."""
@@ -210,7 +207,7 @@ class Guest:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.kernel.pid, signal.SIGKILL)
                 self.kernel.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.console.close()
 
     # --- programs ---------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@
 #define FIRST_LINE  "mailfleet 1\n"
 #define SIZE_DIGITS 20
 #define TIME_TEXT   64
-#define MS_PER_DAY  (24ull * 60 * 60 * 1000)
 
 struct date {
     unsigned year, month, day;
@@ -35,7 +34,7 @@ static unsigned month_days(unsigned year, unsigned month)
 /* Counts the years and months: some sixty steps, for an id that may name any of 8,900 years. */
 static struct date utc_date(uint64_t unix_ms)
 {
-    uint64_t left = unix_ms / MS_PER_DAY;
+    uint64_t left = unix_ms / SPOOL_DAY_MS;
     struct date d = { 1970, 1, 1 };
     for (unsigned n; left >= (n = is_leap(d.year) ? 366 : 365); d.year++) {
         left -= n;
@@ -51,7 +50,7 @@ static struct date utc_date(uint64_t unix_ms)
 static void time_text(uint64_t unix_ms, char out[TIME_TEXT])
 {
     struct date d = utc_date(unix_ms);
-    unsigned ms = (unsigned)(unix_ms % MS_PER_DAY);
+    unsigned ms = (unsigned)(unix_ms % SPOOL_DAY_MS);
     unsigned s = ms / 1000;
     snprintf(out, TIME_TEXT, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", d.year, d.month, d.day,
              s / 3600, s / 60 % 60, s % 60, ms % 1000);
@@ -254,4 +253,12 @@ size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH
                        fanout ? "/" : "", (int)fanout, hash);
     snprintf(out + dir, SPOOL_PATH_MAX - (size_t)dir, "/%s", text);
     return (size_t)dir;
+}
+
+struct blob_id spool_id_in(uint64_t day, unsigned fanout, uint32_t nth)
+{
+    CHECK(fanout <= SPOOL_FANOUT_MAX);
+    unsigned bits = nth << (4 * (SPOOL_FANOUT_MAX - fanout));
+    uint8_t random[BLOB_ID_SIZE - 6] = { (uint8_t)(bits >> 8), (uint8_t)bits };
+    return blob_id_make(day * SPOOL_DAY_MS, random);
 }

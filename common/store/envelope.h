@@ -65,5 +65,8 @@ enum err envelope_parse(struct span in, struct envelope *out, struct envelope_re
 #define SPOOL_FANOUT_MAX 4
 #define SPOOL_PATH_MAX   64
 size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH_MAX]);
+/* An id that lies in the nth hash directory (0 to 16^fanout - 1) of a day, counted since 1970. */
+#define SPOOL_DAY_MS (24ull * 60 * 60 * 1000)
+struct blob_id spool_id_in(uint64_t day, unsigned fanout, uint32_t nth);
 
 #endif

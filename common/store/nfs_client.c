@@ -17,27 +17,24 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/stats.h"
+#include "store/nfs_back_off.h"
+#include "store/spool_backend.h"
 
-#define SLOTS            64 /* calls on a connection; servers stop reading at about twice as many */
-#define SHARE            8  /* with as many on each, another connection is opened */
-#define TICK_MS          50
-#define BACK_OFF_MS      250
-#define BACK_OFF_MOST_MS 5000
-/* The mode of message files and of directories (RFC 1813 knows no umask). */
-#define FILE_MODE 0640
-#define DIR_MODE  0750
+#define SLOTS   64 /* calls on a connection; servers stop reading at about twice as many */
+#define SHARE   8  /* with as many on each, another connection is opened */
+#define TICK_MS 50
 
 enum link_state { LINK_CONNECTING, LINK_UP, LINK_LATE };
 
 struct nfs_slot {
     struct nfs_link *link;
     struct nfs_call *call; /* NULL: free, or nobody waits any more */
-    bool sent;             /* libnfs holds it */
+    bool sent;             /* libnfs holds it, */
+    uint64_t since;        /* from then on */
 };
 
 struct nfs_link {
@@ -45,6 +42,7 @@ struct nfs_link {
     struct nfs_client *client;
     struct nfs_conn *conn;
     enum link_state state;
+    bool asked, answered; /* once */
     uint64_t since;
     unsigned sent;    /* slots that libnfs holds */
     unsigned awaited; /* those of them with a call */
@@ -61,9 +59,9 @@ struct nfs_client {
     unsigned n_waiting;
     bool broken;
     bool stopped;
-    uint64_t delay;    /* before the next attempt to connect; 0 after a success */
-    uint64_t retry_at; /* by loop_now */
-    uv_timer_t *timer; /* NULL once stopped; libuv lets go of it later than the rest */
+    uint64_t answered;            /* when the server last did, by loop_now */
+    struct nfs_back_off back_off; /* of connecting */
+    uv_timer_t *timer;            /* NULL once stopped; libuv lets go of it later than the rest */
     char why[HEALTH_WHY];
 };
 
@@ -112,8 +110,9 @@ static void mended(struct nfs_client *c)
         LOG(LOG_INFO, "nfs.answers", F_STR("host", c->host), F_U64("port", c->options.port));
     }
     c->broken = false;
-    c->delay = 0;
-    c->retry_at = 0;
+    c->answered = loop_now(c->loop);
+    *c->why = '\0';
+    nfs_back_off_end(&c->back_off);
 }
 
 static void break_off(struct nfs_client *c, const char *why)
@@ -136,16 +135,6 @@ static void link_free(struct nfs_link *l)
     free(l);
 }
 
-/* Half to the whole of the delay, so that the workers of a fleet do not come all at once. */
-static void back_off(struct nfs_client *c)
-{
-    uint32_t random;
-    CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
-    c->delay = c->delay ? c->delay * 2 : BACK_OFF_MS;
-    c->delay = c->delay < BACK_OFF_MOST_MS ? c->delay : BACK_OFF_MOST_MS;
-    c->retry_at = loop_now(c->loop) + c->delay / 2 + random % (c->delay / 2);
-}
-
 static unsigned count_links(const struct nfs_client *c, enum link_state state)
 {
     unsigned n = 0;
@@ -158,7 +147,7 @@ static unsigned count_links(const struct nfs_client *c, enum link_state state)
 /* What waits may still go out on another connection; without any the server is out of reach. */
 static void connect_failed(struct nfs_client *c, const char *why)
 {
-    back_off(c);
+    nfs_back_off_failed(&c->back_off, loop_now(c->loop));
     if (!count_links(c, LINK_UP)) {
         break_off(c, why);
     } else {
@@ -175,11 +164,12 @@ static void on_conn(void *arg, enum nfs_conn_event ev, const char *why)
         pump(c);
         return;
     }
-    bool never_up = l->state == LINK_CONNECTING;
+    /* One that is accepted and then closed is no better than one that is refused. */
+    bool useless = l->state == LINK_CONNECTING || (l->asked && !l->answered);
     char text[HEALTH_WHY];
     snprintf(text, sizeof text, "%s", why); /* it goes with the connection */
     link_free(l);
-    if (never_up) {
+    if (useless) {
         connect_failed(c, text);
     } else {
         note(c, text);
@@ -203,6 +193,14 @@ static void link_open(struct nfs_client *c)
 
 /* --- sending --------------------------------------------------------------------------------- */
 
+/* What libnfs says of a connection that was lost speaks of what it was told not to do. */
+static void note_error(struct nfs_client *c, const char *text)
+{
+    if (text) {
+        note(c, strncmp(text, "RPC ERROR", 9) == 0 ? "the connection was lost" : text);
+    }
+}
+
 /* The callback of libnfs for every procedure. */
 static void on_reply(struct rpc_context *rpc, int status, void *data, void *arg)
 {
@@ -215,6 +213,7 @@ static void on_reply(struct rpc_context *rpc, int status, void *data, void *arg)
     s->call = NULL;
     l->sent--;
     if (status == RPC_STATUS_SUCCESS) {
+        l->answered = true;
         mended(c);
     } else {
         l->state = LINK_LATE; /* libnfs takes no call while it ends those it has */
@@ -228,9 +227,7 @@ static void on_reply(struct rpc_context *rpc, int status, void *data, void *arg)
         memcpy(&result, data, sizeof result); /* every result begins with it */
         call->done(call, ERR_OK, result, data);
     } else {
-        if (status == RPC_STATUS_ERROR && data) {
-            note(c, data);
-        }
+        note_error(c, status == RPC_STATUS_ERROR ? data : NULL);
         call_end(call, ERR_UNCERTAIN);
     }
     if (status == RPC_STATUS_SUCCESS) {
@@ -271,9 +268,12 @@ static int send_call(struct rpc_context *rpc, struct nfs_call *call, struct nfs_
     case NFS3_CREATE:
         return rpc_nfs3_create_async(
             rpc, on_reply,
-            &(CREATE3args){ entry, { GUARDED, { .g_obj_attributes = attributes(FILE_MODE) } } }, s);
+            &(CREATE3args){ entry,
+                            { GUARDED, { .g_obj_attributes = attributes(SPOOL_FILE_MODE) } } },
+            s);
     case NFS3_MKDIR:
-        return rpc_nfs3_mkdir_async(rpc, on_reply, &(MKDIR3args){ entry, attributes(DIR_MODE) }, s);
+        return rpc_nfs3_mkdir_async(rpc, on_reply,
+                                    &(MKDIR3args){ entry, attributes(SPOOL_DIR_MODE) }, s);
     case NFS3_REMOVE:
         return rpc_nfs3_remove_async(rpc, on_reply, &(REMOVE3args){ entry }, s);
     case NFS3_COMMIT:
@@ -312,7 +312,9 @@ static void link_send(struct nfs_link *l, struct nfs_call *call)
     stats_add(STAT_nfs_calls, 1);
     s->call = call;
     s->sent = true;
+    s->since = loop_now(l->client->loop);
     call->slot = s;
+    l->asked = true;
     l->sent++;
     l->awaited++;
     nfs_conn_flush(l->conn);
@@ -342,7 +344,8 @@ static void open_another(struct nfs_client *c, const struct nfs_link *best)
     unsigned all = count_links(c, LINK_UP) + count_links(c, LINK_LATE);
     bool wanted = !best || best->sent >= SHARE;
     if (wanted && !count_links(c, LINK_CONNECTING) && all < 2 * c->options.connections &&
-        count_links(c, LINK_UP) < c->options.connections && loop_now(c->loop) >= c->retry_at) {
+        count_links(c, LINK_UP) < c->options.connections &&
+        nfs_back_off_over(&c->back_off, loop_now(c->loop))) {
         link_open(c);
     }
 }
@@ -367,14 +370,15 @@ static void pump(struct nfs_client *c)
 static bool is_out_of_reach(const struct nfs_client *c)
 {
     return !count_links(c, LINK_UP) && !count_links(c, LINK_CONNECTING) &&
-           loop_now(c->loop) < c->retry_at;
+           !nfs_back_off_over(&c->back_off, loop_now(c->loop));
 }
 
 void nfs_call_start(struct nfs_client *c, struct nfs_call *call)
 {
     call->client = c;
     call->slot = NULL;
-    if (c->stopped || (c->broken && !call->probe) || is_out_of_reach(c)) {
+    if (c->stopped || (c->broken && !call->probe) || is_out_of_reach(c) ||
+        call->deadline <= loop_now(c->loop)) {
         call_refuse(call, ERR_TEMP);
     } else if (c->n_waiting >= c->options.queue) {
         call_refuse(call, ERR_LIMIT);
@@ -410,17 +414,40 @@ static void give_up(struct nfs_slot *s)
     call_end(call, ERR_UNCERTAIN);
 }
 
+/*
+ * A call near the end of its operation's deadline may have been sent a moment ago. The server hangs
+ * if it had a fair time, and has answered nothing since.
+ */
+static bool shows_hang(const struct nfs_slot *s, uint64_t now)
+{
+    const struct nfs_client *c = s->link->client;
+    return c->answered <= s->since && now - s->since >= c->options.timeout_ms / 2;
+}
+
+/* Ends the calls of a link that are late; true: the server hangs. */
 static bool expire_sent(struct nfs_link *l, uint64_t now)
 {
-    bool any = false;
+    bool hangs = false;
     for (size_t i = 0; i < SLOTS; i++) {
         struct nfs_slot *s = &l->slots[i];
         if (s->call && s->call->deadline <= now) {
+            hangs = shows_hang(s, now) || hangs;
+            note(l->client, "the server does not answer");
             give_up(s);
-            any = true;
         }
     }
-    return any;
+    return hangs;
+}
+
+/* What else is connected is as dead: a probe shall not try one after the other. */
+static void distrust_links(struct nfs_client *c)
+{
+    LIST_FOR (link, &c->links) {
+        struct nfs_link *l = CONTAINER_OF(link, struct nfs_link, link);
+        if (l->state == LINK_UP) {
+            l->state = LINK_LATE;
+        }
+    }
 }
 
 /* Ends what is over or was never up; true: one of the latter. */
@@ -454,17 +481,23 @@ static void on_tick(uv_timer_t *t)
 {
     struct nfs_client *c = t->data;
     uint64_t now = loop_now(c->loop);
-    bool late = false;
+    bool hangs = false;
     LIST_FOR (link, &c->links) {
-        late = expire_sent(CONTAINER_OF(link, struct nfs_link, link), now) || late;
+        hangs = expire_sent(CONTAINER_OF(link, struct nfs_link, link), now) || hangs;
+    }
+    if (hangs) {
+        distrust_links(c);
+        break_off(c, "the server does not answer");
     }
     if (sweep_links(c, now)) {
         connect_failed(c, "the server does not accept connections");
     }
-    if (late) {
-        break_off(c, "the server does not answer");
-    }
     expire_waiting(c, now);
+    if (is_out_of_reach(c)) {
+        refuse_waiting(c);
+    } else {
+        pump(c);
+    }
     if (is_idle(c)) {
         uv_timer_stop(t);
     }

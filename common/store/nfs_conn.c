@@ -20,8 +20,8 @@
 #include "base/check.h"
 #include "base/stats.h"
 
-#define KEEP_IDLE_S                                                                                \
-    30 /* a firewall forgets idle connections, a server that vanished says nothing */
+/* A firewall forgets idle connections, and a server that vanished says nothing. */
+#define KEEP_IDLE_S  30
 #define KEEP_EVERY_S 10
 #define KEEP_TRIES   3
 

@@ -10,16 +10,16 @@
 
 #include "base/check.h"
 
-#define MS_PER_DAY  (24ull * 60 * 60 * 1000)
-#define MISSES      4 /* looked up one by one, before the day is listed */
-#define LISTED_MOST 2 /* the largest fanout whose directories are listed: 256 names */
+#define MISSES      4     /* looked up one by one, before the day is listed */
+#define LEAVES_MOST 16384 /* that are kept, of all days; two days in any case */
+#define LISTED_MOST 2     /* the largest fanout whose directories are listed: 256 names */
 
 struct nfs_day {
     uint32_t day;
     uint64_t used;
     struct nfs_handle handle;
     unsigned misses;
-    bool listed;
+    bool tried, listed;          /* to list it; and that went well */
     struct nfs_handle *leaves[]; /* NULL: not known */
 };
 
@@ -33,7 +33,7 @@ void nfs_place_of(const struct blob_id *id, unsigned fanout, struct nfs_place *o
     char path[SPOOL_PATH_MAX];
     size_t dir = spool_path(id, fanout, path);
     size_t day = span_find(span_str(path), '/');
-    *out = (struct nfs_place){ .day = (uint32_t)(blob_id_time(id) / MS_PER_DAY) };
+    *out = (struct nfs_place){ .day = (uint32_t)(blob_id_time(id) / SPOOL_DAY_MS) };
     snprintf(out->day_name, sizeof out->day_name, "%.*s", (int)day, path);
     snprintf(out->file_name, sizeof out->file_name, "%s", path + dir + 1);
     if (fanout) {
@@ -109,11 +109,18 @@ const struct nfs_handle *nfs_dirs_leaf(struct nfs_dirs *d, uint32_t day, uint32_
     return d->fanout ? known->leaves[leaf] : &known->handle;
 }
 
+/* Fewer days of more leaves, so that the memory has a bound. */
+static size_t days_most(const struct nfs_dirs *d)
+{
+    size_t n = LEAVES_MOST / count_leaves(d);
+    return n > NFS_DIRS_DAYS ? NFS_DIRS_DAYS : n > 2 ? n : 2;
+}
+
 /* A free place, or that of the day that was not used longest. */
 static struct nfs_day **place(struct nfs_dirs *d)
 {
     struct nfs_day **oldest = &d->days[0];
-    for (size_t i = 0; i < NFS_DIRS_DAYS; i++) {
+    for (size_t i = 0; i < days_most(d); i++) {
         if (!d->days[i]) {
             return &d->days[i];
         }
@@ -127,6 +134,10 @@ static struct nfs_day **place(struct nfs_dirs *d)
 
 void nfs_dirs_set_day(struct nfs_dirs *d, uint32_t day, const struct nfs_handle *h)
 {
+    struct nfs_day *known = find(d, day);
+    if (known && span_eq(nfs_handle_span(&known->handle), nfs_handle_span(h))) {
+        return;
+    }
     nfs_dirs_forget(d, day);
     struct nfs_day *new =
         mem_new(1, sizeof *new + (d->fanout ? count_leaves(d) : 1) * sizeof *new->leaves);
@@ -159,10 +170,18 @@ void nfs_dirs_found(struct nfs_dirs *d, uint32_t day, const char *name, const st
 bool nfs_dirs_should_list(struct nfs_dirs *d, uint32_t day)
 {
     struct nfs_day *known = find(d, day);
-    if (!known || known->listed || d->fanout > LISTED_MOST || ++known->misses <= MISSES) {
+    if (!known || known->tried || d->fanout > LISTED_MOST || ++known->misses <= MISSES) {
         return false;
     }
-    return known->listed = true;
+    return known->tried = true;
+}
+
+void nfs_dirs_set_listed(struct nfs_dirs *d, uint32_t day)
+{
+    struct nfs_day *known = find(d, day);
+    if (known) {
+        known->listed = true;
+    }
 }
 
 bool nfs_dirs_listed(const struct nfs_dirs *d, uint32_t day)

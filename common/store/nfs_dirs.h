@@ -8,7 +8,7 @@
 #include "store/envelope.h"
 #include "store/nfs_handle.h"
 
-/* Days that are kept; the one that was not asked for longest goes first. */
+/* Days that are kept at most; the one that was not asked for longest goes first. */
 #define NFS_DIRS_DAYS 16
 
 /* Where a message file is: its day, its hash directory, and the three names. */
@@ -45,7 +45,8 @@ void nfs_dirs_found(struct nfs_dirs *d, uint32_t day, const char *name, const st
  * which has nothing but hash directories, is fewer calls. Once; never if they are too many.
  */
 bool nfs_dirs_should_list(struct nfs_dirs *d, uint32_t day);
-/* It was listed: a leaf that is not known was not there then. */
+void nfs_dirs_set_listed(struct nfs_dirs *d, uint32_t day);
+/* It was listed to its end: a leaf that is not known was not there then. */
 bool nfs_dirs_listed(const struct nfs_dirs *d, uint32_t day);
 
 /* They may be wrong: of this day; of all. */

@@ -216,11 +216,14 @@ struct nfs_mount *nfs_mount_start(struct loop *l, struct pool *p, const struct n
     return m;
 }
 
-/* With an answer on its way the task ends it. */
+/* With an answer on its way the task ends it; but the conn goes before its pool. */
 void nfs_mount_cancel(struct nfs_mount **pm)
 {
     struct nfs_mount *m = *pm;
     *pm = NULL;
+    if (m) {
+        nfs_conn_close(&m->conn);
+    }
     if (m && m->answered) {
         m->fn = NULL;
     } else if (m) {

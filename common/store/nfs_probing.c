@@ -8,14 +8,12 @@
  * Its calls go where the breaker would stop others: an answer to one of them closes it.
  */
 #include <stdlib.h>
-#include <time.h>
 
 #include "store/spool_nfs.h"
 
 #include "base/check.h"
 
-#define DIRS_A_PROBE 64u
-#define MS_PER_DAY   (24ull * 60 * 60 * 1000)
+#define DIRS_A_PROBE 256u
 
 struct probing {
     struct op op;
@@ -40,9 +38,6 @@ static void probing_end(struct probing *p, enum err e)
     if (!p->op.cancelled) {
         p->done(p->op.arg, &p->report);
     }
-    if (p->nfs->probe == p) {
-        p->nfs->probe = NULL;
-    }
     nfs_leave(p->nfs);
     free(p);
 }
@@ -53,21 +48,11 @@ static void probing_fail(struct probing *p, const char *what, enum err e, nfssta
     probing_end(p, e == ERR_LIMIT ? ERR_LIMIT : ERR_TEMP);
 }
 
-static uint32_t today(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint32_t)((uint64_t)t.tv_sec * 1000 / MS_PER_DAY);
-}
-
-/* An id that lies in the n-th directory of this day, or, after these, of the next. */
+/* Of this day's directories, and after them the next day's. */
 static struct blob_id id_in(const struct nfs *n, uint32_t nth)
 {
-    unsigned fanout = n->files.volume.fanout;
-    uint32_t leaves = 1u << (4 * fanout);
-    unsigned bits = nth % leaves << (4 * (SPOOL_FANOUT_MAX - fanout));
-    uint8_t random[BLOB_ID_SIZE - 6] = { (uint8_t)(bits >> 8), (uint8_t)bits };
-    return blob_id_make((n->day + nth / leaves) * MS_PER_DAY, random);
+    uint32_t leaves = 1u << (4 * n->files.volume.fanout);
+    return spool_id_in(n->day + nth / leaves, n->files.volume.fanout, nth % leaves);
 }
 
 static void prepare_next(struct probing *p);
@@ -81,6 +66,14 @@ static void on_prepared_one(struct nfs_way *way, enum err e)
     } else {
         probing_end(p, e);
     }
+}
+
+/* Not so many that a slow server looks like one that hangs. */
+static bool has_time(const struct probing *p)
+{
+    const struct nfs_volume *nv = &p->nfs->files;
+    return p->walks < DIRS_A_PROBE &&
+           loop_now(nv->loop) + nv->options.timeout_ms / 2 < p->way.walk.deadline;
 }
 
 /* Those that are known cost nothing; the rest is spread over several looks. */
@@ -98,7 +91,7 @@ static void prepare_next(struct probing *p)
             break;
         }
     }
-    if (n->made < all && p->walks < DIRS_A_PROBE) {
+    if (n->made < all && has_time(p)) {
         p->walks++;
         nfs_way_start(&p->way, on_prepared_one);
     } else {
@@ -108,8 +101,8 @@ static void prepare_next(struct probing *p)
 
 static void prepare(struct probing *p)
 {
-    if (p->nfs->day != today()) {
-        p->nfs->day = today();
+    if (p->nfs->day != spool_today()) {
+        p->nfs->day = spool_today();
         p->nfs->made = 0;
     }
     p->way.walk.deadline = nfs_volume_deadline(&p->nfs->files);
@@ -170,19 +163,13 @@ static void on_sentinel(struct nfs_call *c, enum err e, nfsstat3 status, const v
     struct probing *p = CONTAINER_OF(c, struct probing, call);
     struct nfs_volume *nv = &p->nfs->files;
     if (e != ERR_OK || status == NFS3ERR_JUKEBOX || status == NFS3ERR_IO) {
-        probing_fail(p, NFS_SENTINEL, e, status);
+        probing_fail(p, SPOOL_SENTINEL, e, status);
     } else if (status == NFS3_OK && nfs_sentinel_check(nv, reply) == ERR_OK) {
         ask_space(p);
     } else {
         nfs_detach(nv);
         attach(p);
     }
-}
-
-static void on_probe_refused(struct nfs_waiter *waiter, enum err e)
-{
-    (void)e;
-    probing_end(CONTAINER_OF(waiter, struct probing, waiter), ERR_TEMP);
 }
 
 struct op *nfs_probe_start(struct backend *b, bool with_prepare, backend_probe_fn *done, void *arg)
@@ -192,12 +179,6 @@ struct op *nfs_probe_start(struct backend *b, bool with_prepare, backend_probe_f
     p->op.arg = arg;
     p->done = done;
     p->prepare = with_prepare;
-    if (n->probe) {
-        p->waiter.done = on_probe_refused;
-        nfs_attach(&n->files, &p->waiter, false);
-        return &p->op;
-    }
-    n->probe = p;
     if (n->files.state == NFS_ATTACHED) {
         probing_call(p, NFS3_READ, &n->files.sentinel, sizeof n->files.volume.uuid, on_sentinel);
     } else {

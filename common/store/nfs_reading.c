@@ -2,8 +2,8 @@
  * nfs_reading: a piece of a message file from an NFS server:
  *
  *   READ   by the pointer's handle, one call for each piece
- *   FIND   the way to the directory and a LOOKUP, when there is no handle, or it leads nowhere or
- * to another file: after a restore or a move of the volume
+ *   FIND   the way to the directory and a LOOKUP, when there is no handle, or when it leads nowhere
+ *          or to another file: after a restore or a move of the volume
  *
  * What was read is checked: the file's length, and in the first piece the id in its envelope. A
  * file that is wrong by its path too is CORRUPT.
@@ -50,15 +50,14 @@ static void reading_explain(struct reading *r, const char *what, enum err e, nfs
 
 static void read_piece(struct reading *r);
 
-/* --- FIND ---------------------------------------------------------------------------------------
- */
+/* --- FIND ------------------------------------------------------------------------------------ */
 
 static void on_read_found(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
 {
     struct reading *r = CONTAINER_OF(c, struct reading, call);
     const nfs_fh3 *h = e == ERR_OK ? &((const LOOKUP3res *)reply)->LOOKUP3res_u.resok.object : NULL;
     bool no_dir = e == ERR_OK && (nfs_is_stale(status) || status == NFS3ERR_NOENT);
-    if (no_dir && nfs_way_retry(&r->way)) {
+    if (no_dir && nfs_way_retry(&r->way, &c->file)) {
         return; /* the directory may be another by now: only a fresh one says what is not there */
     }
     if (e == ERR_OK && status == NFS3ERR_NOENT) {
@@ -78,7 +77,7 @@ static void on_read_way(struct nfs_way *way, enum err e)
     struct reading *r = CONTAINER_OF(way, struct reading, way);
     if (e == ERR_OK) {
         nfs_way_call(way, &r->call, NFS3_LOOKUP, on_read_found);
-    } else {
+    } else if (e != ERR_NOTFOUND || !nfs_way_retry(way, NULL)) {
         snprintf(r->why, sizeof r->why, "%s", e == ERR_NOTFOUND ? "" : r->nfs->files.why);
         reading_end(r, e == ERR_NOTFOUND ? ERR_NOTFOUND : ERR_TEMP);
     }
@@ -100,8 +99,7 @@ static bool try_path(struct reading *r)
     return true;
 }
 
-/* --- READ ---------------------------------------------------------------------------------------
- */
+/* --- READ ------------------------------------------------------------------------------------ */
 
 static void on_read(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply);
 
@@ -149,14 +147,14 @@ static void take_piece(struct reading *r)
 static void take_octets(struct reading *r, const READ3resok *ok)
 {
     size_t room = r->want - r->got, n = ok->data.data_len;
-    if (n > room) {
+    if (n > room || (!n && !ok->eof)) { /* that makes no sense */
         reading_explain(r, "READ", ERR_OK, NFS3ERR_SERVERFAULT);
         reading_end(r, ERR_TEMP);
         return;
     }
     memcpy(r->mem + r->got, n ? ok->data.data_val : "", n);
     r->got += n;
-    if (r->got < r->want && n && !ok->eof) {
+    if (r->got < r->want && !ok->eof) {
         read_call(r); /* a server may send less than it was asked for */
     } else if (r->got < r->want || !is_right_length(r, ok)) {
         wrong_file(r);
@@ -165,7 +163,6 @@ static void take_octets(struct reading *r, const READ3resok *ok)
     }
 }
 
-/* What answers the path with "stale" has just been removed. */
 static void on_read(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
 {
     struct reading *r = CONTAINER_OF(c, struct reading, call);
@@ -173,7 +170,7 @@ static void on_read(struct nfs_call *c, enum err e, nfsstat3 status, const void 
         take_octets(r, &((const READ3res *)reply)->READ3res_u.resok);
     } else if (e != ERR_OK || status == NFS3ERR_JUKEBOX || status == NFS3ERR_IO || !try_path(r)) {
         reading_explain(r, "READ", e, status);
-        reading_end(r, e == ERR_OK && nfs_is_stale(status) ? ERR_NOTFOUND : ERR_TEMP);
+        reading_end(r, ERR_TEMP);
     }
 }
 

@@ -5,13 +5,10 @@
 #include "store/nfs_setup.h"
 
 #include <stdio.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/random.h>
 
 #include "base/check.h"
 #include "store/nfs_volume.h"
-
-#define MS_PER_DAY (24ull * 60 * 60 * 1000)
 
 struct errand {
     struct nfs_volume nv;
@@ -71,6 +68,9 @@ static void on_called(struct nfs_call *c, enum err e, nfsstat3 status, const voi
         h = obj->handle_follows ? &obj->post_op_fh3_u.handle : NULL;
     } else if (e == ERR_OK && status == NFS3_OK && c->procedure == NFS3_READ) {
         x->err = nfs_sentinel_check(&x->nv, reply);
+    } else if (e == ERR_OK && status == NFS3_OK && c->procedure == NFS3_WRITE) {
+        const WRITE3resok *r = &((const WRITE3res *)reply)->WRITE3res_u.resok;
+        x->status = r->count == c->count && r->committed == FILE_SYNC ? NFS3_OK : NFS3ERR_IO;
     }
     if (h) {
         nfs_handle_set(&x->found, span_of(h->data.data_val, h->data.data_len));
@@ -116,13 +116,13 @@ static enum err write_file(struct errand *x, const char *name, struct span text)
 
 static enum err check_sentinel(struct errand *x)
 {
-    if (!call(x, NFS3_LOOKUP, &x->nv.root, NFS_SENTINEL, SPAN(""))) {
-        return failed(x, NFS_SENTINEL,
+    if (!call(x, NFS3_LOOKUP, &x->nv.root, SPOOL_SENTINEL, SPAN(""))) {
+        return failed(x, SPOOL_SENTINEL,
                       x->err == ERR_OK && x->status == NFS3ERR_NOENT ? ERR_NOTFOUND : ERR_TEMP);
     }
-    struct nfs_handle file = x->found;
+    struct nfs_handle file = x->nv.sentinel = x->found;
     if (!call(x, NFS3_READ, &file, "", SPAN("")) && x->err != ERR_CORRUPT) {
-        return failed(x, NFS_SENTINEL, ERR_TEMP);
+        return failed(x, SPOOL_SENTINEL, ERR_TEMP);
     }
     snprintf(x->why, sizeof x->why, "%s", x->nv.why);
     return x->err;
@@ -133,21 +133,19 @@ static enum err make_sentinel(struct errand *x)
 {
     char text[sizeof x->nv.volume.uuid + 1];
     snprintf(text, sizeof text, "%s\n", x->nv.volume.uuid);
-    enum err e = write_file(x, NFS_SENTINEL, span_str(text));
+    enum err e = write_file(x, SPOOL_SENTINEL, span_str(text));
     return e == ERR_OK || e == ERR_BUSY ? check_sentinel(x) : e;
 }
 
 static enum err make_directories(struct errand *x)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
     unsigned fanout = x->nv.volume.fanout;
+    uint64_t day = spool_today();
     for (uint32_t i = 0; i < 1u << (4 * fanout); i++) {
-        unsigned bits = i << (4 * (SPOOL_FANOUT_MAX - fanout));
-        uint8_t random[BLOB_ID_SIZE - 6] = { (uint8_t)(bits >> 8), (uint8_t)bits };
-        struct blob_id id = blob_id_make((uint64_t)t.tv_sec * 1000, random);
+        struct blob_id id = spool_id_in(day, fanout, i);
         x->walk = (struct nfs_walk){ .volume = &x->nv,
                                      .make = true,
+                                     .probe = true,
                                      .deadline = nfs_volume_deadline(&x->nv),
                                      .done = on_walked };
         nfs_place_of(&id, fanout, &x->walk.place);
@@ -168,7 +166,9 @@ static enum err make_directories(struct errand *x)
 static enum err try_write(struct errand *x)
 {
     char name[NFS_NAME_MAX];
-    snprintf(name, sizeof name, ".mailfleet-check-%ld", (long)getpid());
+    uint64_t random; /* other nodes may check at the same time */
+    CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
+    snprintf(name, sizeof name, ".mailfleet-check-%016llx", (unsigned long long)random);
     enum err e = write_file(x, name, SPAN("mailfleet\n"));
     if (!call(x, NFS3_REMOVE, &x->nv.root, name, SPAN("")) && e == ERR_OK) {
         e = failed(x, "removing a file", ERR_TEMP);

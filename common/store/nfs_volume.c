@@ -13,7 +13,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -23,8 +22,6 @@
 #define LIST_MOST        (64u << 10) /* octets of one page of a listing */
 #define LEAST            512         /* a server that says less of its limits makes no sense */
 #define WALK_CALLS       32
-#define BACK_OFF_MS      500
-#define BACK_OFF_MOST_MS 5000
 
 /* --- what the server says -------------------------------------------------------------------- */
 
@@ -47,7 +44,6 @@ bool nfs_is_refusal(nfsstat3 status)
     case NFS3ERR_STALE:
     case NFS3ERR_BADHANDLE:
     case NFS3ERR_NOTSUPP:
-    case NFS3ERR_JUKEBOX:
         return true;
     default:
         return false;
@@ -92,19 +88,14 @@ static void end_waiters(struct nfs_volume *nv, enum err e)
 static void attached(struct nfs_volume *nv)
 {
     nv->state = NFS_ATTACHED;
-    nv->delay = nv->retry_at = 0;
+    *nv->why = '\0';
+    nfs_back_off_end(&nv->back_off);
     end_waiters(nv, ERR_OK);
 }
 
-/* Between half and the whole of a delay that doubles: the workers of a fleet do not come at once.
- */
 static void not_attached(struct nfs_volume *nv)
 {
-    uint32_t random;
-    CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
-    nv->delay = nv->delay ? nv->delay * 2 : BACK_OFF_MS;
-    nv->delay = nv->delay < BACK_OFF_MOST_MS ? nv->delay : BACK_OFF_MOST_MS;
-    nv->retry_at = loop_now(nv->loop) + nv->delay / 2 + random % (nv->delay / 2);
+    nfs_back_off_failed(&nv->back_off, loop_now(nv->loop));
     nv->state = NFS_OUT_OF_REACH;
     end_waiters(nv, ERR_TEMP);
 }
@@ -128,20 +119,24 @@ static bool went_well(struct nfs_volume *nv, const char *what, enum err e, nfsst
 enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r)
 {
     const READ3resok *ok = &r->READ3res_u.resok;
-    struct span text =
-        span_first(span_of(ok->data.data_val, ok->data.data_len), sizeof nv->volume.uuid);
+    if (ok->data.data_len > sizeof nv->volume.uuid) {
+        snprintf(nv->why, sizeof nv->why,
+                 SPOOL_SENTINEL ": the server sends more than was asked for");
+        return ERR_CORRUPT;
+    }
+    struct span text = span_of(ok->data.data_val, ok->data.data_len);
     text = span_first(text, span_find(text, '\n'));
     if (span_eq(text, span_str(nv->volume.uuid))) {
         return ERR_OK;
     }
-    snprintf(nv->why, sizeof nv->why, NFS_SENTINEL " holds the UUID of another volume");
+    snprintf(nv->why, sizeof nv->why, SPOOL_SENTINEL " holds the UUID of another volume");
     return ERR_CORRUPT;
 }
 
 static void on_sentinel_read(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
 {
     struct nfs_volume *nv = of_call(c);
-    if (!went_well(nv, NFS_SENTINEL, e, status)) {
+    if (!went_well(nv, SPOOL_SENTINEL, e, status)) {
         return;
     }
     if (nfs_sentinel_check(nv, reply) == ERR_OK) {
@@ -160,7 +155,7 @@ static void attach_call(struct nfs_volume *nv, int procedure, const struct nfs_h
                                   .probe = true,
                                   .done = done };
     if (procedure == NFS3_LOOKUP) {
-        snprintf(nv->call.name, sizeof nv->call.name, NFS_SENTINEL);
+        snprintf(nv->call.name, sizeof nv->call.name, SPOOL_SENTINEL);
     } else if (procedure == NFS3_READ) {
         nv->call.count = sizeof nv->volume.uuid;
     }
@@ -171,7 +166,7 @@ static void on_sentinel_found(struct nfs_call *c, enum err e, nfsstat3 status, c
 {
     struct nfs_volume *nv = of_call(c);
     const LOOKUP3res *r = reply;
-    if (!went_well(nv, NFS_SENTINEL, e, status)) {
+    if (!went_well(nv, SPOOL_SENTINEL, e, status)) {
         return;
     }
     const nfs_fh3 *h = &r->LOOKUP3res_u.resok.object;
@@ -219,11 +214,22 @@ static void on_mount(void *arg, enum err e, const struct nfs_handle *root, const
     attach_call(nv, NFS3_FSINFO, &nv->root, on_fsinfo);
 }
 
+/* After a failure only a probe waits for the server; others fail at once until one went well. */
 static bool may_try(const struct nfs_volume *nv, bool probe)
 {
-    return !nv->stopped && !nv->nonsense &&
-           (nv->state == NFS_DETACHED || nv->state == NFS_ATTACHING ||
-            (probe && loop_now(nv->loop) >= nv->retry_at));
+    if (nv->stopped || nv->nonsense) {
+        return false;
+    }
+    if (nv->state == NFS_ATTACHING) {
+        return probe || !nv->back_off.delay;
+    }
+    return !nv->back_off.delay || (probe && nfs_back_off_over(&nv->back_off, loop_now(nv->loop)));
+}
+
+bool nfs_volume_stuck(const struct nfs_volume *nv)
+{
+    return nv->stopped || nv->nonsense || (nv->state != NFS_ATTACHED && nv->back_off.delay) ||
+           nfs_client_stuck(nv->client);
 }
 
 void nfs_attach(struct nfs_volume *nv, struct nfs_waiter *w, bool probe)
@@ -240,7 +246,7 @@ void nfs_attach(struct nfs_volume *nv, struct nfs_waiter *w, bool probe)
     if (nv->state != NFS_ATTACHING) {
         nv->state = NFS_ATTACHING;
         nv->attach_deadline = nfs_volume_deadline(nv);
-        nv->mount = nfs_mount_start(nv->loop, nv->pool, &nv->url, &nv->owner,
+        nv->mount = nfs_mount_start(nv->loop, nv->connecting, &nv->url, &nv->owner,
                                     nv->options.timeout_ms, on_mount, nv);
     }
 }
@@ -257,11 +263,12 @@ void nfs_detach(struct nfs_volume *nv)
 static void walk_on(struct nfs_walk *w);
 static void walk_end(struct nfs_walk *w, enum err e);
 
-/* Whose turn comes may have waited too long, or not know any more where to begin. */
-static void walk_take_turn(struct nfs_walk *w)
+/* Whose turn it is may have waited too long, or not know any more where to begin. */
+static void on_turn(struct task *t)
 {
-    struct nfs_volume *nv = w->volume;
-    nv->walking = w;
+    struct nfs_volume *nv = CONTAINER_OF(t, struct nfs_volume, turn);
+    struct list *next = list_pop(&nv->walks);
+    struct nfs_walk *w = nv->walking = CONTAINER_OF(next, struct nfs_walk, link);
     if (nv->stopped || nv->state != NFS_ATTACHED || loop_now(nv->loop) >= w->deadline) {
         walk_end(w, ERR_TEMP);
     } else {
@@ -269,20 +276,17 @@ static void walk_take_turn(struct nfs_walk *w)
     }
 }
 
-/* A turn may be over at once. The first that is not ends the loop, the end of that one goes on. */
+/* Those that wait hold the volume, and the turn of the next comes by a task: done may end all. */
 static void walk_end(struct nfs_walk *w, enum err e)
 {
     struct nfs_volume *nv = w->volume;
-    nv->walking = NULL;
+    if (nv->walking == w) {
+        nv->walking = NULL;
+        if (!list_empty(&nv->walks)) {
+            loop_post(nv->loop, &nv->turn);
+        }
+    }
     w->done(w, e);
-    if (nv->turning) {
-        return;
-    }
-    nv->turning = true;
-    for (struct list *l; !nv->walking && (l = list_pop(&nv->walks));) {
-        walk_take_turn(CONTAINER_OF(l, struct nfs_walk, link));
-    }
-    nv->turning = false;
 }
 
 static struct nfs_walk *walk_of(struct nfs_call *c)
@@ -321,6 +325,7 @@ static void lost_ground(struct nfs_walk *w)
         nfs_dirs_forget(&w->volume->dirs, w->place.day);
         walk_on(w);
     } else {
+        snprintf(w->volume->why, sizeof w->volume->why, "the root's handle is stale");
         nfs_detach(w->volume);
         walk_end(w, ERR_TEMP);
     }
@@ -371,6 +376,17 @@ static void on_made(struct nfs_call *c, enum err e, nfsstat3 status, const void 
     }
 }
 
+static void missing(struct nfs_walk *w)
+{
+    if (w->make) {
+        walk_call(w, NFS3_MKDIR, on_made);
+    } else {
+        walk_end(w, ERR_NOTFOUND);
+    }
+}
+
+static void day_is_missing(struct nfs_walk *w);
+
 static void on_looked_up(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
 {
     struct nfs_walk *w = walk_of(c);
@@ -378,13 +394,42 @@ static void on_looked_up(struct nfs_call *c, enum err e, nfsstat3 status, const 
     if (e == ERR_OK && status == NFS3_OK) {
         learn(w, &r->LOOKUP3res_u.resok.object);
         walk_on(w);
-    } else if (e == ERR_OK && status == NFS3ERR_NOENT && w->make) {
-        walk_call(w, NFS3_MKDIR, on_made);
+    } else if (e == ERR_OK && status == NFS3ERR_NOENT && !w->in_day) {
+        day_is_missing(w);
     } else if (e == ERR_OK && status == NFS3ERR_NOENT) {
-        walk_end(w, ERR_NOTFOUND);
+        missing(w);
     } else {
         walk_failed(w, "LOOKUP", e, status);
     }
+}
+
+/* What the root was mounted over by may have gone: the sentinel with it. */
+static void on_sentinel_seen(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
+{
+    struct nfs_walk *w = walk_of(c);
+    if (e == ERR_OK && status == NFS3_OK && nfs_sentinel_check(w->volume, reply) == ERR_OK) {
+        missing(w);
+        return;
+    }
+    if (e != ERR_OK || status != NFS3_OK) {
+        walk_explain(w, SPOOL_SENTINEL, e, status);
+    }
+    nfs_detach(w->volume);
+    walk_end(w, ERR_TEMP);
+}
+
+/*
+ * An empty directory in the place of the volume has no days either. Nothing is made in one, and
+ * nothing in it is believed to be missing.
+ */
+static void day_is_missing(struct nfs_walk *w)
+{
+    w->call.file = w->volume->sentinel;
+    w->call.offset = 0;
+    w->call.count = sizeof w->volume->volume.uuid;
+    w->call.procedure = NFS3_READ;
+    w->call.done = on_sentinel_seen;
+    nfs_call_start(w->volume->client, &w->call);
 }
 
 static void list_page(struct nfs_walk *w);
@@ -417,6 +462,7 @@ static void on_page(struct nfs_call *c, enum err e, nfsstat3 status, const void 
             list_page(w);
             return;
         }
+        nfs_dirs_set_listed(&w->volume->dirs, w->place.day);
     } else if (e != ERR_OK || nfs_is_stale(status)) {
         walk_failed(w, "READDIRPLUS", e, status);
         return;
@@ -464,10 +510,13 @@ void nfs_walk_start(struct nfs_walk *w)
     w->in_day = w->exists = false;
     w->calls = 0;
     CHECK(!nfs_dirs_leaf(&w->volume->dirs, w->place.day, w->place.leaf));
-    if (w->volume->walking || !list_empty(&w->volume->walks)) {
-        list_add(&w->volume->walks, &w->link);
+    struct nfs_volume *nv = w->volume;
+    if (w->probe || nfs_volume_stuck(nv)) {
+        walk_on(w); /* waits for nobody; and what fails at once shall do so */
+    } else if (nv->walking || !list_empty(&nv->walks)) {
+        list_add(&nv->walks, &w->link);
     } else {
-        w->volume->walking = w;
+        nv->walking = w;
         walk_on(w);
     }
 }
@@ -491,20 +540,29 @@ static void read_url(struct nfs_volume *nv)
                                   : (struct nfs_owner){ nv->options.nfs_uid, nv->options.nfs_gid };
 }
 
+/* Two: a name that can't be looked up shall not hold up what is hashed. */
+static struct pool *open_pool(const struct nfs_volume *nv, unsigned threads, const char *what)
+{
+    char name[64];
+    snprintf(name, sizeof name, "volume %u, %s", nv->volume.volume_id, what);
+    return pool_open(nv->loop, &(struct pool_options){ .name = name,
+                                                       .threads = threads,
+                                                       .queue = nv->options.queue,
+                                                       .timeout_ms = nv->options.timeout_ms });
+}
+
 void nfs_volume_open(struct nfs_volume *nv, struct loop *l, const struct volume *v,
                      const struct spool_options *o, bool bare)
 {
-    char name[32];
     *nv = (struct nfs_volume){ .loop = l, .volume = *v, .options = *o, .bare = bare };
-    snprintf(name, sizeof name, "volume %u", v->volume_id);
     read_url(nv);
     list_init(&nv->walks);
+    nv->turn.run = on_turn;
     list_init(&nv->waiters);
     nfs_dirs_init(&nv->dirs, v->fanout);
-    nv->pool = pool_open(
-        l, &(struct pool_options){
-               .name = name, .threads = THREADS, .queue = o->queue, .timeout_ms = o->timeout_ms });
-    nv->client = nfs_client_open(l, nv->pool,
+    nv->hashing = open_pool(nv, THREADS, "hashing");
+    nv->connecting = open_pool(nv, 1, "connecting");
+    nv->client = nfs_client_open(l, nv->connecting,
                                  &(struct nfs_client_options){ .host = nv->url.host,
                                                                .port = nv->url.port,
                                                                .owner = nv->owner,
@@ -513,7 +571,7 @@ void nfs_volume_open(struct nfs_volume *nv, struct loop *l, const struct volume 
                                                                .timeout_ms = o->timeout_ms });
 }
 
-/* The pool goes last: what it runs for connections is theirs until it has returned. */
+/* The pools go last: what they run for connections is theirs until it has returned. */
 void nfs_volume_stop(struct nfs_volume *nv)
 {
     if (nv->stopped) {
@@ -525,7 +583,8 @@ void nfs_volume_stop(struct nfs_volume *nv)
     if (nv->state == NFS_ATTACHING) {
         not_attached(nv);
     }
-    pool_close(&nv->pool);
+    pool_close(&nv->hashing);
+    pool_close(&nv->connecting);
 }
 
 void nfs_volume_close(struct nfs_volume *nv)

@@ -11,18 +11,19 @@
 #define MAILFLEET_STORE_NFS_VOLUME_H
 
 #include "base/stats.h"
+#include "store/nfs_back_off.h"
 #include "store/nfs_client.h"
 #include "store/nfs_dirs.h"
 #include "store/nfs_mount.h"
 #include "store/spool.h"
-
-#define NFS_SENTINEL ".mailfleet-volume"
+#include "store/spool_backend.h"
 
 enum nfs_volume_state { NFS_DETACHED, NFS_ATTACHING, NFS_ATTACHED, NFS_OUT_OF_REACH };
 
 struct nfs_volume {
     struct loop *loop;
-    struct pool *pool; /* connecting and hashing */
+    struct pool *hashing;
+    struct pool *connecting;
     struct nfs_client *client;
     struct volume volume;
     struct nfs_export url;
@@ -32,14 +33,14 @@ struct nfs_volume {
     bool nonsense; /* the URL: never attached */
     bool stopped;
     enum nfs_volume_state state;
-    char why[HEALTH_WHY]; /* it is out of reach, or the last failure */
-    uint64_t delay, retry_at;
+    char why[HEALTH_WHY];         /* it is out of reach, or the last failure */
+    struct nfs_back_off back_off; /* of attaching */
     struct nfs_handle root, sentinel;
     uint32_t rtmax, wtmax, dtmax; /* octets of one call */
     struct nfs_dirs dirs;
     struct nfs_walk *walking; /* whose turn it is */
     struct list walks;        /* those after it */
-    bool turning;             /* a loop goes through them */
+    struct task turn;         /* takes the next; posted when one has ended and others wait */
     struct list waiters;      /* of attaching */
     struct nfs_mount *mount;  /* while attaching */
     struct nfs_call call;     /* the same */
@@ -66,6 +67,8 @@ struct nfs_waiter {
 };
 /* Already attached: done is called all the same. */
 void nfs_attach(struct nfs_volume *nv, struct nfs_waiter *w, bool probe);
+/* It is known to be out of reach: calls other than probes would fail. */
+bool nfs_volume_stuck(const struct nfs_volume *nv);
 /* What it was attached to is not there any more: it has to be attached anew. */
 void nfs_detach(struct nfs_volume *nv);
 /* What the file says; of a READ of the sentinel from its start. */
@@ -75,7 +78,8 @@ enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r);
 
 /*
  * A walk to the directory of a message, which is made on the way if make says so. For who did not
- * find it in dirs. One goes after the other: many that begin at once would look for the same.
+ * find it in dirs. One goes after the other, but for those of probes: many that begin at once would
+ * look for the same.
  */
 struct nfs_walk {
     struct nfs_volume *volume;

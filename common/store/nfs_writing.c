@@ -75,8 +75,7 @@ static void writing_explain(struct writing *w, const char *what, enum err e, nfs
     nfs_explain(&w->nfs->files, what, e, status, w->why);
 }
 
-/* --- WRITE and COMMIT ---------------------------------------------------------------------------
- */
+/* --- WRITE and COMMIT ------------------------------------------------------------------------ */
 
 static void write_more(struct writing *w);
 
@@ -253,8 +252,7 @@ static void write_more(struct writing *w)
     }
 }
 
-/* --- CREATE -------------------------------------------------------------------------------------
- */
+/* --- CREATE ---------------------------------------------------------------------------------- */
 
 static void on_found(struct nfs_call *c, enum err e, nfsstat3 status, const void *reply)
 {
@@ -280,7 +278,9 @@ static void created(struct writing *w, const post_op_fh3 *obj)
         nfs_handle_set(&w->file->file.handle, span_of(h->data.data_val, h->data.data_len))) {
         write_begin(w);
     } else {
-        nfs_way_call(&w->way, &w->call, NFS3_LOOKUP, on_found);
+        w->call.procedure = NFS3_LOOKUP; /* in the same directory, by the same name */
+        w->call.done = on_found;
+        nfs_call_start(w->nfs->files.client, &w->call);
     }
 }
 
@@ -296,7 +296,7 @@ static void on_created(struct nfs_call *c, enum err e, nfsstat3 status, const vo
         return;
     }
     bool no_dir = e == ERR_OK && (nfs_is_stale(status) || status == NFS3ERR_NOENT);
-    if (no_dir && nfs_way_retry(&w->way)) {
+    if (no_dir && nfs_way_retry(&w->way, &c->file)) {
         return;
     }
     writing_explain(w, "CREATE", e, status);
@@ -319,8 +319,7 @@ static void on_write_way(struct nfs_way *way, enum err e)
     }
 }
 
-/* --- PREPARE ------------------------------------------------------------------------------------
- */
+/* --- PREPARE --------------------------------------------------------------------------------- */
 
 static void on_prepare(struct job *j)
 {
@@ -370,7 +369,8 @@ struct op *nfs_write_start(struct backend *b, struct outfile **f, backend_write_
     w->refs = 2;
     buf_init(&w->whole, SIZE_MAX);
     nfs_way_init(&w->way, w->nfs, &w->id, true);
-    w->err = nfs_is_stuck(w->nfs) ? ERR_TEMP : pool_submit(w->nfs->files.pool, &w->job);
+    w->err =
+        nfs_volume_stuck(&w->nfs->files) ? ERR_TEMP : pool_submit(w->nfs->files.hashing, &w->job);
     if (w->err != ERR_OK) {
         loop_post(w->nfs->files.loop, &w->refused);
     }

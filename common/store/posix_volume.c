@@ -32,12 +32,8 @@
 #include "base/check.h"
 #include "base/fault.h"
 
-#define SENTINEL  ".mailfleet-volume"
-#define FILE_MODE 0640
-#define DIR_MODE  0750
 /* Directories that one look at the volume makes at most: it has a deadline like any call. */
 #define DIRS_A_PROBE 256u
-#define MS_PER_DAY   (24ull * 60 * 60 * 1000)
 
 static enum err failed(char *why, const char *what, enum err e)
 {
@@ -55,16 +51,16 @@ static const char *root_path(const struct volume *v)
 static enum err check_sentinel(int root, const struct volume *v, char *why)
 {
     char text[sizeof v->uuid + 2] = "";
-    int fd = openat(root, SENTINEL, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(root, SPOOL_SENTINEL, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) {
-        return failed(why, SENTINEL, errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
+        return failed(why, SPOOL_SENTINEL, errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
     }
     ssize_t n = read(fd, text, sizeof text - 1);
-    enum err e = n < 0 ? failed(why, SENTINEL, ERR_TEMP) : ERR_OK;
+    enum err e = n < 0 ? failed(why, SPOOL_SENTINEL, ERR_TEMP) : ERR_OK;
     close(fd);
     text[strcspn(text, "\n")] = '\0';
     if (e == ERR_OK && strcmp(text, v->uuid) != 0) {
-        snprintf(why, HEALTH_WHY, SENTINEL " holds the UUID of another volume");
+        snprintf(why, HEALTH_WHY, SPOOL_SENTINEL " holds the UUID of another volume");
         return ERR_CORRUPT;
     }
     return e;
@@ -151,7 +147,7 @@ static bool make_dir(int root, const char *path, size_t len)
 {
     char dir[SPOOL_PATH_MAX];
     snprintf(dir, sizeof dir, "%.*s", (int)len, path);
-    return mkdirat(root, dir, DIR_MODE) == 0 || errno == EEXIST;
+    return mkdirat(root, dir, SPOOL_DIR_MODE) == 0 || errno == EEXIST;
 }
 
 static bool sync_dir(int root, const char *path, size_t len)
@@ -267,7 +263,7 @@ static bool is_refusal(int error)
 
 static int create(int dir, const char *name)
 {
-    return openat(dir, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
+    return openat(dir, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, SPOOL_FILE_MODE);
 }
 
 /*
@@ -494,19 +490,10 @@ enum err posix_volume_unlink(struct posix_volume *pv, const struct blob_id *id, 
 
 /* --- the regular look ------------------------------------------------------------------------ */
 
-static uint64_t today(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 / MS_PER_DAY;
-}
-
 /* The path of the n-th directory of a day, by way of an id that lies in it. */
 static size_t nth_path(uint64_t day, unsigned fanout, unsigned n, char path[SPOOL_PATH_MAX])
 {
-    unsigned bits = n << (4 * (SPOOL_FANOUT_MAX - fanout));
-    uint8_t random[BLOB_ID_SIZE - 6] = { (uint8_t)(bits >> 8), (uint8_t)bits };
-    struct blob_id id = blob_id_make(day * MS_PER_DAY, random);
+    struct blob_id id = spool_id_in(day, fanout, n);
     return spool_path(&id, fanout, path);
 }
 
@@ -527,7 +514,7 @@ static bool prepare_day(const struct posix_volume *pv, int root, uint64_t day, u
 /* Deliveries find their directories: the next day's are made while this one lasts. */
 static bool prepare_tomorrow(struct posix_volume *pv, int root)
 {
-    uint64_t tomorrow = today() + 1;
+    uint64_t tomorrow = spool_today() + 1;
     if (pv->day != tomorrow) {
         pv->day = tomorrow;
         pv->made = 0;
@@ -557,7 +544,7 @@ void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_re
 
 static bool write_file(int root, const char *name, struct span text)
 {
-    int fd = openat(root, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, FILE_MODE);
+    int fd = openat(root, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, SPOOL_FILE_MODE);
     if (fd < 0) {
         return false;
     }
@@ -570,8 +557,8 @@ static enum err mark_root(int root, const struct volume *v, char *why)
 {
     char text[sizeof v->uuid + 1];
     snprintf(text, sizeof text, "%s\n", v->uuid);
-    if (!write_file(root, SENTINEL, span_str(text)) && errno != EEXIST) {
-        return failed(why, SENTINEL, ERR_TEMP);
+    if (!write_file(root, SPOOL_SENTINEL, span_str(text)) && errno != EEXIST) {
+        return failed(why, SPOOL_SENTINEL, ERR_TEMP);
     }
     enum err e = check_sentinel(root, v, why);
     if (e == ERR_OK && !sync_dir(root, ".", 1)) {
@@ -587,7 +574,7 @@ enum err posix_volume_create(const struct volume *v, const struct spool_options 
     char text[HEALTH_WHY] = "";
     enum err e = ERR_OK;
     int root = -1;
-    if (mkdir(root_path(v), DIR_MODE) != 0 && errno != EEXIST) {
+    if (mkdir(root_path(v), SPOOL_DIR_MODE) != 0 && errno != EEXIST) {
         e = failed(text, root_path(v), ERR_TEMP);
     } else if ((root = open(root_path(v), POSIX_DIR_FLAGS)) < 0) {
         e = failed(text, root_path(v), ERR_TEMP);
@@ -598,7 +585,7 @@ enum err posix_volume_create(const struct volume *v, const struct spool_options 
         struct posix_volume pv;
         unsigned made = 0;
         posix_volume_init(&pv, v);
-        if (!prepare_day(&pv, root, today(), UINT_MAX, &made)) {
+        if (!prepare_day(&pv, root, spool_today(), UINT_MAX, &made)) {
             e = failed(text, "making the first day's directories", ERR_TEMP);
         }
         posix_volume_fini(&pv);

@@ -8,8 +8,16 @@
 #include "store/spool_backend.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/check.h"
+
+uint64_t spool_today(void)
+{
+    struct timespec t;
+    CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000 / SPOOL_DAY_MS;
+}
 
 struct outfile *outfile_new(const struct blob_id *id, struct buf *block)
 {

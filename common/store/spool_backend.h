@@ -20,6 +20,14 @@
 #include "store/nfs_handle.h"
 #include "store/spool.h"
 
+/* In the root of each volume: its UUID, and a newline. */
+#define SPOOL_SENTINEL  ".mailfleet-volume"
+#define SPOOL_FILE_MODE 0640
+#define SPOOL_DIR_MODE  0750
+
+/* The day whose directories new files go to, since 1970. */
+uint64_t spool_today(void);
+
 /* Where a file is open; a back-end uses what it needs. */
 struct file {
     int fd;                   /* posix: -1 while it is not open */

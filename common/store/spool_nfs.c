@@ -39,16 +39,10 @@ void nfs_log_failure(const struct nfs *n, const struct blob_id *id, enum err e, 
     char text[BLOB_ID_CHARS + 1];
     blob_id_text(id, text);
     stats_add(STAT_spool_faults, 1);
-    if (*why) {
+    if (*why && !nfs_volume_stuck(&n->files)) {
         LOG(e == ERR_CORRUPT ? LOG_ERROR : LOG_WARN, "spool.call_failed",
             F_U64("volume", n->base.volume_id), F_STR("id", text), F_ERR(e), F_STR("why", why));
     }
-}
-
-bool nfs_is_stuck(const struct nfs *n)
-{
-    return n->files.stopped || n->files.state == NFS_OUT_OF_REACH ||
-           nfs_client_stuck(n->files.client);
 }
 
 /* --- the directory of a message -------------------------------------------------------------- */
@@ -104,14 +98,18 @@ void nfs_way_start(struct nfs_way *w, void (*done)(struct nfs_way *w, enum err e
     }
 }
 
-/* The directory is not what it was: false, if that was so before. */
-bool nfs_way_retry(struct nfs_way *w)
+/* Another operation may have found the new directory meanwhile: that one is kept. */
+bool nfs_way_retry(struct nfs_way *w, const struct nfs_handle *dir)
 {
-    if (w->again) {
+    struct nfs_dirs *dirs = &w->nfs->files.dirs;
+    const struct nfs_handle *known = dir ? nfs_way_dir(w) : nfs_dirs_day(dirs, w->walk.place.day);
+    if (w->again || (!dir && !known)) {
         return false;
     }
     w->again = true;
-    nfs_dirs_forget(&w->nfs->files.dirs, w->walk.place.day);
+    if (known && (!dir || span_eq(nfs_handle_span(known), nfs_handle_span(dir)))) {
+        nfs_dirs_forget(dirs, w->walk.place.day);
+    }
     way_walk(w);
     return true;
 }
@@ -155,7 +153,7 @@ static void on_removed(struct nfs_call *c, enum err e, nfsstat3 status, const vo
     struct unlinking *u = CONTAINER_OF(c, struct unlinking, call);
     (void)reply;
     bool no_dir = e == ERR_OK && (nfs_is_stale(status) || status == NFS3ERR_NOENT);
-    if (no_dir && nfs_way_retry(&u->way)) {
+    if (no_dir && nfs_way_retry(&u->way, &c->file)) {
         return; /* as for a read: only a fresh directory says what is not there */
     }
     if (e == ERR_OK && (status == NFS3_OK || status == NFS3ERR_NOENT)) {
@@ -171,6 +169,8 @@ static void on_unlink_way(struct nfs_way *way, enum err e)
     struct unlinking *u = CONTAINER_OF(way, struct unlinking, way);
     if (e == ERR_OK) {
         nfs_way_call(way, &u->call, NFS3_REMOVE, on_removed);
+    } else if (e == ERR_NOTFOUND && nfs_way_retry(way, NULL)) {
+        return;
     } else if (e == ERR_NOTFOUND) {
         unlinking_end(u, ERR_OK); /* without its directory it has gone, too */
     } else {
@@ -213,7 +213,7 @@ static void release(struct backend *b, struct file *f)
 
 static bool is_stuck(struct backend *b)
 {
-    return nfs_is_stuck(nfs_of(b));
+    return nfs_volume_stuck(&nfs_of(b)->files);
 }
 
 /* --- the life of the volume ------------------------------------------------------------------ */

@@ -3,9 +3,9 @@
  * message's directory.
  *
  * An operation owns what it works on and a reference to its back-end until it has told its end; all
- * its calls share one deadline. Nothing is sent twice: what is lost after it was sent is UNCERTAIN
- * for a write and TEMP for the rest. The sender of a message comes back with it, and it gets a new
- * id.
+ * its calls share one deadline (those of a probe, one a step). Nothing is sent twice: what is lost
+ * after it was sent is UNCERTAIN for a write and TEMP for the rest. The sender of a message comes
+ * back with it, and it gets a new id.
  *
  * Internal to the back-end: spool_nfs.c, nfs_writing.c, nfs_reading.c, nfs_probing.c.
  */
@@ -15,22 +15,17 @@
 #include "store/nfs_volume.h"
 #include "store/spool_backend.h"
 
-struct probing;
-
 struct nfs {
     struct backend base;
     struct nfs_volume files;
-    struct probing *probe; /* the one under way */
-    uint32_t day;          /* whose directories are known or made, */
-    uint32_t made;         /* and how many are */
+    uint64_t day;  /* whose directories, and the next day's, are known or made, */
+    uint32_t made; /* and how many are */
     struct task end;
 };
 
 /* A reference for an operation. */
 struct nfs *nfs_use(struct backend *b);
 void nfs_leave(struct nfs *n);
-/* Calls would fail: it is known to be out of reach. */
-bool nfs_is_stuck(const struct nfs *n);
 /* A fault, counted; logged with why, if the server has said something. */
 void nfs_log_failure(const struct nfs *n, const struct blob_id *id, enum err e, const char *why);
 
@@ -58,8 +53,12 @@ void nfs_way_init(struct nfs_way *w, struct nfs *n, const struct blob_id *id, bo
 void nfs_way_start(struct nfs_way *w, void (*done)(struct nfs_way *w, enum err e));
 /* NULL: not known. */
 const struct nfs_handle *nfs_way_dir(struct nfs_way *w);
-/* A call has found the directory gone. False: that was so before, and done is not called again. */
-bool nfs_way_retry(struct nfs_way *w);
+/*
+ * A call in dir has found the directory gone, or something missing that another directory by this
+ * name may have; dir NULL: the walk has found no such directory in the day. True: done is called
+ * once more. False: it was tried, or nothing rests on what was remembered.
+ */
+bool nfs_way_retry(struct nfs_way *w, const struct nfs_handle *dir);
 /* After OK: a call for the message's name in the directory. */
 void nfs_way_call(struct nfs_way *w, struct nfs_call *c, int procedure, nfs_call_fn *done);
 

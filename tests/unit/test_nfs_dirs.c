@@ -209,6 +209,8 @@ static void test_should_list(void **state)
         assert_false(nfs_dirs_listed(&d, DAY));
     }
     assert_true(nfs_dirs_should_list(&d, DAY));
+    assert_false(nfs_dirs_listed(&d, DAY)); /* it may fail */
+    nfs_dirs_set_listed(&d, DAY);
     assert_true(nfs_dirs_listed(&d, DAY));
     assert_false(nfs_dirs_listed(&d, DAY + 1));
     for (int i = 0; i < 10; i++) {

@@ -116,9 +116,19 @@ static bool went_well(struct nfs_volume *nv, const char *what, enum err e, nfsst
     return false;
 }
 
+/* A server may go on serving a file that was removed, as long as it has it open. */
+static bool is_removed(const post_op_attr *a)
+{
+    return a->attributes_follow && a->post_op_attr_u.attributes.nlink == 0;
+}
+
 enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r)
 {
     const READ3resok *ok = &r->READ3res_u.resok;
+    if (is_removed(&ok->file_attributes)) {
+        snprintf(nv->why, sizeof nv->why, SPOOL_SENTINEL " was removed");
+        return ERR_CORRUPT;
+    }
     if (ok->data.data_len > sizeof nv->volume.uuid) {
         snprintf(nv->why, sizeof nv->why,
                  SPOOL_SENTINEL ": the server sends more than was asked for");

@@ -176,6 +176,7 @@ static struct span make_message(size_t size)
 static void run(const struct volume *v, const struct spool_options *options)
 {
     uv_timer_t timer;
+    mem_keep();
     loop = loop_open();
     spool = spool_open(loop, options);
     spool_set_volumes(spool, v, 1);

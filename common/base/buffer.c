@@ -59,7 +59,7 @@ static void make_room(struct buf *b, size_t need)
     size_t len = buf_len(b);
     if (need > b->size) {
         size_t size = grown_size(b, need);
-        char *mem = mem_new(size, 1);
+        char *mem = mem_raw(size);
         if (len) {
             memcpy(mem, b->mem + b->head, len);
         }

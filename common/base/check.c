@@ -6,6 +6,7 @@
  */
 #include "base/check.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,13 @@ void *mem_new(size_t n, size_t size)
     return p;
 }
 
+void *mem_raw(size_t n)
+{
+    void *p = malloc(n ? n : 1);
+    CHECK(p != NULL);
+    return p;
+}
+
 void *mem_grow(void *p, size_t n, size_t size)
 {
     p = reallocarray(p, n ? n : 1, size ? size : 1);
@@ -36,4 +44,10 @@ char *mem_strdup(const char *s)
     char *p = strdup(s);
     CHECK(p != NULL);
     return p;
+}
+
+void mem_keep(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 2 << 20);
+    mallopt(M_TRIM_THRESHOLD, 16 << 20);
 }

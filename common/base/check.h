@@ -17,9 +17,17 @@ _Noreturn void check_failed(const char *what, const char *file, int line);
 
 /* Zeroed memory, freed with free(). n * size may not overflow (checked). */
 void *mem_new(size_t n, size_t size);
+/* As mem_new, but what is in it is not defined: for what is overwritten at once. */
+void *mem_raw(size_t n);
 /* As realloc to n * size; new bytes are not zeroed. */
 void *mem_grow(void *p, size_t n, size_t size);
 char *mem_strdup(const char *s);
+/*
+ * For a process through which messages pass: pieces of up to 1 MiB come out of memory that was used
+ * before, and 16 MiB of that are kept. The C library would fetch fresh pages for each, and give
+ * them back at once.
+ */
+void mem_keep(void);
 
 #define NEW(type)          ((type *)mem_new(1, sizeof(type)))
 #define NEW_ARRAY(type, n) ((type *)mem_new((n), sizeof(type)))

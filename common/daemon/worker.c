@@ -257,6 +257,7 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
     log_set_node(c->node_name);
     p->config_path = o->config_path;
     list_init(&p->worker.sessions);
+    mem_keep();
     p->worker.loop = loop_open();
     use(p, c, t);
     if (!map_stats(o)) {

@@ -36,6 +36,7 @@ struct nfs_conn {
     struct rpc_context *rpc; /* NULL until the job has run */
     uv_poll_t poll;
     bool polling;
+    int waits_for;   /* what poll was last told */
     bool in_service; /* a callback of libnfs may be running */
     bool lost;
     bool posted;
@@ -82,9 +83,11 @@ static void on_poll(uv_poll_t *h, int status, int events);
 static void wait_for_events(struct nfs_conn *c)
 {
     int events = rpc_which_events(c->rpc);
-    uv_poll_start(&c->poll,
-                  (events & POLLIN ? UV_READABLE : 0) | (events & POLLOUT ? UV_WRITABLE : 0),
-                  on_poll);
+    events = (events & POLLIN ? UV_READABLE : 0) | (events & POLLOUT ? UV_WRITABLE : 0);
+    if (events != c->waits_for) { /* telling it costs two system calls */
+        c->waits_for = events;
+        uv_poll_start(&c->poll, events, on_poll);
+    }
 }
 
 static bool service(struct nfs_conn *c, int events)

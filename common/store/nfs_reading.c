@@ -180,7 +180,7 @@ static void read_piece(struct reading *r)
     free(r->mem);
     r->want =
         infile_next(r->file, chunk < r->nfs->files.rtmax ? chunk : r->nfs->files.rtmax, &r->last);
-    r->mem = mem_new(r->want, 1);
+    r->mem = mem_raw(r->want);
     r->got = 0;
     read_call(r);
 }

@@ -1,7 +1,7 @@
 /*
  * nfs_writing: a step of a message file on its way to an NFS server:
  *
- *   PREPARE   on a thread: hash, complete the block, put both in one piece
+ *   PREPARE   on a thread: hash, and complete the block
  *   CREATE    GUARDED, in the first step alone; FIND the handle, if the answer did not tell it
  *   WRITE     several at a time: FILE_SYNC if one is all there is, else UNSTABLE
  *   COMMIT    in the last step, unless all was durable at once
@@ -34,7 +34,6 @@ struct writing {
     enum err err; /* of the refusal; of the first call that failed */
     struct nfs_way way;
     struct nfs_call call;
-    struct buf whole; /* block and octets, in the first step */
     stable_how stable;
     struct run {
         struct span octets; /* not yet handed to a chunk */
@@ -51,7 +50,6 @@ static void writing_unref(struct writing *w)
 {
     if (--w->refs == 0) {
         outfile_free(&w->file);
-        buf_fini(&w->whole);
         nfs_leave(w->nfs);
         free(w);
     }
@@ -79,35 +77,37 @@ static void writing_explain(struct writing *w, const char *what, enum err e, nfs
 
 static void write_more(struct writing *w);
 
-/* What was there at the first step may be written again; of a streamed file only the rest is left.
- */
 static void set_runs(struct writing *w)
 {
     struct outfile *f = w->file;
-    struct span block = buf_span(&f->block), octets = buf_span(&f->octets);
-    if (buf_len(&w->whole)) {
-        w->runs[0] = (struct run){ buf_span(&w->whole), 0 };
-        return;
-    }
-    w->runs[0] = (struct run){ octets, block.n + f->size - octets.n };
-    if (f->last) {
+    w->runs[0] = (struct run){ buf_span(&f->octets), outfile_offset(f) };
+    if (f->last && !f->first) {
         w->runs[1].octets = outfile_tail(f, &w->runs[1].at);
     }
+}
+
+/* All of the file is in this step. */
+static bool is_whole(const struct writing *w)
+{
+    return w->file->first && w->file->last;
 }
 
 /* One call makes durable what fits in it; the rest waits for the COMMIT. */
 static void write_begin(struct writing *w)
 {
-    bool fits = w->file->last && buf_len(&w->whole) && buf_len(&w->whole) <= w->nfs->files.wtmax;
+    bool fits = is_whole(w) && buf_len(&w->file->octets) <= w->nfs->files.wtmax;
     w->stable = fits ? FILE_SYNC : UNSTABLE;
     set_runs(w);
     write_more(w);
 }
 
-/* With the whole file at hand it is written anew, each call durable by itself. */
+/*
+ * With the whole file at hand it is written anew, each call durable by itself; of a streamed one
+ * the beginning has gone.
+ */
 static void write_again(struct writing *w)
 {
-    if (!w->file->last || !buf_len(&w->whole) || w->stable == FILE_SYNC) {
+    if (!is_whole(w) || w->stable == FILE_SYNC) {
         snprintf(w->why, sizeof w->why, "the server was restarted while the file was written");
         writing_end(w, ERR_UNCERTAIN, false);
         return;
@@ -323,12 +323,7 @@ static void on_write_way(struct nfs_way *way, enum err e)
 
 static void on_prepare(struct job *j)
 {
-    struct writing *w = CONTAINER_OF(j, struct writing, job);
-    outfile_prepare(w->file);
-    if (!w->file->begun) {
-        CHECK(buf_add(&w->whole, buf_span(&w->file->block)) == ERR_OK);
-        CHECK(buf_add(&w->whole, buf_span(&w->file->octets)) == ERR_OK);
-    }
+    outfile_prepare(CONTAINER_OF(j, struct writing, job)->file);
 }
 
 static void on_prepared(struct job *j, enum err e)
@@ -367,7 +362,6 @@ struct op *nfs_write_start(struct backend *b, struct outfile **f, backend_write_
     w->job = (struct job){ .run = on_prepare, .done = on_prepared, .free = on_job_free };
     w->refused.run = on_write_refused;
     w->refs = 2;
-    buf_init(&w->whole, SIZE_MAX);
     nfs_way_init(&w->way, w->nfs, &w->id, true);
     w->err =
         nfs_volume_stuck(&w->nfs->files) ? ERR_TEMP : pool_submit(w->nfs->files.hashing, &w->job);

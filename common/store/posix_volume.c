@@ -24,7 +24,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -291,31 +290,16 @@ static enum err begin(struct posix_volume *pv, struct outfile *f, int root, cons
     return ERR_OK;
 }
 
-/* Takes n octets off the front of the vectors; returns how many are left. */
-static size_t advance(struct iovec *v, size_t count, size_t n)
+static bool write_all(int fd, uint64_t offset, struct span octets)
 {
-    size_t left = 0;
-    for (size_t i = 0; i < count; i++) {
-        size_t take = n < v[i].iov_len ? n : v[i].iov_len;
-        v[i].iov_base = (char *)v[i].iov_base + take;
-        v[i].iov_len -= take;
-        n -= take;
-        left += v[i].iov_len;
-    }
-    return left;
-}
-
-static bool write_all(int fd, off_t offset, struct span a, struct span b)
-{
-    struct iovec v[] = { { (void *)(uintptr_t)a.p, a.n }, { (void *)(uintptr_t)b.p, b.n } };
-    for (size_t left = a.n + b.n; left;) {
-        ssize_t n = pwritev(fd, v, ARRAY_LEN(v), offset);
+    while (octets.n) {
+        ssize_t n = pwrite(fd, octets.p, octets.n, (off_t)offset);
         if (n < 0 && errno != EINTR) {
             return false;
         }
         if (n > 0) {
-            offset += n;
-            left = advance(v, ARRAY_LEN(v), (size_t)n);
+            offset += (uint64_t)n;
+            octets = span_skip(octets, (size_t)n);
         }
     }
     return true;
@@ -348,17 +332,14 @@ static enum err finish(struct posix_volume *pv, struct outfile *f, int root, con
     return ERR_OK;
 }
 
-/* The block goes out with the first octets; its end is written again if they were not all. */
-static enum err write_octets(struct outfile *f, bool first, char *why)
+/* The block went out with the first octets; its end is written again if they were not all. */
+static enum err write_octets(struct outfile *f, char *why)
 {
-    struct span block = buf_span(&f->block), octets = buf_span(&f->octets);
-    uint64_t at = block.n + f->size - octets.n;
-    bool ok = first ? write_all(f->file.fd, 0, block, octets)
-                    : write_all(f->file.fd, (off_t)at, octets, SPAN(""));
-    if (ok && f->last && !first) {
+    bool ok = write_all(f->file.fd, outfile_offset(f), buf_span(&f->octets));
+    if (ok && f->last && !f->first) {
         uint64_t tail_at;
         struct span tail = outfile_tail(f, &tail_at);
-        ok = write_all(f->file.fd, (off_t)tail_at, tail, SPAN(""));
+        ok = write_all(f->file.fd, tail_at, tail);
     }
     return ok ? ERR_OK : failed(why, "write", ERR_UNCERTAIN);
 }
@@ -375,7 +356,7 @@ enum err posix_volume_write(struct posix_volume *pv, struct outfile *f, char *wh
         e = first ? begin(pv, f, root, path, dir_len, why) : ERR_OK;
     }
     if (e == ERR_OK) {
-        e = write_octets(f, first, why);
+        e = write_octets(f, why);
     }
     if (e == ERR_OK && f->last) {
         e = finish(pv, f, root, path, dir_len, why);
@@ -444,7 +425,7 @@ static bool read_some(int fd, char *mem, size_t ask, size_t enough, size_t *got)
 static enum err read_piece(struct infile *f, uint64_t chunk, bool *last, char *why)
 {
     size_t want = infile_next(f, chunk, last), ask = want + *last, got;
-    char *mem = mem_new(ask, 1);
+    char *mem = mem_raw(ask);
     if (!read_some(f->file.fd, mem, ask, want, &got)) {
         free(mem);
         return failed(why, "read", ERR_TEMP);
@@ -548,7 +529,7 @@ static bool write_file(int root, const char *name, struct span text)
     if (fd < 0) {
         return false;
     }
-    bool ok = write_all(fd, 0, text, SPAN("")) && fsync(fd) == 0;
+    bool ok = write_all(fd, 0, text) && fsync(fd) == 0;
     return close(fd) == 0 && ok;
 }
 

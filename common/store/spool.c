@@ -60,7 +60,8 @@ struct spool_writer {
     void *arg;
     struct blob_id id;
     uint64_t size;          /* octets appended so far */
-    struct buf next;        /* appended, not yet handed over */
+    struct buf next;        /* appended, not yet handed over; at first behind the block */
+    size_t most;            /* that next may hold before it is handed over */
     struct outfile *file;   /* NULL while a step is under way */
     struct op *step;        /* the one under way */
     struct backend *volume; /* NULL until the file is begun there */
@@ -133,6 +134,7 @@ static void writer_step(struct spool_writer *w)
         struct buf empty = f->octets;
         f->octets = w->next;
         w->next = empty;
+        w->most = w->spool->options.buffer;
     }
     f->last = w->finishing && !buf_len(&w->next);
     w->step = w->volume->ops->write(w->volume, &w->file, on_step, w);
@@ -141,7 +143,7 @@ static void writer_step(struct spool_writer *w)
 /* A step when there is reason for one: the buffer is passed, or no more is to come. */
 static void writer_run(struct spool_writer *w)
 {
-    if (!w->step && (w->finishing || buf_len(&w->next) > w->spool->options.buffer)) {
+    if (!w->step && (w->finishing || buf_len(&w->next) > w->most)) {
         writer_step(w);
     }
 }
@@ -185,9 +187,10 @@ static void on_step(void *arg, enum err e, struct outfile **f)
         writer_done(w);
         return;
     }
+    w->file->first = false;
     buf_release(&w->file->octets);
     writer_run(w);
-    if (w->blocked && !w->failing && buf_len(&w->next) <= w->spool->options.buffer) {
+    if (w->blocked && !w->failing && buf_len(&w->next) <= w->most) {
         w->blocked = false;
         w->fn(w->arg, SPOOL_READY, ERR_OK, NULL, SPAN("")); /* it may abort: the last thing here */
     }
@@ -225,8 +228,10 @@ enum err spool_create(struct spool *s, struct span reverse_path,
     w->fn = fn;
     w->arg = arg;
     w->id = e.id;
-    w->file = outfile_new(&e.id, &block);
     buf_init(&w->next, SIZE_MAX); /* bounded by the owner, who waits for READY */
+    w->most = s->options.buffer + buf_len(&block);
+    CHECK(buf_add(&w->next, buf_span(&block)) == ERR_OK);
+    w->file = outfile_new(&e.id, &block);
     *out = w;
     return ERR_OK;
 }
@@ -250,7 +255,7 @@ bool spool_append(struct spool_writer *w, struct span octets)
     w->size += octets.n;
     CHECK(buf_add(&w->next, octets) == ERR_OK);
     writer_run(w);
-    w->blocked = w->failing || buf_len(&w->next) > w->spool->options.buffer;
+    w->blocked = w->failing || buf_len(&w->next) > w->most;
     return !w->blocked;
 }
 

@@ -24,6 +24,7 @@ struct outfile *outfile_new(const struct blob_id *id, struct buf *block)
     struct outfile *f = NEW(struct outfile);
     f->id = *id;
     f->file.fd = -1;
+    f->first = true;
     f->block = *block;
     buf_init(block, block->limit);
     buf_init(&f->octets, SIZE_MAX);
@@ -68,8 +69,9 @@ static void seal(struct outfile *f)
 void outfile_prepare(struct outfile *f)
 {
     struct span octets = buf_span(&f->octets);
-    if (!f->begun) {
+    if (f->first) {
         CHECK(EVP_DigestInit_ex(f->sha256, EVP_sha256(), NULL) == 1);
+        octets = span_skip(octets, buf_len(&f->block));
         f->size = 0;
     }
     CHECK(EVP_DigestUpdate(f->sha256, octets.p, octets.n) == 1);
@@ -77,6 +79,14 @@ void outfile_prepare(struct outfile *f)
     if (f->last) {
         seal(f);
     }
+    if (f->last && f->first) {
+        memcpy(f->octets.mem + f->octets.head, f->block.mem + f->block.head, buf_len(&f->block));
+    }
+}
+
+uint64_t outfile_offset(const struct outfile *f)
+{
+    return f->first ? 0 : buf_len(&f->block) + f->size - buf_len(&f->octets);
 }
 
 struct infile *infile_new(const struct pointer *p, struct span handle)

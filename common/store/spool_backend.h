@@ -42,21 +42,26 @@ struct outfile {
     struct blob_id id;
     struct file file;
     struct buf block;  /* the envelope, incomplete until outfile_seal */
-    struct buf octets; /* of the message: what the next step writes */
+    struct buf octets; /* what the next step writes: of the message; in the first, the block too */
+    bool first;        /* the next step is the first: octets begin with the block, */
     bool last;         /* the next step completes the file */
     bool begun;        /* a step has made it */
     uint64_t size;     /* octets hashed so far */
     EVP_MD_CTX *sha256;
 };
 
-/* Takes block over. */
+/* Takes block over. The first octets are to begin with a copy of it: so both go out in one piece.
+ */
 struct outfile *outfile_new(const struct blob_id *id, struct buf *block);
 void outfile_free(struct outfile **f);
 /*
  * What a step does to memory, and what takes time: called where a back-end may block. Hashes the
- * octets (from the start, if nothing was begun) and, in the last step, completes the block.
+ * octets (in the first step from the start, also if it is tried again) and, in the last, completes
+ * the block.
  */
 void outfile_prepare(struct outfile *f);
+/* Where in the file octets begin. */
+uint64_t outfile_offset(const struct outfile *f);
 /* The end of a complete block, to be written over the dashes of a streamed file, and its place. */
 struct span outfile_tail(const struct outfile *f, uint64_t *offset);
 

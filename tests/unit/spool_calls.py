@@ -20,12 +20,12 @@ import tempfile
 # After the file comes its directory: on a local file system a name is durable by a sync of its own.
 SYNC = ["fsync", "close", "fsync"]
 EXPECTED = {
-    "write_cold": ["openat day", "openat id", "pwritev"] + SYNC,
-    "write_small": ["openat id", "pwritev"] + SYNC,
+    "write_cold": ["openat day", "openat id", "pwrite"] + SYNC,
+    "write_small": ["openat id", "pwrite"] + SYNC,
     "read_cold": ["openat day", "openat id", "read", "close"],
     "read_small": ["openat id", "read", "close"],
     "read_missing": ["openat id", "close", "openat day/id"],
-    "write_large": ["openat id", "pwritev", "pwritev", "pwritev", "pwritev"] + SYNC,
+    "write_large": ["openat id", "pwrite", "pwrite", "pwrite", "pwrite"] + SYNC,
     "read_large": ["openat id", "read", "read", "read", "close"],
     "unlink_cold": ["openat day", "unlinkat id"],
     "unlink": ["unlinkat id"],

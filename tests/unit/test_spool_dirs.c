@@ -167,6 +167,7 @@ static enum err put(struct posix_volume *pv, struct pointer *p)
     p->skip = (uint32_t)buf_len(&block);
     p->size = BLOB_ID_CHARS;
     struct outfile *f = outfile_new(&p->id, &block);
+    assert_int_equal(buf_add(&f->octets, buf_span(&f->block)), ERR_OK);
     assert_int_equal(buf_add(&f->octets, span_str(text)), ERR_OK);
     f->last = true;
     enum err err = posix_volume_write(pv, f, why);

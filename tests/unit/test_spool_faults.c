@@ -11,7 +11,6 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 
 #define BUFFER 4096
@@ -136,25 +135,22 @@ int openat(int dir, const char *path, int flags, ...)
     return fd;
 }
 
-ssize_t pwritev(int fd, const struct iovec *v, int count, off_t offset)
+ssize_t pwrite(int fd, const void *octets, size_t size, off_t offset)
 {
     static _Atomic unsigned calls;
     faults.written = fd;
     if (fails(POINT_WRITE)) {
         return -1;
     }
-    if (!faults.little || gettid() == getpid()) {
-        return REAL(ssize_t, "pwritev64", int, const struct iovec *, int, off_t)(fd, v, count,
-                                                                                 offset);
+    if (faults.little && gettid() != getpid()) {
+        unsigned n = calls++;
+        if (n % 5 == 0) {
+            errno = EINTR;
+            return -1;
+        }
+        size = size < n % 300 + 1 ? size : n % 300 + 1;
     }
-    unsigned n = calls++;
-    if (n % 5 == 0) {
-        errno = EINTR;
-        return -1;
-    }
-    const struct iovec *part = v->iov_len ? v : v + 1;
-    size_t size = part->iov_len < n % 300 + 1 ? part->iov_len : n % 300 + 1;
-    return pwrite(fd, part->iov_base, size, offset);
+    return REAL(ssize_t, "pwrite64", int, const void *, size_t, off_t)(fd, octets, size, offset);
 }
 
 int fsync(int fd)

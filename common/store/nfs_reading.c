@@ -23,7 +23,7 @@ struct reading {
     struct nfs_way way;
     struct nfs_call call;
     bool by_path; /* the handle is the one that the path led to */
-    char *mem;    /* the piece, want octets, of which got are there */
+    char *mem; /* what there is of the piece, if it comes in several answers: got of want octets */
     size_t want, got;
     bool last;
     char why[HEALTH_WHY];
@@ -132,34 +132,48 @@ static void wrong_file(struct reading *r)
     reading_end(r, ERR_CORRUPT);
 }
 
-static void take_piece(struct reading *r)
+/* What came in one answer is lent as it is; what came in several has been put together. */
+static void take_piece(struct reading *r, const char *octets)
 {
     struct infile *f = r->file;
-    if (f->at == 0 && !envelope_is(span_of(r->mem, r->got), &f->id)) {
+    if (f->at == 0 && !envelope_is(span_of(octets, r->want), &f->id)) {
         wrong_file(r);
-        return;
+    } else if (!r->mem) {
+        reading_end(r, infile_lend(f, octets, r->want, r->want));
+    } else {
+        char *mem = r->mem;
+        r->mem = NULL;
+        reading_end(r, infile_take(f, mem, r->want, r->want));
     }
-    char *mem = r->mem;
-    r->mem = NULL;
-    reading_end(r, infile_take(f, mem, r->want, r->got));
 }
 
+static void keep_octets(struct reading *r, const READ3resok *ok)
+{
+    if (!r->mem) {
+        r->mem = mem_raw(r->want);
+    }
+    memcpy(r->mem + r->got, ok->data.data_val, ok->data.data_len);
+    r->got += ok->data.data_len;
+}
+
+/* A server may send less than it was asked for. */
 static void take_octets(struct reading *r, const READ3resok *ok)
 {
     size_t room = r->want - r->got, n = ok->data.data_len;
     if (n > room || (!n && !ok->eof)) { /* that makes no sense */
         reading_explain(r, "READ", ERR_OK, NFS3ERR_SERVERFAULT);
         reading_end(r, ERR_TEMP);
-        return;
-    }
-    memcpy(r->mem + r->got, n ? ok->data.data_val : "", n);
-    r->got += n;
-    if (r->got < r->want && !ok->eof) {
-        read_call(r); /* a server may send less than it was asked for */
-    } else if (r->got < r->want || !is_right_length(r, ok)) {
+    } else if ((n < room && ok->eof) || (n == room && !is_right_length(r, ok))) {
         wrong_file(r);
+    } else if (n == room && !r->got) {
+        take_piece(r, ok->data.data_val);
     } else {
-        take_piece(r);
+        keep_octets(r, ok);
+        if (n < room) {
+            read_call(r);
+        } else {
+            take_piece(r, r->mem);
+        }
     }
 }
 
@@ -178,9 +192,9 @@ static void read_piece(struct reading *r)
 {
     uint64_t chunk = r->nfs->files.options.read_chunk;
     free(r->mem);
+    r->mem = NULL;
     r->want =
         infile_next(r->file, chunk < r->nfs->files.rtmax ? chunk : r->nfs->files.rtmax, &r->last);
-    r->mem = mem_raw(r->want);
     r->got = 0;
     read_call(r);
 }

@@ -337,6 +337,7 @@ static void reader_tell(struct spool_reader *r, struct span piece)
 {
     char *mem = r->file->mem;
     r->file->mem = NULL;
+    r->file->piece = NULL;
     r->file->len = 0;
     r->fn(r->arg, ERR_OK, piece, false); /* it may close the reader */
     free(mem);

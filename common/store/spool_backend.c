@@ -118,21 +118,29 @@ size_t infile_next(const struct infile *f, uint64_t chunk, bool *last)
     return (size_t)(*last ? left : chunk);
 }
 
-enum err infile_take(struct infile *f, char *mem, size_t want, size_t got)
+enum err infile_lend(struct infile *f, const char *octets, size_t want, size_t got)
 {
     bool first = f->at == 0;
     free(f->mem);
-    f->mem = mem;
+    f->mem = NULL;
+    f->piece = octets;
     f->len = got;
     f->at += got;
-    if (got != want || (first && !envelope_is(span_of(mem, got), &f->id))) {
+    if (got != want || (first && !envelope_is(span_of(octets, got), &f->id))) {
         return ERR_CORRUPT;
     }
     return ERR_OK;
 }
 
+enum err infile_take(struct infile *f, char *mem, size_t want, size_t got)
+{
+    enum err e = infile_lend(f, mem, want, got);
+    f->mem = mem;
+    return e;
+}
+
 struct span infile_piece(const struct infile *f)
 {
     uint64_t start = f->at - f->len;
-    return span_skip(span_of(f->mem, f->len), start < f->skip ? f->skip - start : 0);
+    return span_skip(span_of(f->piece, f->len), start < f->skip ? f->skip - start : 0);
 }

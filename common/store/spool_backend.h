@@ -70,11 +70,12 @@ struct span outfile_tail(const struct outfile *f, uint64_t *offset);
 struct infile {
     struct blob_id id;
     struct file file;
-    uint32_t skip; /* octets of the envelope block */
-    uint64_t end;  /* of the file: skip and the message's size */
-    uint64_t at;   /* where the next piece begins */
-    char *mem;     /* the last piece, with the block as far as that is in it */
+    uint32_t skip;     /* octets of the envelope block */
+    uint64_t end;      /* of the file: skip and the message's size */
+    uint64_t at;       /* where the next piece begins */
+    const char *piece; /* the last one, with the block as far as that is in it */
     size_t len;
+    char *mem; /* it is in; NULL: the back-end's, until done returns */
 };
 
 struct infile *infile_new(const struct pointer *p, struct span handle);
@@ -87,6 +88,8 @@ size_t infile_next(const struct infile *f, uint64_t chunk, bool *last);
  * another file than the pointer says. The memory is infile's, whatever is returned.
  */
 enum err infile_take(struct infile *f, char *mem, size_t want, size_t got);
+/* The same of octets that stay the back-end's. */
+enum err infile_lend(struct infile *f, const char *octets, size_t want, size_t got);
 /* The octets of the message in the last piece. */
 struct span infile_piece(const struct infile *f);
 

@@ -198,22 +198,25 @@ class Poller(Worker):
 
 
 class Killer(threading.Thread):
-    """Kills one part after the other, and starts each again after a while."""
+    """Kills one part after the other, and starts each again after a while.
 
-    def __init__(self, parts, seed):
+    up and down are the longest times between.
+    """
+
+    def __init__(self, parts, seed, up=6, down=4):
         super().__init__(daemon=True)
-        self.parts = parts
+        self.parts, self.up, self.down = parts, up, down
         self.rng = random.Random(seed)
         self.stopping = threading.Event()
         self.killed = {part.name: 0 for part in parts}
         self.error = None
 
     def run(self):
-        while not self.stopping.wait(self.rng.uniform(1, 6)):
+        while not self.stopping.wait(self.rng.uniform(1, self.up)):
             part = self.rng.choice(self.parts)
             part.kill()
             self.killed[part.name] += 1
-            self.stopping.wait(self.rng.uniform(0, 4))
+            self.stopping.wait(self.rng.uniform(0, self.down))
             try:
                 part.up()
             except FleetError as error:

@@ -115,6 +115,15 @@ static inline const char *nfs_server(void)
     return getenv("MAILFLEET_TEST_NFS");
 }
 
+/* Options as they were given, and what they say of NFS. */
+static inline struct spool_options over_nfs(struct spool_options o)
+{
+    o.nfs_connections = o.nfs_connections ? o.nfs_connections : 2;
+    o.nfs_uid = geteuid();
+    o.nfs_gid = getegid();
+    return o;
+}
+
 static inline void make_url(const struct spool_fixture *f, struct volume *v)
 {
     const char *server = nfs_server();
@@ -221,10 +230,9 @@ static inline void make_fixture_dir(char *out, size_t size)
 /* With volumes 1 to n, all well. */
 static inline void fixture_begin(struct spool_fixture *f, size_t n, struct spool_options options)
 {
-    *f = (struct spool_fixture){ .options = options, .n = n, .random = 88172645463325252u };
-    f->options.nfs_connections = options.nfs_connections ? options.nfs_connections : 2;
-    f->options.nfs_uid = geteuid();
-    f->options.nfs_gid = getegid();
+    *f = (struct spool_fixture){ .options = over_nfs(options),
+                                 .n = n,
+                                 .random = 88172645463325252u };
     stats_use(&f->stats);
     fixture_init(&f->net);
     f->fds = open_fds();

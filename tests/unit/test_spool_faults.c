@@ -784,7 +784,7 @@ static void write_for_ever(struct spool_fixture *f)
 static int child_main(const char *dir, uint64_t seed)
 {
     struct spool_fixture *f = NEW(struct spool_fixture);
-    *f = (struct spool_fixture){ .options = patient, .n = 1, .random = seed };
+    *f = (struct spool_fixture){ .options = over_nfs(patient), .n = 1, .random = seed };
     snprintf(f->dir, sizeof f->dir, "%s", dir);
     stats_use(&f->stats);
     fixture_init(&f->net);

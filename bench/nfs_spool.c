@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/mem_keep.h"
 #include "store/spool.h"
 #include "workload.h"
 

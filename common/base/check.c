@@ -6,7 +6,6 @@
  */
 #include "base/check.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,10 +43,4 @@ char *mem_strdup(const char *s)
     char *p = strdup(s);
     CHECK(p != NULL);
     return p;
-}
-
-void mem_keep(void)
-{
-    mallopt(M_MMAP_THRESHOLD, 2 << 20);
-    mallopt(M_TRIM_THRESHOLD, 16 << 20);
 }

@@ -22,12 +22,6 @@ void *mem_raw(size_t n);
 /* As realloc to n * size; new bytes are not zeroed. */
 void *mem_grow(void *p, size_t n, size_t size);
 char *mem_strdup(const char *s);
-/*
- * For a process through which messages pass: pieces of up to 1 MiB come out of memory that was used
- * before, and 16 MiB of that are kept. The C library would fetch fresh pages for each, and give
- * them back at once.
- */
-void mem_keep(void);
 
 #define NEW(type)          ((type *)mem_new(1, sizeof(type)))
 #define NEW_ARRAY(type, n) ((type *)mem_new((n), sizeof(type)))

@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/mem_keep.h"
 #include "daemon/parts.h"
 #include "net/listener.h"
 

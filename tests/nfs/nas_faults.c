@@ -3,204 +3,40 @@
  * nothing, a server that is stopped, killed and started anew, names that nobody knows. Whatever
  * happens, a write that may have been done is UNCERTAIN and is not done again, everything else is
  * TEMP, nothing waits longer than its deadline, and all goes on when the server does.
- *
- * The calls of libc that connect go through functions of this program with their names: they count,
- * and know two hosts of their own.
  */
-#include "nas_fixture.h"
+#include "nas_libc.h"
 
-#include <dlfcn.h>
-#include <netdb.h>
-#include <pthread.h>
-
-#define BUFFER      65536u
-#define CHUNK       8192u
-#define QUEUE       20u
-#define CONNECTIONS 2u
-#define SLOTS       64u /* calls that the client sends on one connection */
-
-static const struct spool_options patient = { .buffer = BUFFER,
-                                              .read_chunk = CHUNK,
-                                              .threads = 2,
-                                              .queue = 1000,
-                                              .timeout_ms = 60000,
-                                              .nfs_connections = CONNECTIONS };
-/* A deadline that tests wait for. */
-static const struct spool_options hasty = { .buffer = BUFFER,
-                                            .read_chunk = CHUNK,
-                                            .threads = 2,
-                                            .queue = QUEUE,
-                                            .timeout_ms = 1000,
-                                            .nfs_connections = CONNECTIONS };
-
-/* The same for what waits for many. */
-static const struct spool_options hastier = { .buffer = BUFFER,
-                                              .read_chunk = CHUNK,
-                                              .threads = 2,
-                                              .queue = QUEUE,
-                                              .timeout_ms = 300,
-                                              .nfs_connections = CONNECTIONS };
-
-/* --- calls of libc --------------------------------------------------------------------------- */
-
-#define NAME_NONE "none.test"
-#define NAME_NAS  "nas.test"  /* the laboratory's server */
-#define NAME_SLOW "slow.test" /* the same, when the gate is open; until then it is looked up */
-
-static _Atomic unsigned connects;
-
-static struct {
-    pthread_mutex_t mutex;
-    pthread_cond_t opened;
-    unsigned waiting;
-    bool open;
-} gate = { .mutex = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER };
-
-static void gate_set(bool open)
-{
-    pthread_mutex_lock(&gate.mutex);
-    gate.open = open;
-    pthread_cond_broadcast(&gate.opened);
-    pthread_mutex_unlock(&gate.mutex);
-}
-
-static unsigned gate_waiting(void)
-{
-    pthread_mutex_lock(&gate.mutex);
-    unsigned n = gate.waiting;
-    pthread_mutex_unlock(&gate.mutex);
-    return n;
-}
-
-static void gate_wait(void)
-{
-    pthread_mutex_lock(&gate.mutex);
-    gate.waiting++;
-    while (!gate.open) {
-        pthread_cond_wait(&gate.opened, &gate.mutex);
-    }
-    gate.waiting--;
-    pthread_mutex_unlock(&gate.mutex);
-}
-
-/* The next definition of a function of this name: the sanitizer's or libc's. */
-#define REAL(result, name, ...) ((result(*)(__VA_ARGS__))(uintptr_t)dlsym(RTLD_NEXT, name))
-
-int connect(int fd, __CONST_SOCKADDR_ARG to, socklen_t size)
-{
-    connects++;
-    return REAL(int, "connect", int, const struct sockaddr *, socklen_t)(fd, to.__sockaddr__, size);
-}
-
-static const char *server_host(void)
-{
-    static char host[64];
-    snprintf(host, sizeof host, "%.*s", (int)strcspn(nfs_server(), ":"), nfs_server());
-    return host;
-}
-
-int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
-                struct addrinfo **out)
-{
-    if (!strcmp(host, NAME_NONE)) {
-        return EAI_NONAME;
-    }
-    if (!strcmp(host, NAME_SLOW)) {
-        gate_wait();
-    }
-    bool known = !strcmp(host, NAME_SLOW) || !strcmp(host, NAME_NAS);
-    return REAL(int, "getaddrinfo", const char *, const char *, const struct addrinfo *,
-                struct addrinfo **)(known ? server_host() : host, service, hints, out);
-}
-
-/* --- fixtures -------------------------------------------------------------------------------- */
-
-static void setup(void **state, size_t volumes, struct spool_options options)
-{
-    struct spool_fixture *f = *state = NEW(struct spool_fixture);
-    fixture_begin(f, volumes, patient);
-    prepare(f);
-    f->options = over_nfs(options);
-    reopen(f);
-    look(f, LOOK_NEVER);
-    ask("reset");
-}
+#define SLOTS    64u   /* calls that the client sends on one connection */
+#define DEADLINE 1000u /* ms, that tests wait for */
 
 static int setup_patient(void **state)
 {
-    setup(state, 1, patient);
+    nas_begin(state, 1, patient);
     return 0;
 }
 
 static int setup_two(void **state)
 {
-    setup(state, 2, patient);
+    nas_begin(state, 2, patient);
     return 0;
 }
 
 static int setup_hasty(void **state)
 {
-    setup(state, 1, hasty);
+    nas_begin(state, 1, hasty(DEADLINE));
     return 0;
 }
 
 static int setup_hasty_two(void **state)
 {
-    setup(state, 2, hasty);
-    return 0;
-}
-
-static int setup_hastier(void **state)
-{
-    setup(state, 1, hastier);
+    nas_begin(state, 2, hasty(DEADLINE));
     return 0;
 }
 
 static int teardown(void **state)
 {
     gate_set(true);
-    ask("mend");
-    fixture_end(*state);
-    free(*state);
-    return 0;
-}
-
-static bool has_file(struct spool_fixture *f, const struct pointer *p)
-{
-    char path[256];
-    file_path(f, p, path, sizeof path);
-    return access(path, F_OK) == 0;
-}
-
-static struct span handle_of(const struct message *m)
-{
-    return nfs_handle_span(&m->handle);
-}
-
-/* On a machine that is busy even a server that is well may pass a deadline that tests wait for. */
-static bool may_be_late(const struct spool_fixture *f)
-{
-    return f->options.timeout_ms < patient.timeout_ms;
-}
-
-static void write_well(struct spool_fixture *f, struct message *m, size_t size)
-{
-    message_write(f, m, size);
-    for (int i = 0; i < 20 && m->ev != SPOOL_WRITTEN && may_be_late(f); i++) {
-        message_fini(m);
-        wait_writable(f);
-        message_write(f, m, size);
-    }
-    assert_int_equal(m->ev, SPOOL_WRITTEN);
-}
-
-static void read_well(struct spool_fixture *f, const struct message *m, struct span handle)
-{
-    if (may_be_late(f)) {
-        WAIT(&f->net, NULL, message_read_error(f, m, handle) == ERR_OK);
-    } else {
-        message_read(f, m, handle);
-    }
+    return nas_end(state);
 }
 
 static void check_fails(const struct message *m, enum err e)
@@ -208,29 +44,6 @@ static void check_fails(const struct message *m, enum err e)
     assert_int_equal(m->ev, SPOOL_FAILED);
     assert_int_equal(m->e, e);
     assert_int_equal(m->named, e == ERR_UNCERTAIN);
-}
-
-/* As reopen(), for a server that does not answer now. */
-static void reopen_unwell(struct spool_fixture *f)
-{
-    spool_close(&f->spool);
-    f->spool = spool_open(f->net.loop, &f->options);
-    set_volumes(f);
-}
-
-/* All works: the connections, the breaker, the looks. */
-static void check_mended(struct spool_fixture *f)
-{
-    struct message m;
-    look(f, LOOK_OFTEN);
-    wait_well(f);
-    wait_writable(f);
-    write_well(f, &m, 3 * CHUNK);
-    assert_int_equal(pointer_state(f, &m.p), FILE_RIGHT);
-    read_well(f, &m, handle_of(&m));
-    read_well(f, &m, SPAN(""));
-    message_fini(&m);
-    look(f, LOOK_NEVER);
 }
 
 /* --- answers that are lost ------------------------------------------------------------------- */
@@ -417,7 +230,7 @@ static void test_hang(void **state)
         spool_unlink(f->spool, 1, &m.p.id, on_unlink_end, &e);
         assert_int_equal(message_read_error(f, &m, handle_of(&m)), ERR_TEMP);
         WAIT(&f->net, NULL, !w.writer && !large.writer && e != ERR_COUNT);
-        assert_true(uv_hrtime() / 1000000 - began >= hasty.timeout_ms / 2);
+        assert_true(uv_hrtime() / 1000000 - began >= DEADLINE / 2);
         check_fails(&w, ERR_UNCERTAIN);
         check_fails(&large, ERR_UNCERTAIN);
         assert_int_equal(e, ERR_TEMP);
@@ -432,6 +245,34 @@ static void test_hang(void **state)
         message_fini(&w);
         message_fini(&large);
     }
+}
+
+/*
+ * Connections that are dead, though nobody has said so, as after a server's fail-over: the first
+ * look that follows goes over a new one.
+ */
+static void test_dead_connections(void **state)
+{
+    struct spool_fixture *f = *state;
+    static struct seen s[4 * 8];
+    struct message m;
+    write_well(f, &m, 10);
+    size_t fds = open_fds();
+    for (size_t i = 0; i < ARRAY_LEN(s); i++) {
+        seen_start(f, &s[i], &m.p, handle_of(&m));
+    }
+    for (size_t i = 0; i < ARRAY_LEN(s); i++) {
+        seen_end(f, &s[i]);
+        buf_fini(&s[i].r.got);
+    }
+    assert_int_equal(open_fds(), fds + CONNECTIONS - 1);
+    ask("freeze");
+    uint64_t before = stats_get(&f->stats, STAT_spool_timeouts);
+    assert_int_equal(message_read_error(f, &m, handle_of(&m)), ERR_TEMP);
+    check_mended(f);
+    read_well(f, &m, handle_of(&m));
+    assert_int_equal(stats_get(&f->stats, STAT_spool_timeouts), before + 1);
+    message_fini(&m);
 }
 
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
@@ -485,19 +326,12 @@ static void test_long_hang(void **state)
         assert_int_equal(message_read_error(f, &m, handle_of(&m)), ERR_TEMP);
         assert_int_equal(message_unlink(f, &m), ERR_TEMP);
     }
-    assert_in_range(most_fds(f, 3 * hasty.timeout_ms), fds, fds + 2 * CONNECTIONS);
+    assert_in_range(most_fds(f, 3 * DEADLINE), fds, fds + 2 * CONNECTIONS);
     assert_in_range(allocated(), 0, before + 65536); /* that of a connection, and of a look */
     ask("go_on");
     check_mended(f);
     read_well(f, &m, handle_of(&m));
     message_fini(&m);
-}
-
-static void set_server(struct spool_fixture *f, size_t volume, const char *server)
-{
-    int host = (int)strcspn(server, "?");
-    snprintf(f->volumes[volume].url, sizeof f->volumes[volume].url, "nfs://%.*s%s/v%u%s", host,
-             server, f->dir, f->volumes[volume].volume_id, server + host);
 }
 
 /* One volume hangs: nobody waits for it but who needs it, and the other takes all new messages. */
@@ -574,14 +408,6 @@ static void test_restart_in_a_stream(void **state)
 }
 
 /* --- names ----------------------------------------------------------------------------------- */
-
-/* The same server by this host. */
-static void set_host(struct spool_fixture *f, size_t volume, const char *host)
-{
-    char server[256];
-    snprintf(server, sizeof server, "%s%s", host, nfs_server() + strcspn(nfs_server(), ":"));
-    set_server(f, volume, server);
-}
 
 static void test_names(void **state)
 {
@@ -660,219 +486,6 @@ static void test_portmapper(void **state)
     message_fini(&m);
 }
 
-/* --- the end, with calls under way ----------------------------------------------------------- */
-
-#define READS  3u
-#define WRITES 3u
-
-/* What goes on while a volume ends; that its memory is right the sanitizer tells. */
-struct bustle {
-    struct seen reads[READS];
-    struct message writes[WRITES];
-    struct op *unlink;
-    enum err unlinked;
-};
-
-/* As much as this volume can be asked for now. */
-static void bustle_begin(struct spool_fixture *f, struct bustle *b, const struct message *m)
-{
-    static const size_t sizes[WRITES] = { 10, BUFFER, 3 * BUFFER };
-    *b = (struct bustle){ .unlinked = ERR_COUNT };
-    for (unsigned i = 0; i < READS; i++) {
-        seen_start(f, &b->reads[i], &m->p, i ? SPAN("") : handle_of(m));
-    }
-    b->unlink = spool_unlink(f->spool, 1, &m->p.id, on_unlink_end, &b->unlinked);
-    for (unsigned i = 0; i < WRITES && create_error(f) == ERR_OK; i++) {
-        message_begin(f, &b->writes[i], sizes[i], 1);
-        message_send(&b->writes[i]);
-    }
-}
-
-static void bustle_give_up(struct bustle *b)
-{
-    struct pointer orphan;
-    for (unsigned i = 0; i < READS; i++) {
-        spool_read_close(&b->reads[i].r.reader);
-        buf_fini(&b->reads[i].r.got);
-    }
-    for (unsigned i = 0; i < WRITES; i++) {
-        if (b->writes[i].writer) {
-            spool_abort(&b->writes[i].writer, &orphan);
-        }
-        message_fini(&b->writes[i]);
-    }
-    if (b->unlinked == ERR_COUNT) {
-        op_cancel(&b->unlink);
-    }
-}
-
-static bool bustle_ended(const struct bustle *b)
-{
-    for (unsigned i = 0; i < READS; i++) {
-        if (b->reads[i].r.reader) {
-            return false;
-        }
-    }
-    for (unsigned i = 0; i < WRITES; i++) {
-        if (b->writes[i].writer) {
-            return false;
-        }
-    }
-    return b->unlinked != ERR_COUNT;
-}
-
-/* Each brings the volume to a state of its life; it was well before, and nobody has used it yet. */
-
-static void while_looked_up(struct spool_fixture *f)
-{
-    gate_set(false);
-    set_host(f, 0, NAME_SLOW);
-    set_volumes(f);
-    WAIT(&f->net, NULL, gate_waiting() > 0);
-}
-
-/* Nobody has this address of the laboratory's network: SYN after SYN goes unanswered. */
-static void while_connecting(struct spool_fixture *f)
-{
-    unsigned before = connects;
-    char host[64];
-    snprintf(host, sizeof host, "%s9", server_host());
-    set_host(f, 0, host);
-    set_volumes(f);
-    WAIT(&f->net, NULL, connects > before);
-}
-
-static void while_mounting(struct spool_fixture *f)
-{
-    unsigned before = connects;
-    ask("hang_mount");
-    reopen_unwell(f);
-    WAIT(&f->net, NULL, connects > before);
-    fixture_settle(&f->net, NULL);
-}
-
-static void while_attaching(struct spool_fixture *f)
-{
-    ask("reset");
-    ask("hang");
-    reopen_unwell(f);
-    WAIT(&f->net, NULL, calls_of("FSINFO") == 1);
-}
-
-static void while_well(struct spool_fixture *f)
-{
-    reopen(f);
-    look(f, LOOK_NEVER);
-}
-
-/* Calls are sent, and no answer comes. */
-static void while_hung(struct spool_fixture *f)
-{
-    while_well(f);
-    ask("hang");
-}
-
-/* The same for each call that one write and one read make, one after the other. */
-static void while_in_use(struct spool_fixture *f)
-{
-    struct message m;
-    while_well(f);
-    prepare(f);
-    write_well(f, &m, 10);
-    message_fini(&m);
-    ask("hang");
-}
-
-static void while_broken(struct spool_fixture *f)
-{
-    while_in_use(f);
-    struct bustle b;
-    struct message m;
-    message_begin(f, &m, 10, 1);
-    message_send(&m);
-    WAIT(&f->net, NULL, !m.writer);
-    bustle_begin(f, &b, &m);
-    WAIT(&f->net, NULL, bustle_ended(&b));
-    bustle_give_up(&b);
-    message_fini(&m);
-}
-
-static void while_refused(struct spool_fixture *f)
-{
-    while_well(f);
-    ask("refuse");
-    ask("cut");
-}
-
-static void (*const states[])(struct spool_fixture *f) = {
-    while_looked_up, while_connecting, while_mounting, while_attaching, while_well,
-    while_hung,      while_in_use,     while_broken,   while_refused,
-};
-
-/* What the calls have sent by then: nothing, or as much as there is to send. */
-static void let_go(struct spool_fixture *f, unsigned turns)
-{
-    for (unsigned i = 0; i < turns; i++) {
-        fixture_turn(&f->net, NULL);
-    }
-}
-
-static void make_right(struct spool_fixture *f)
-{
-    gate_set(true);
-    ask("mend");
-    f->n = 1;
-    set_server(f, 0, nfs_server());
-    set_volumes(f);
-    check_mended(f);
-}
-
-/* The spool ends, with all that was given up before, or with the last looks. */
-static void test_close(void **state)
-{
-    struct spool_fixture *f = *state;
-    struct message m;
-    struct bustle b;
-    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
-        for (unsigned turns = 0; turns <= 8; turns += 8) {
-            print_message("# state %zu, %u turns\n", i, turns);
-            write_well(f, &m, 3 * CHUNK);
-            states[i](f);
-            bustle_begin(f, &b, &m);
-            let_go(f, turns);
-            bustle_give_up(&b);
-            spool_close(&f->spool);
-            let_go(f, turns);
-            f->spool = spool_open(f->net.loop, &f->options);
-            make_right(f);
-            message_fini(&m);
-        }
-    }
-}
-
-/* The volume is not listed any more: what goes on on it ends by itself. */
-static void test_remove(void **state)
-{
-    struct spool_fixture *f = *state;
-    struct message m;
-    struct bustle b;
-    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
-        for (unsigned turns = 0; turns <= 8; turns += 8) {
-            print_message("# state %zu, %u turns\n", i, turns);
-            write_well(f, &m, 3 * CHUNK);
-            states[i](f);
-            bustle_begin(f, &b, &m);
-            let_go(f, turns);
-            f->n = 0;
-            set_volumes(f);
-            WAIT(&f->net, NULL, bustle_ended(&b));
-            bustle_give_up(&b);
-            make_right(f);
-            message_fini(&m);
-        }
-    }
-}
-
 #define NAS_TEST(t, setup) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
 int main(void)
@@ -885,6 +498,7 @@ int main(void)
         NAS_TEST(test_refused, setup_patient),
         NAS_TEST(test_closed_at_once, setup_patient),
         NAS_TEST(test_hang, setup_hasty),
+        NAS_TEST(test_dead_connections, setup_hasty),
         NAS_TEST(test_long_hang, setup_hasty),
         NAS_TEST(test_other_volume_goes_on, setup_hasty_two),
         NAS_TEST(test_restart_before_commit, setup_patient),
@@ -892,8 +506,6 @@ int main(void)
         NAS_TEST(test_names, setup_patient),
         NAS_TEST(test_name_hangs, setup_hasty_two),
         NAS_TEST(test_portmapper, setup_hasty),
-        NAS_TEST(test_close, setup_hastier),
-        NAS_TEST(test_remove, setup_hastier),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     cmocka_set_test_filter(getenv("TEST_FILTER"));

@@ -6,13 +6,17 @@
  */
 #include "nas_fixture.h"
 
-#define CHUNK  8192u
-#define BUFFER 65536u
-#define DEEP   1000u
+#define CHUNK       8192u
+#define BUFFER      65536u
+#define DEEP        1000u
+#define CONNECTIONS 3u
 
-static const struct spool_options patient = {
-    .buffer = BUFFER, .read_chunk = CHUNK, .threads = 2, .queue = 4 * DEEP, .timeout_ms = 30000
-};
+static const struct spool_options patient = { .buffer = BUFFER,
+                                              .read_chunk = CHUNK,
+                                              .threads = 2,
+                                              .queue = 4 * DEEP,
+                                              .timeout_ms = 60000,
+                                              .nfs_connections = CONNECTIONS };
 
 static int setup_one(void **state)
 {
@@ -114,11 +118,6 @@ static size_t count_messages(const struct spool_fixture *f, const char *dir)
     found_files = 0;
     assert_int_equal(nftw(path, count_file, 16, FTW_PHYS), 0);
     return found_files;
-}
-
-static struct span handle_of(const struct message *m)
-{
-    return nfs_handle_span(&m->handle);
 }
 
 /* The server comes back, with what it had open closed; then so do the connections. */
@@ -313,19 +312,78 @@ static void test_resized_between_pieces(void **state)
 
 /* --- volumes --------------------------------------------------------------------------------- */
 
+static void write_in_leaf(struct spool_fixture *f, struct message *m, char leaf, bool there)
+{
+    char path[256];
+    for (bool right = false; !right;) {
+        message_write(f, m, 10);
+        path_of(f, m, path);
+        right = (path[strlen(path) - BLOB_ID_CHARS - 2] == leaf) == there;
+        if (!right) {
+            message_fini(m);
+        }
+    }
+}
+
+/* A day's directory is another, with all in it; the connection is gone, too. */
+static void replace_days(struct spool_fixture *f)
+{
+    shell(f, "cd v1 && for day in 2*; do cp -a $day copy && rm -r $day && mv copy $day; done");
+    size_t fds = open_fds();
+    ask("restart");
+    WAIT(&f->net, NULL, open_fds() < fds);
+}
+
+/*
+ * Whatever comes first then to a process that knows the old directories, or some of them, finds its
+ * way without a look at the volume.
+ */
+static void test_days_replaced(void **state)
+{
+    struct spool_fixture *f = *state;
+    struct message m, other, gone, next;
+    char path[256];
+    look(f, LOOK_NEVER);
+    write_in_leaf(f, &m, '7', true);
+    write_in_leaf(f, &gone, '7', true);
+    write_in_leaf(f, &other, '7', false);
+
+    replace_days(f);
+    message_read(f, &m, SPAN(""));
+    replace_days(f);
+    message_read(f, &m, handle_of(&m));
+    replace_days(f);
+    assert_int_equal(message_unlink(f, &gone), ERR_OK);
+    path_of(f, &gone, path);
+    assert_int_equal(access(path, F_OK), -1);
+    replace_days(f);
+    message_write(f, &next, 10);
+    assert_int_equal(next.ev, SPOOL_WRITTEN);
+
+    reopen(f); /* it knows one of a day's directories */
+    look(f, LOOK_NEVER);
+    message_read(f, &m, SPAN(""));
+    replace_days(f);
+    message_read(f, &other, SPAN(""));
+    message_fini(&m);
+    message_fini(&other);
+    message_fini(&gone);
+    message_fini(&next);
+}
+
 /* All of it is other files than before: restored from a copy, and the server started anew. */
 static void test_restored(void **state)
 {
     struct spool_fixture *f = *state;
     struct message m, next;
     message_write(f, &m, 3 * CHUNK);
+    look(f, LOOK_NEVER); /* who uses it finds out */
     shell(f, "cp -a v1 copy && rm -r v1 && mv copy v1");
     ask("restart");
     WAIT(&f->net, NULL, message_read_error(f, &m, SPAN("")) == ERR_OK);
     struct seen s = message_read(f, &m, handle_of(&m));
     assert_true(s.told && !is_handle(&s, &m));
     assert_false(message_read(f, &m, nfs_handle_span(&s.handle)).told);
-    wait_writable(f);
     message_write(f, &next, 10);
     assert_int_equal(next.ev, SPOOL_WRITTEN);
     message_read(f, &next, SPAN(""));
@@ -550,15 +608,20 @@ static void test_deep(void **state)
     static struct message m[DEEP];
     static struct seen s[DEEP];
     static enum err unlinked[DEEP];
+    look(f, LOOK_NEVER);
+    size_t fds = open_fds();
     for (unsigned i = 0; i < DEEP; i++) {
         message_begin(f, &m[i], i % 50 ? i : 3 * CHUNK, 1);
         message_send(&m[i]);
     }
+    size_t most = 0;
     for (unsigned i = 0; i < DEEP; i++) {
         WAIT(&f->net, NULL, !m[i].writer);
         assert_int_equal(m[i].ev, SPOOL_WRITTEN);
+        most = open_fds() > most ? open_fds() : most;
     }
-    for (unsigned i = 0; i < DEEP; i++) { /* by its handle, by none, by another's */
+    assert_int_equal(most, fds + CONNECTIONS - 1); /* there was one */
+    for (unsigned i = 0; i < DEEP; i++) {          /* by its handle, by none, by another's */
         const struct span handles[] = { handle_of(&m[i]), SPAN(""),
                                         handle_of(&m[(i + 50) % DEEP]) };
         seen_start(f, &s[i], &m[i].p, handles[i % 3]);
@@ -595,6 +658,7 @@ int main(void)
         NAS_TEST(test_stale_between_pieces, setup_one),
         NAS_TEST(test_removed_between_pieces, setup_one),
         NAS_TEST(test_resized_between_pieces, setup_one),
+        NAS_TEST(test_days_replaced, setup_one),
         NAS_TEST(test_restored, setup_one),
         NAS_TEST(test_away, setup_one),
         NAS_TEST(test_other_volume, setup_one),

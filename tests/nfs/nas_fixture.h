@@ -121,6 +121,11 @@ struct message {
     struct nfs_handle handle;
 };
 
+static inline struct span handle_of(const struct message *m)
+{
+    return nfs_handle_span(&m->handle);
+}
+
 static inline void on_message(void *arg, enum spool_event ev, enum err e, const struct pointer *p,
                               struct span handle)
 {

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
 from pathlib import Path
 
@@ -33,6 +34,17 @@ BUILD = Path(os.environ["MAILFLEET_BUILD"])
 CLONE_NEWNS = 0x20000
 USER = 61234  # uid and gid of nobody on this machine
 RESULT = re.compile(r"(not )?ok \d+ - (\w+)")
+
+
+class FreezeWire(Wire):
+    """A wire that can lose the connections that stand, so that neither end is told."""
+
+    def freeze(self):
+        self.do(self.freeze_links)
+
+    async def freeze_links(self):
+        for link in self.links:
+            link.wire = types.SimpleNamespace(flowing=asyncio.Event(), on_call=self.on_call)
 
 
 class RestartWire(Wire):
@@ -126,7 +138,8 @@ class Nas:
                 self.server.up()
             self.wire, self.mount, self.commit = (
                 stack.enter_context(kind((self.lab.address, port), self.lab.address, lab=self.lab))
-                for kind, port in ((Wire, self.server.nfs_port), (Wire, self.server.mount_port),
+                for kind, port in ((FreezeWire, self.server.nfs_port),
+                                   (Wire, self.server.mount_port),
                                    (RestartWire, self.server.nfs_port)))
             self.commit.restart = self.restart_another
             self.portmapper = None
@@ -195,7 +208,7 @@ class Control:
             "calls": self.calls, "calls_of": self.calls_of, "reset": nas.wire.reset,
             "drop": nas.wire.drop_reply, "refuse": nas.wire.refuse, "accept": nas.wire.accept,
             "cut": nas.wire.cut, "hang": nas.wire.hang, "resume": nas.wire.resume,
-            "hang_mount": nas.mount.hang, "portmap": self.portmap,
+            "freeze": nas.wire.freeze, "hang_mount": nas.mount.hang, "portmap": self.portmap,
             "stop": lambda: nas.server.signal(signal.SIGSTOP),
             "go_on": lambda: nas.server.signal(signal.SIGCONT),
             "kill": nas.server.kill, "up": nas.server.up, "restart": nas.restart,
@@ -291,6 +304,10 @@ class Programs(unittest.TestCase):
     def test_faults(self):
         with Nas(Squash="No_Root_Squash", MaxRead=65536, MaxWrite=65536) as nas:
             self.check(*nas.run("tests/nfs/nas_faults"))
+
+    def test_ends(self):
+        with Nas(Squash="No_Root_Squash") as nas:
+            self.check(*nas.run("tests/nfs/nas_ends"))
 
     def test_calls(self):
         with Nas(MaxRead=65536, MaxWrite=65536, Squash="Root_Squash") as nas:

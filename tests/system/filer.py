@@ -3,7 +3,9 @@
 import ctypes
 import os
 import pwd
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import harness
@@ -70,6 +72,15 @@ def enter_own_mounts():
                  libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)):
         if done != 0:
             raise OSError(ctypes.get_errno(), "mounts of its own, which are root's to have")
+
+
+def freeze(server):
+    """Stops it, each thread of it: one that is inside the kernel may still give an answer."""
+    server.signal(signal.SIGSTOP)
+    for pid in server.pids():
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            while (task / "stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
+                time.sleep(0.001)
 
 
 def footprint(node):

@@ -163,7 +163,7 @@ class Hangs:
             self.eventually(self.recovery, lambda: self.mailbox(account, node))
 
     def stop_filer(self):
-        self.filer.signal(signal.SIGSTOP)
+        filer.freeze(self.filer)
 
     def go_on(self):
         self.filer.signal(signal.SIGCONT)
@@ -443,7 +443,7 @@ class OneOfTwoHangs(harness.FleetTest):
             self.eventually(30, lambda: self.fill_both(node))
         volumes = self.where()
         with self.pop3(self.user) as pop3:
-            self.second.signal(signal.SIGSTOP)
+            filer.freeze(self.second)
             try:
                 self.check_reads(pop3, volumes, patience=DEADLINE + SLACK)
                 for node in 0, 1:

@@ -32,21 +32,26 @@ static inline struct spool_options hasty(uint64_t timeout_ms)
  * In the middle of its life: the first write has come, and with it the look that prepares days; it
  * is over, as others have followed.
  */
+static inline void reopen_to_write(struct spool_fixture *f)
+{
+    reopen(f);
+    ask("reset");
+    create_error(f);
+    look(f, LOOK_OFTEN);
+    WAIT(&f->net, NULL, calls_of("FSSTAT") >= 5 * f->n);
+    look(f, LOOK_NEVER);
+    WAIT(&f->net, NULL, calls_of("READ") == calls_of("FSSTAT"));
+    fixture_settle(&f->net, NULL);
+    ask("reset");
+}
+
 static inline void nas_begin(void **state, size_t volumes, struct spool_options options)
 {
     struct spool_fixture *f = *state = NEW(struct spool_fixture);
     fixture_begin(f, volumes, patient);
     prepare(f);
     f->options = over_nfs(options);
-    reopen(f);
-    ask("reset");
-    create_error(f);
-    look(f, LOOK_OFTEN);
-    WAIT(&f->net, NULL, calls_of("FSSTAT") >= 5 * volumes);
-    look(f, LOOK_NEVER);
-    WAIT(&f->net, NULL, calls_of("READ") == calls_of("FSSTAT"));
-    fixture_settle(&f->net, NULL);
-    ask("reset");
+    reopen_to_write(f);
 }
 
 static inline int nas_end(void **state)

@@ -366,22 +366,6 @@ static void test_other_volume_goes_on(void **state)
 
 /* --- a server that is started anew ----------------------------------------------------------- */
 
-/* Between the last WRITE and the COMMIT: what was not durable is written again, and is then. */
-static void test_restart_before_commit(void **state)
-{
-    struct spool_fixture *f = *state;
-    struct message m;
-    set_server(f, 0, getenv("MAILFLEET_TEST_NFS_COMMIT"));
-    set_volumes(f);
-    wait_well(f);
-    ask("restart_before_commit");
-    write_well(f, &m, BUFFER);
-    assert_string_equal(ask("restarted"), "CREATE 1, WRITE 4, COMMIT 1, restarted 1");
-    assert_int_equal(pointer_state(f, &m.p), FILE_RIGHT);
-    message_read(f, &m, handle_of(&m));
-    message_fini(&m);
-}
-
 /* Between two steps of a message of which only the last is still at hand. */
 static void test_restart_in_a_stream(void **state)
 {
@@ -501,7 +485,6 @@ int main(void)
         NAS_TEST(test_dead_connections, setup_hasty),
         NAS_TEST(test_long_hang, setup_hasty),
         NAS_TEST(test_other_volume_goes_on, setup_hasty_two),
-        NAS_TEST(test_restart_before_commit, setup_patient),
         NAS_TEST(test_restart_in_a_stream, setup_patient),
         NAS_TEST(test_names, setup_patient),
         NAS_TEST(test_name_hangs, setup_hasty_two),

@@ -42,7 +42,7 @@ struct filter;
 /* What is told about the client and, later, the message; borrowed for the call. */
 struct filter_client {
     const struct sockaddr *address;
-    struct span hostname;   /* ours */
+    struct span hostname; /* ours */
     struct span helo;
     struct span tls_version, tls_cipher; /* empty without TLS */
 };

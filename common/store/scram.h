@@ -1,6 +1,6 @@
 /*
- * scram: the keys of SCRAM (RFC 5802, 7677), and the mathematics of one exchange. No I/O, no message
- * syntax (frontend/sasl has that).
+ * scram: the keys of SCRAM (RFC 5802, 7677), and the mathematics of one exchange. No I/O, no
+ * message syntax (frontend/sasl has that).
  *
  * What is stored lets a server check a client and never shows the password. Hashing is OpenSSL's,
  * SASLprep (RFC 4013) is GNU SASL's.

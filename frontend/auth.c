@@ -1,0 +1,166 @@
+/*
+ * auth: the steps between the mechanism and the store.
+ *
+ *   PASSWORD, TOKEN, CERTIFICATE   one question to the store, which ends the exchange; but a bad
+ *                                  token gets the mechanism's own words first
+ *   KEYS                           the store gives the keys of a SCRAM user and keeps the login open
+ *   PROVEN, WRONG                  that login is ended, one way or the other
+ *
+ * It owns the exchange and the login between two steps of SCRAM. Secrets are in sasl alone.
+ */
+#include "auth.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+
+struct auth {
+    struct store *store;
+    struct sasl *sasl;
+    const struct sockaddr *client;
+    auth_fn *fn;
+    void *arg;
+    struct op *op;
+    struct scram_login *scram; /* between KEYS and PROVEN or WRONG */
+    char user[256];            /* cut */
+    bool token;                /* a refusal is first explained to the client */
+    enum login_verdict refused;
+};
+
+static struct auth_result auth_act(struct auth *a, struct sasl_action act);
+
+static void auth_tell(struct auth *a, struct auth_result r)
+{
+    if (r.state != AUTH_WAIT) {
+        a->fn(a->arg, &r);
+    }
+}
+
+static struct auth_result auth_done(enum login_verdict v, struct login *l)
+{
+    return (struct auth_result){ .state = AUTH_DONE, .verdict = v, .login = l };
+}
+
+static void note_user(struct auth *a, struct span user)
+{
+    struct span cut = span_first(user, sizeof a->user - 1);
+    memcpy(a->user, cut.p, cut.n);
+    a->user[cut.n] = '\0';
+}
+
+/* --- answers of the store -------------------------------------------------------------------- */
+
+static void on_login(void *arg, enum login_verdict v, struct login *l)
+{
+    struct auth *a = arg;
+    a->op = NULL;
+    if (a->token && v == LOGIN_DENIED) {
+        a->refused = v;
+        auth_tell(a, auth_act(a, sasl_token_answer(a->sasl, false)));
+    } else {
+        auth_tell(a, auth_done(v, l));
+    }
+}
+
+static void on_keys(void *arg, enum login_verdict v, struct scram_login **l,
+                    const struct scram_keys *k)
+{
+    struct auth *a = arg;
+    a->op = NULL;
+    if (v != LOGIN_OK) {
+        auth_tell(a, auth_done(v, NULL));
+        return;
+    }
+    a->scram = *l;
+    *l = NULL;
+    auth_tell(a, auth_act(a, sasl_keys_answer(a->sasl, k)));
+}
+
+/* --- actions of the mechanism ---------------------------------------------------------------- */
+
+static struct auth_result ask(struct auth *a, enum login_proof proof, struct span user,
+                              struct span secret)
+{
+    struct login_claim c = {
+        .proof = proof, .user = user, .secret = secret, .client = a->client
+    };
+    note_user(a, user);
+    a->token = proof == LOGIN_TOKEN;
+    a->op = store_login(a->store, &c, on_login, a);
+    return (struct auth_result){ .state = AUTH_WAIT };
+}
+
+static struct auth_result ask_keys(struct auth *a, const struct sasl_action *act)
+{
+    note_user(a, act->u.keys.user);
+    a->op = store_scram(a->store, act->u.keys.hash, act->u.keys.user, a->client, on_keys, a);
+    return (struct auth_result){ .state = AUTH_WAIT };
+}
+
+static struct auth_result auth_failed(struct auth *a, enum err e)
+{
+    if (a->refused) {
+        return auth_done(a->refused, NULL);
+    }
+    return auth_done(e == ERR_DENIED ? LOGIN_DENIED : LOGIN_MALFORMED, NULL);
+}
+
+static struct auth_result auth_act(struct auth *a, struct sasl_action act)
+{
+    switch (act.kind) {
+    case SASL_CHALLENGE:
+        return (struct auth_result){ .state = AUTH_CHALLENGE, .challenge = act.u.challenge };
+    case SASL_KEYS:
+        return ask_keys(a, &act);
+    case SASL_PASSWORD:
+        return ask(a, LOGIN_PASSWORD, act.u.password.user, act.u.password.password);
+    case SASL_TOKEN:
+        return ask(a, LOGIN_TOKEN, act.u.token.user, act.u.token.token);
+    case SASL_CERTIFICATE:
+        return ask(a, LOGIN_CERTIFICATE, act.u.certificate.user, SPAN(""));
+    case SASL_PROVEN:
+        a->op = store_scram_login(a->store, &a->scram, on_login, a);
+        return (struct auth_result){ .state = AUTH_WAIT };
+    case SASL_WRONG:
+        a->op = store_scram_wrong(a->store, &a->scram, act.u.candidate, on_login, a);
+        return (struct auth_result){ .state = AUTH_WAIT };
+    case SASL_FAILED:
+        return auth_failed(a, act.u.failed);
+    }
+    UNREACHABLE();
+}
+
+struct auth_result auth_respond(struct auth *a, struct span response)
+{
+    CHECK(!a->op);
+    return auth_act(a, sasl_step(a->sasl, response));
+}
+
+struct auth *auth_open(struct store *s, enum sasl_mechanism m, const struct sasl_context *c,
+                       const struct sockaddr *client, auth_fn *fn, void *arg)
+{
+    struct auth *a = NEW(struct auth);
+    a->store = s;
+    a->sasl = sasl_new(m, c);
+    a->client = client;
+    a->fn = fn;
+    a->arg = arg;
+    return a;
+}
+
+struct span auth_user(const struct auth *a)
+{
+    return span_str(a->user);
+}
+
+void auth_close(struct auth **ap)
+{
+    struct auth *a = *ap;
+    *ap = NULL;
+    if (a) {
+        op_cancel(&a->op);
+        store_scram_drop(&a->scram);
+        sasl_free(&a->sasl);
+        free(a);
+    }
+}

@@ -1,0 +1,41 @@
+/*
+ * auth: one SASL exchange of a session: what the mechanism asks for (sasl) is got from the store.
+ *
+ * It has no reply and no log line: the session says and writes what came of it. One owner: the
+ * session; one exchange at a time.
+ */
+#ifndef MAILFLEET_FRONTEND_AUTH_H
+#define MAILFLEET_FRONTEND_AUTH_H
+
+#include "sasl.h"
+#include "store/store.h"
+
+struct auth;
+
+enum auth_state {
+    AUTH_WAIT,      /* the store was asked: auth_fn will be called */
+    AUTH_CHALLENGE, /* send challenge; the client's response goes to auth_respond */
+    AUTH_DONE       /* verdict tells; the exchange is over */
+};
+
+struct auth_result {
+    enum auth_state state;
+    struct span challenge; /* borrowed until the next auth_* call */
+    enum login_verdict verdict;
+    struct login *login; /* of verdict OK; as store_login_fn has it */
+};
+
+/* Told what AUTH_WAIT waited for; never AUTH_WAIT itself. */
+typedef void auth_fn(void *arg, const struct auth_result *r);
+
+/* c and client are borrowed for the exchange's life. */
+struct auth *auth_open(struct store *s, enum sasl_mechanism m, const struct sasl_context *c,
+                       const struct sockaddr *client, auth_fn *fn, void *arg);
+/* response.p NULL: there is no initial response. */
+struct auth_result auth_respond(struct auth *a, struct span response);
+/* Whom the client says it is, as far as it has said so; for logs. */
+struct span auth_user(const struct auth *a);
+/* Nulls; nothing is told any more. May be called with *a NULL. */
+void auth_close(struct auth **a);
+
+#endif

@@ -16,6 +16,10 @@ enum scram_hash { SCRAM_SHA_256, SCRAM_SHA_1 };
 #define SCRAM_SALT_MAX 64
 /* Octets of one hash's keys as text, with a NUL. */
 #define SCRAM_TEXT_MAX 256
+/* More than that can't be read: clients count in an int. */
+#define SCRAM_ITERATIONS_MAX 2147483647u
+/* Octets of a server's part of a nonce, with a NUL. */
+#define SCRAM_NONCE_SIZE 33
 
 struct scram_keys {
     enum scram_hash hash;
@@ -49,11 +53,22 @@ void scram_fake(enum scram_hash h, const uint8_t mac[32], uint32_t iterations,
                 struct scram_keys *out);
 
 /*
- * Whether proof is right for auth_message (RFC 5802, section 3). candidate is what the proof would
- * make the stored key: the same for the same wrong password, whatever the nonce. signature: the
- * server's, when right. Both have room for SCRAM_KEY_MAX octets.
+ * Whether proof is right for auth_message (RFC 5802, section 3). signature: the server's, when
+ * right. candidate: what the proof would make the stored key. Both have room for SCRAM_KEY_MAX
+ * octets.
+ *
+ * Of a wrong password the candidate is another one each time: the client masks its key with one
+ * made from the password and the nonce, and only who has the right keys gets the mask off. That two
+ * proofs came from one wrong password is what no server of SCRAM can see.
  */
 bool scram_verify(const struct scram_keys *k, struct span auth_message, struct span proof,
                   uint8_t *candidate, uint8_t *signature);
+
+/* A new nonce of printable characters other than the comma. */
+void scram_nonce(char out[SCRAM_NONCE_SIZE]);
+/*
+ * A user's name as SASLprep has it, with a NUL. INVALID: it has none. LIMIT: longer than out.
+ */
+enum err scram_prepare_user(struct span user, char *out, size_t size);
 
 #endif

@@ -43,6 +43,7 @@ DOORS = {
     "libpq": {"common/store"},
     "libmemcached": {"common/store", "admin"},  # admin asks each server by itself
     "crypt.h": {"common/store"},
+    "gsasl.h": {"common/store"},
     "ini.h": {"common/base"},
     "unistr.h": {"common/base"},
     "microhttpd.h": {"common/daemon"},

@@ -23,6 +23,8 @@
 #define RENEW_MS 10000
 /* A password is hashed again once an hour; the value says by itself when it no longer holds. */
 #define VERIFIED_LIFE_MS (60 * 60 * 1000)
+/* memcached takes a longer life for a date. */
+#define LIFE_MOST_MS (UINT64_C(30) * 24 * 60 * 60 * 1000)
 
 struct server {
     struct lane *lane;
@@ -75,22 +77,40 @@ struct call {
     void (*answer)(struct call *call, enum err e); /* exactly once unless the cache is closed */
     union {
         cache_get_fn *get;
-        cache_lease_fn *lease;
+        cache_count_fn *count;
         cache_done_fn *done;
     } fn;
-    struct group *group; /* tombstone */
-    struct lease *lease; /* renewal; NULL when it was dropped meanwhile */
+    struct group *group;   /* tombstone */
+    struct taking *taking; /* claim of a new lease */
+    struct lease *lease;   /* renewal; NULL when it was dropped meanwhile */
+};
+
+/* A cache_lease_take under way: one claim after the other. */
+struct taking {
+    struct op op;
+    struct cache *cache;
+    cache_lease_fn *done;
+    uint64_t mailbox_id;
+    unsigned slots, first, tried;
+    bool unknown; /* a claim was not answered: that slot may be free */
 };
 
 /* --- keys ------------------------------------------------------------------------------------ */
 
-#define LEASE_LETTER 'k'
+/* Kinds of keys that no cache_key names. */
+enum letter {
+    LETTER_LEASE = 'k',
+    LETTER_SLOT = 's',
+    LETTER_COUNTER = 'c',
+    LETTER_MARK = 'm',
+    LETTER_BUCKET = 'b'
+};
 
-/* An address goes in as a keyed hash: a memcached tells its keys to whoever asks. */
-static void address_text(const struct cache *c, struct span address, char out[33])
+/* A name goes in as a keyed hash: a memcached tells its keys to whoever asks. */
+static void name_text(const struct cache *c, const char *label, struct span name, char out[33])
 {
     uint8_t mac[SEAL_MAC_SIZE];
-    seal_mac(c->seal, "cache address", &address, 1, mac);
+    seal_mac(c->seal, label, &name, 1, mac);
     for (size_t i = 0; i < 16; i++) {
         snprintf(out + 2 * i, 3, "%02x", mac[i]);
     }
@@ -103,16 +123,25 @@ static void key_text(const struct cache *c, const struct cache_key *k, char out[
     };
     char name[33];
     if (k->kind == CACHE_ADDRESS) {
-        address_text(c, k->address, name);
+        name_text(c, "cache address", k->address, name);
     } else {
         snprintf(name, sizeof name, "%" PRIu64, k->mailbox_id);
     }
     snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, letters[k->kind], name);
 }
 
-static void lease_key_text(const struct cache *c, uint64_t mailbox_id, char out[ITEM_KEY_SIZE])
+static void mailbox_key_text(const struct cache *c, enum letter letter, uint64_t mailbox_id,
+                             char out[ITEM_KEY_SIZE])
 {
-    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%" PRIu64, c->epoch, LEASE_LETTER, mailbox_id);
+    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%" PRIu64, c->epoch, (char)letter, mailbox_id);
+}
+
+static void named_key_text(const struct cache *c, enum letter letter, struct span what,
+                           char out[ITEM_KEY_SIZE])
+{
+    char name[33];
+    name_text(c, "cache name", what, name);
+    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, (char)letter, name);
 }
 
 static uint64_t life_of(const struct cache *c, enum cache_kind kind)
@@ -204,6 +233,9 @@ static void forget(struct call *call)
     if (call->group && !call->answered) {
         call->group->op.cancelled = true;
         group_one_less(call->group, ERR_TEMP);
+    }
+    if (call->taking && !call->answered) {
+        free(call->taking);
     }
 }
 
@@ -429,6 +461,8 @@ static struct call *lease_call(struct cache *c, enum lane_verb verb, const char 
     return call;
 }
 
+static void take_next(struct taking *t);
+
 /* Nobody waited for this claim any more when it was won. */
 static void give_back(struct call *claim)
 {
@@ -452,27 +486,60 @@ static struct lease *lease_new(const struct call *claim)
     return lease;
 }
 
+static void take_end(struct taking *t, enum err e, struct lease *lease)
+{
+    if (!t->op.cancelled) {
+        t->done(t->op.arg, e, lease);
+    }
+    free(t);
+}
+
 static void answer_take(struct call *call, enum err e)
 {
-    if (!call->op.cancelled) {
-        call->fn.lease(call->op.arg, e, e == ERR_OK ? lease_new(call) : NULL);
-    } else if (e == ERR_OK) {
+    struct taking *t = call->taking;
+    t->unknown |= e != ERR_OK && e != ERR_BUSY;
+    if (e == ERR_OK && t->op.cancelled) {
         give_back(call);
+        take_end(t, ERR_OK, NULL);
+    } else if (e == ERR_OK) {
+        take_end(t, ERR_OK, lease_new(call));
+    } else if (++t->tried < t->slots && !t->op.cancelled) {
+        take_next(t);
+    } else {
+        take_end(t, t->unknown ? ERR_TEMP : ERR_BUSY, NULL);
     }
 }
 
-struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, cache_lease_fn *done, void *arg)
+static void take_next(struct taking *t)
 {
+    struct cache *c = t->cache;
     char key[ITEM_KEY_SIZE];
     uint8_t token[ITEM_TOKEN_SIZE];
-    lease_key_text(c, mailbox_id, key);
+    if (t->slots == 0) {
+        mailbox_key_text(c, LETTER_LEASE, t->mailbox_id, key);
+    } else {
+        snprintf(key, sizeof key, "mf:%" PRIx64 ":%c:%" PRIu64 ":%u", c->epoch, LETTER_SLOT,
+                 t->mailbox_id, (t->first + t->tried) % t->slots);
+    }
     arc4random_buf(token, sizeof token);
     struct call *call = lease_call(c, LANE_CLAIM, key, token);
-    call->op.arg = arg;
     call->answer = answer_take;
-    call->fn.lease = done;
+    call->taking = t;
     submit_with_deadline(call);
-    return &call->op;
+}
+
+struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, unsigned slots,
+                            cache_lease_fn *done, void *arg)
+{
+    struct taking *t = NEW(struct taking);
+    *t = (struct taking){ .op = { .arg = arg },
+                          .cache = c,
+                          .done = done,
+                          .mailbox_id = mailbox_id,
+                          .slots = slots,
+                          .first = slots ? arc4random_uniform(slots) : 0 };
+    take_next(t);
+    return &t->op;
 }
 
 /*
@@ -503,7 +570,7 @@ static void renew(struct cache *c, struct lease *lease)
     }
 }
 
-static void answer_drop(struct call *call, enum err e)
+static void answer_done(struct call *call, enum err e)
 {
     if (call->fn.done && !call->op.cancelled) {
         call->fn.done(call->op.arg, e);
@@ -519,7 +586,7 @@ struct op *cache_lease_drop(struct cache *c, struct lease **leasep, cache_done_f
     *leasep = NULL;
     struct call *call = lease_call(c, LANE_DROP, lease->key, lease->token);
     call->op.arg = arg;
-    call->answer = answer_drop;
+    call->answer = answer_done;
     call->fn.done = done;
     if (lease->renewal) {
         lease->renewal->lease = NULL;
@@ -528,6 +595,62 @@ struct op *cache_lease_drop(struct cache *c, struct lease **leasep, cache_done_f
     free(lease);
     submit_with_deadline(call);
     return done ? &call->op : NULL;
+}
+
+/* --- counters, marks and buckets ------------------------------------------------------------- */
+
+static void answer_count(struct call *call, enum err e)
+{
+    if (!call->op.cancelled) {
+        call->fn.count(call->op.arg, e == ERR_OK ? call->req.number : 0);
+    }
+}
+
+struct op *cache_count(struct cache *c, struct span what, uint64_t more, uint64_t life_ms,
+                       cache_count_fn *done, void *arg)
+{
+    char key[ITEM_KEY_SIZE];
+    named_key_text(c, LETTER_COUNTER, what, key);
+    struct call *call = call_new(c, more ? LANE_COUNT : LANE_READ, key);
+    call->op.arg = arg;
+    call->answer = answer_count;
+    call->fn.count = done;
+    call->req.number = more;
+    call->req.life_ms = life_ms < LIFE_MOST_MS ? life_ms : LIFE_MOST_MS;
+    submit_with_deadline(call);
+    return &call->op;
+}
+
+struct op *cache_first(struct cache *c, struct span what, uint64_t life_ms, cache_done_fn *done,
+                       void *arg)
+{
+    char key[ITEM_KEY_SIZE];
+    named_key_text(c, LETTER_MARK, what, key);
+    struct call *call = call_new(c, LANE_FIRST, key);
+    call->op.arg = arg;
+    call->answer = answer_done;
+    call->fn.done = done;
+    call->req.life_ms = life_ms < LIFE_MOST_MS ? life_ms : LIFE_MOST_MS;
+    submit_with_deadline(call);
+    return &call->op;
+}
+
+/* A second more of life: memcached's seconds begin anywhere. */
+struct op *cache_leak(struct cache *c, uint64_t mailbox_id, uint64_t interval_ms, unsigned burst,
+                      cache_done_fn *done, void *arg)
+{
+    char key[ITEM_KEY_SIZE];
+    uint64_t life_ms = interval_ms * burst + 1000;
+    mailbox_key_text(c, LETTER_BUCKET, mailbox_id, key);
+    struct call *call = call_new(c, LANE_LEAK, key);
+    call->op.arg = arg;
+    call->answer = answer_done;
+    call->fn.done = done;
+    call->req.interval_ms = interval_ms;
+    call->req.burst = burst;
+    call->req.life_ms = life_ms < LIFE_MOST_MS ? life_ms : LIFE_MOST_MS;
+    submit_with_deadline(call);
+    return &call->op;
 }
 
 /* --- once a second --------------------------------------------------------------------------- */

@@ -6,6 +6,9 @@
  * the argument and tests/ the model. Losing, restarting, corrupting or forging the cache costs
  * time and nothing else: every fault reads as a miss that must not be filled.
  *
+ * Beside values it has what a fleet agrees on for a while: leases, counters, marks and buckets. To
+ * lose one of those is no fault either: each says "unknown", and its caller goes on without.
+ *
  * Calls to memcached block, so each server has a thread (cache_lane.h) and a breaker: one that
  * hangs delays no other, and after its first time-out it delays nobody. The calls that gather while
  * a thread is busy become one multi-get. Every call is answered within the time-out, whatever
@@ -93,12 +96,38 @@ struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
 #define LEASE_LIFE_MS 25000
 struct lease;
 typedef void cache_lease_fn(void *arg, enum err e, struct lease *lease);
-/* A cancelled op gives back the lease that it may have won. */
-struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, cache_lease_fn *done, void *arg);
+/*
+ * slots 0: the mailbox as a whole. Else one of so many places in it, tried one after the other
+ * from a random one on; BUSY: all are taken. A cancelled op gives back the lease that it may have
+ * won.
+ */
+struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, unsigned slots,
+                            cache_lease_fn *done, void *arg);
 /*
  * Gives the lease back and nulls it; it is free for others before done is called. done may be
  * NULL: nobody waits, and NULL is returned, as for *lease NULL.
  */
 struct op *cache_lease_drop(struct cache *c, struct lease **lease, cache_done_fn *done, void *arg);
+
+/*
+ * Counters and marks live for life_ms from their first, and are named by what they are about,
+ * which goes into the key as a keyed hash: what a server shows says nothing about anybody.
+ *
+ * cache_count adds more (0: only asks) and tells what there are now; 0 when that is not known.
+ */
+typedef void cache_count_fn(void *arg, uint64_t n);
+struct op *cache_count(struct cache *c, struct span what, uint64_t more, uint64_t life_ms,
+                       cache_count_fn *done, void *arg);
+/* OK: the mark is new. BUSY: it was there. Else it is not known. */
+struct op *cache_first(struct cache *c, struct span what, uint64_t life_ms, cache_done_fn *done,
+                       void *arg);
+
+/*
+ * One more into the bucket of a mailbox, which takes burst and loses one each interval_ms. LIMIT:
+ * it is full, and as full as before. OK: it was taken. Else it is not known. interval_ms is a day
+ * or less, burst 1000 or less; what a month ago was poured in is forgotten.
+ */
+struct op *cache_leak(struct cache *c, uint64_t mailbox_id, uint64_t interval_ms, unsigned burst,
+                      cache_done_fn *done, void *arg);
 
 #endif

@@ -13,11 +13,14 @@
  */
 #include "store/cache_lane.h"
 
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "base/check.h"
+#include "store/wire.h"
 
 enum {
     BATCH_MAX = 100,
@@ -25,7 +28,7 @@ enum {
     QUEUE_MAX = 65536,          /* requests */
     QUEUE_BYTES_MAX = 64 << 20, /* of values waiting to be stored */
     RETRIES_MAX = 65536,
-    CLAIM_TRIES = 3 /* races lost before a lease counts as somebody else's */
+    TRIES = 3 /* races lost before a lease counts as somebody else's, or a bucket as full */
 };
 
 #define PLACEHOLDER_LIFE_MS 5000 /* longer than a statement may take */
@@ -304,7 +307,7 @@ static void lease_again(struct lane *l, struct lane_request *r, enum err e, enum
 {
     if (e != ERR_BUSY && e != ERR_NOTFOUND) {
         finish(l, r, e == ERR_OK ? ERR_OK : ERR_TEMP);
-    } else if (++r->tries < CLAIM_TRIES) {
+    } else if (++r->tries < TRIES) {
         look_at_own(r);
     } else {
         finish(l, r, give_up);
@@ -330,6 +333,127 @@ static void drop_step(struct lane *l, struct lane_request *r)
         return;
     }
     lease_again(l, r, replace_with(l, r, ITEM_FREE, FREE_LIFE_MS, &r->looks[0]), ERR_OK);
+}
+
+/* --- counters and marks ---------------------------------------------------------------------- */
+
+/*
+ * Decimal digits, since memcached adds them up itself: they can't be sealed. What they count may
+ * cost somebody who is not us a login, which who holds the server can do in simpler ways.
+ */
+static bool parse_counter(struct span s, uint64_t *out)
+{
+    return span_u64(span_trim(s), UINT64_MAX, out) == ERR_OK;
+}
+
+static void read_step(struct lane *l, struct lane_request *r)
+{
+    r->number = 0;
+    r->forged = r->looks[0].value && !parse_counter(octets(&r->looks[0]), &r->number);
+    finish(l, r, ERR_OK);
+}
+
+/* A counter's life begins with the first that it counts. What is no number gives way to one. */
+static enum err count(struct lane *l, struct lane_request *r)
+{
+    char digits[24];
+    uint64_t add = r->number;
+    int n = snprintf(digits, sizeof digits, "%" PRIu64, add);
+    struct span begun = span_of(digits, (size_t)n);
+    enum err e = cache_server_incr(l->server, r->key, add, &r->number);
+    if (e == ERR_NOTFOUND) {
+        e = cache_server_add(l->server, r->key, begun, seconds(r->life_ms));
+        if (e == ERR_BUSY) { /* another node began it just now */
+            e = cache_server_incr(l->server, r->key, add, &r->number);
+        }
+    } else if (e == ERR_CORRUPT) {
+        r->forged = true;
+        e = cache_server_set(l->server, r->key, begun, seconds(r->life_ms));
+    }
+    return e == ERR_OK || e == ERR_TEMP ? e : ERR_NOTFOUND;
+}
+
+static enum err leave_mark(struct lane *l, const struct lane_request *r)
+{
+    enum err e = cache_server_add(l->server, r->key, SPAN("1"), seconds(r->life_ms));
+    return e == ERR_LIMIT ? ERR_NOTFOUND : e;
+}
+
+/* --- buckets --------------------------------------------------------------------------------- */
+
+/*
+ * A leaky bucket as one number (GCRA): when it will have run empty. A time that no clock near ours
+ * can have written is cut down to a full bucket, from now: nodes whose clocks differ can't shut
+ * anybody out for longer than a bucket takes to run empty.
+ */
+static bool bucket_read(struct lane *l, struct lane_request *r, uint64_t now, uint64_t *empty_at)
+{
+    struct item it = own_item(r);
+    struct buf plain;
+    bool ok = false;
+    if (it.type != ITEM_VALUE || it.parts) {
+        r->forged = r->looks[0].value != NULL;
+        return false;
+    }
+    buf_init(&plain, it.sealed.n);
+    enum err e = item_unseal(l->seal, r->key, &it, it.sealed, now, r->life_ms, &plain);
+    if (e == ERR_OK) {
+        struct wire w = { .rest = buf_span(&plain) };
+        *empty_at = wire_get64(&w);
+        ok = wire_end(&w);
+    }
+    r->forged = e == ERR_CORRUPT || (e == ERR_OK && !ok);
+    buf_fini(&plain);
+    return ok;
+}
+
+static enum err bucket_write(struct lane *l, const struct lane_request *r, uint64_t now,
+                             uint64_t empty_at)
+{
+    char number[8];
+    struct buf out;
+    unsigned parts;
+    const struct cache_server_item *seen = &r->looks[0];
+    wire_put64(number, empty_at);
+    buf_init(&out, sizeof number + SEAL_OVERHEAD + ITEM_HEAD_SIZE);
+    CHECK(item_seal(l->seal, r->key, now, span_of(number, sizeof number), &out, &parts) == ERR_OK);
+    enum err e = seen->value ? cache_server_cas(l->server, r->key, buf_span(&out),
+                                                seconds(r->life_ms), seen->cas)
+                             : cache_server_add(l->server, r->key, buf_span(&out),
+                                                seconds(r->life_ms));
+    buf_fini(&out);
+    return e;
+}
+
+/*
+ * A race that is lost again and again is one with others who pour into the same bucket: it counts
+ * as full, or they would all get in by coming at once.
+ */
+static void leak_step(struct lane *l, struct lane_request *r)
+{
+    if (own_item(r).type == ITEM_FOREIGN) {
+        finish(l, r, ERR_NOTFOUND);
+        return;
+    }
+    uint64_t now = unix_ms(), empty_at = now, full = now + r->burst * r->interval_ms;
+    bool known = bucket_read(l, r, now, &empty_at);
+    bool beyond = known && empty_at > full;
+    empty_at = beyond ? full : empty_at < now ? now : empty_at;
+    bool fits = empty_at + r->interval_ms <= full;
+    if (!fits && !beyond) {
+        finish(l, r, ERR_LIMIT);
+        return;
+    }
+    enum err e = bucket_write(l, r, now, fits ? empty_at + r->interval_ms : empty_at);
+    if (e == ERR_OK) {
+        finish(l, r, fits ? ERR_OK : ERR_LIMIT);
+    } else if (e == ERR_TEMP || e == ERR_LIMIT) {
+        finish(l, r, e == ERR_TEMP ? ERR_TEMP : ERR_NOTFOUND);
+    } else if (++r->tries < TRIES) {
+        look_at_own(r);
+    } else {
+        finish(l, r, ERR_LIMIT);
+    }
 }
 
 /* --- tombstones ------------------------------------------------------------------------------ */
@@ -395,6 +519,12 @@ static void begin(struct lane *l, struct lane_request *r)
     case LANE_SET:
         finish(l, r, store(l, r, NULL));
         break;
+    case LANE_COUNT:
+        finish(l, r, count(l, r));
+        break;
+    case LANE_FIRST:
+        finish(l, r, leave_mark(l, r));
+        break;
     default:
         look_at_own(r);
     }
@@ -414,6 +544,12 @@ static void step(struct lane *l, struct lane_request *r)
         break;
     case LANE_DROP:
         drop_step(l, r);
+        break;
+    case LANE_READ:
+        read_step(l, r);
+        break;
+    case LANE_LEAK:
+        leak_step(l, r);
         break;
     case LANE_PROBE:
         finish(l, r, ERR_OK);

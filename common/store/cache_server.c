@@ -1,6 +1,6 @@
 /*
- * cache_server: gets, set, add, cas and delete of memcached's text protocol (its protocol.txt), and
- * nothing of what is in an item.
+ * cache_server: gets, set, add, cas, incr and delete of memcached's text protocol (its
+ * protocol.txt), and nothing of what is in an item.
  *
  * Owned and used by one thread. Whatever is not the answer that was asked for is a failure, and a
  * failure closes the connection, so that no late answer is ever taken for that of another call.
@@ -407,6 +407,45 @@ enum err cache_server_cas(struct cache_server *s, const char *key, struct span v
     char text[24];
     snprintf(text, sizeof text, " %" PRIu64, cas);
     return store(s, "cas", key, value, life, text);
+}
+
+/* --- counting -------------------------------------------------------------------------------- */
+
+/* The sum alone on a line; memcached counts modulo 2^64, which no counter of ours comes near. */
+static enum err read_sum(struct cache_server *s, uint64_t add, uint64_t *out)
+{
+    static const char no_number[] =
+        "CLIENT_ERROR cannot increment or decrement non-numeric value";
+    struct span line;
+    uint64_t sum;
+    if (!read_line(s, &line)) {
+        return failed(s);
+    }
+    if (span_u64(line, UINT64_MAX, &sum) == ERR_OK) {
+        if (sum < add) {
+            return answered(s, ERR_CORRUPT);
+        }
+        *out = sum;
+        return answered(s, ERR_OK);
+    }
+    if (span_eq(line, SPAN("NOT_FOUND"))) {
+        return answered(s, ERR_NOTFOUND);
+    }
+    if (span_eq(line, span_str(no_number))) {
+        return answered(s, ERR_CORRUPT);
+    }
+    return span_starts(line, SPAN("SERVER_ERROR ")) ? answered(s, ERR_LIMIT) : failed(s);
+}
+
+enum err cache_server_incr(struct cache_server *s, const char *key, uint64_t add, uint64_t *out)
+{
+    char line[100];
+    int n = snprintf(line, sizeof line, "incr %s %" PRIu64 "\r\n", key, add);
+    CHECK(n > 0 && (size_t)n < sizeof line);
+    if (!begin(s, 0)) {
+        return ERR_TEMP;
+    }
+    return send_all(s, span_of(line, (size_t)n), 0) ? read_sum(s, add, out) : failed(s);
 }
 
 enum err cache_server_delete(struct cache_server *s, const char *key)

@@ -50,6 +50,11 @@ enum err cache_server_add(struct cache_server *s, const char *key, struct span v
 /* BUSY: it has been replaced since. NOTFOUND: it is gone. */
 enum err cache_server_cas(struct cache_server *s, const char *key, struct span value, uint32_t life,
                           uint64_t cas);
+/*
+ * Adds to a number in decimal digits; *out is the sum. NOTFOUND: there is none. CORRUPT: what is
+ * there is no number, or the sum is none of 64 bits.
+ */
+enum err cache_server_incr(struct cache_server *s, const char *key, uint64_t add, uint64_t *out);
 /* NOTFOUND: it was gone. */
 enum err cache_server_delete(struct cache_server *s, const char *key);
 

@@ -2,7 +2,8 @@
  * directory: entries in memory, and as bytes in the cache.
  *
  *   format 1 | kind 1 | state 1 | mailbox_id 8 | max_octets 8 | max_messages 8 | max_size 8
- *   hash length 2 | targets 2 | hash | for each target: length 2, address
+ *   retention_days 4 | hash length 2 | scram length 2 | targets 2 | hash | scram
+ *   for each target: length 2, address
  *
  * An entry owns its targets. One entry has exactly one form. What an address leads to is read by
  * index; who may receive there is the business of the delivery node's route.
@@ -14,7 +15,7 @@
 #include "base/check.h"
 #include "store/wire.h"
 
-enum { FORMAT = 1, HEAD_SIZE = 1 + 1 + 1 + 8 + 8 + 8 + 8 + 2 + 2 };
+enum { FORMAT = 2, HEAD_SIZE = 1 + 1 + 1 + 8 + 8 + 8 + 8 + 4 + 2 + 2 + 2 };
 
 struct entry *entry_new(enum entry_kind kind)
 {
@@ -56,7 +57,7 @@ enum err entry_add_target(struct entry *e, struct span addr)
 
 static size_t encoded_size(const struct entry *e)
 {
-    size_t n = HEAD_SIZE + strlen(e->hash);
+    size_t n = HEAD_SIZE + strlen(e->hash) + strlen(e->scram);
     for (size_t i = 0; i < e->n; i++) {
         n += 2 + strlen(e->targets[i]);
     }
@@ -65,7 +66,7 @@ static size_t encoded_size(const struct entry *e)
 
 enum err entry_encode(const struct entry *e, struct buf *out)
 {
-    size_t n = encoded_size(e), hash_len = strlen(e->hash);
+    size_t n = encoded_size(e), hash_len = strlen(e->hash), scram_len = strlen(e->scram);
     char *to = buf_reserve(out, n);
     if (!to) {
         return ERR_LIMIT;
@@ -77,9 +78,12 @@ enum err entry_encode(const struct entry *e, struct buf *out)
     to = wire_put64(to, e->max_octets);
     to = wire_put64(to, e->max_messages);
     to = wire_put64(to, e->max_size);
+    to = wire_put32(to, e->retention_days);
     to = wire_put16(to, (uint16_t)hash_len);
+    to = wire_put16(to, (uint16_t)scram_len);
     to = wire_put16(to, (uint16_t)e->n);
     to = wire_put(to, e->hash, hash_len);
+    to = wire_put(to, e->scram, scram_len);
     for (size_t i = 0; i < e->n; i++) {
         size_t len = strlen(e->targets[i]);
         to = wire_put16(to, (uint16_t)len);
@@ -89,14 +93,14 @@ enum err entry_encode(const struct entry *e, struct buf *out)
     return ERR_OK;
 }
 
-/* The hash is a C string in an array of its own size. */
-static enum err get_hash(struct wire *w, size_t len, struct entry *e)
+/* A C string in an array of its own size, which is all zeros yet. */
+static enum err get_text(struct wire *w, size_t len, char *out, size_t max)
 {
-    struct span hash = wire_get(w, len);
-    if (w->bad || hash.n > PASSWORD_HASH_MAX || span_find(hash, '\0') != hash.n) {
+    struct span text = wire_get(w, len);
+    if (w->bad || text.n > max || span_find(text, '\0') != text.n) {
         return ERR_CORRUPT;
     }
-    memcpy(e->hash, hash.p, hash.n);
+    memcpy(out, text.p, text.n);
     return ERR_OK;
 }
 
@@ -124,9 +128,11 @@ enum err entry_decode(struct span in, struct entry **out)
     e->max_octets = wire_get64(&w);
     e->max_messages = wire_get64(&w);
     e->max_size = wire_get64(&w);
-    uint16_t hash_len = wire_get16(&w), targets = wire_get16(&w);
-    if (get_hash(&w, hash_len, e) != ERR_OK || get_targets(&w, targets, e) != ERR_OK ||
-        !wire_end(&w)) {
+    e->retention_days = wire_get32(&w);
+    uint16_t hash_len = wire_get16(&w), scram_len = wire_get16(&w), targets = wire_get16(&w);
+    if (get_text(&w, hash_len, e->hash, PASSWORD_HASH_MAX) != ERR_OK ||
+        get_text(&w, scram_len, e->scram, ENTRY_SCRAM_MAX) != ERR_OK ||
+        get_targets(&w, targets, e) != ERR_OK || !wire_end(&w)) {
         entry_free(&e);
         return ERR_CORRUPT;
     }

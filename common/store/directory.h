@@ -28,6 +28,7 @@ enum room {
 };
 
 #define PASSWORD_HASH_MAX 383 /* CRYPT_OUTPUT_SIZE less its NUL */
+#define ENTRY_SCRAM_MAX   511
 #define ENTRY_TARGETS_MAX 1000
 #define ENTRY_TARGET_MAX  320 /* octets: a local part of 64, @, a domain of 255 */
 
@@ -38,9 +39,12 @@ struct entry {
     uint64_t max_octets;              /* quota; 0 is none */
     uint64_t max_messages;            /* 0 is none */
     uint64_t max_size;                /* of one message; 0 is the fleet's limit */
+    uint32_t retention_days;          /* 0: kept for ever */
     char hash[PASSWORD_HASH_MAX + 1]; /* crypt(3); empty: no login */
-    size_t n;                         /* targets */
-    char **targets;                   /* canonical addresses; owned */
+    char scram[ENTRY_SCRAM_MAX +
+               1];  /* keys as RFC 5803 has them, separated by a blank; empty: none */
+    size_t n;       /* targets */
+    char **targets; /* canonical addresses; owned */
 };
 
 struct entry *entry_new(enum entry_kind kind);

@@ -106,6 +106,29 @@ static void add_mailbox(struct pg_batch *b, uint64_t mailbox_id)
     pg_i64(b, (int64_t)mailbox_id);
 }
 
+/* A column of text into an array of its own size. */
+static bool read_text(const PGresult *r, int row, int col, char *out, size_t size)
+{
+    struct span s = pg_get_span(r, row, col);
+    if (s.n >= size || span_find(s, '\0') != s.n) {
+        return false;
+    }
+    memcpy(out, s.p, s.n);
+    out[s.n] = '\0';
+    return true;
+}
+
+/* For calls of which only the end counts. */
+static void on_changed(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    enum err e = call_err(c, r);
+    if (c->done.done && !c->op.cancelled) {
+        c->done.done(c->op.arg, e);
+    }
+    call_free(c);
+}
+
 /* --- opening ---------------------------------------------------------------------------------- */
 
 /* From each new connection, and with the volumes. */
@@ -162,7 +185,9 @@ enum {
     LOOKUP_OCTETS,
     LOOKUP_MESSAGES,
     LOOKUP_SIZE,
+    LOOKUP_DAYS,
     LOOKUP_HASH,
+    LOOKUP_SCRAM,
     LOOKUP_TARGETS
 };
 
@@ -183,10 +208,10 @@ static enum err read_targets(const PGresult *r, struct entry *e)
 
 static enum err read_account(const PGresult *r, struct entry *e)
 {
-    struct span hash = pg_get_span(r, 0, LOOKUP_HASH);
-    int64_t state = pg_get_i64(r, 0, LOOKUP_STATE);
-    if (hash.n > PASSWORD_HASH_MAX || span_find(hash, '\0') != hash.n || state < ACCOUNT_ACTIVE ||
-        state > ACCOUNT_SUSPENDED) {
+    int64_t state = pg_get_i64(r, 0, LOOKUP_STATE), days = pg_get_i64(r, 0, LOOKUP_DAYS);
+    if (state < ACCOUNT_ACTIVE || state > ACCOUNT_SUSPENDED || days < 0 ||
+        !read_text(r, 0, LOOKUP_HASH, e->hash, sizeof e->hash) ||
+        !read_text(r, 0, LOOKUP_SCRAM, e->scram, sizeof e->scram)) {
         return ERR_CORRUPT;
     }
     e->mailbox_id = (uint64_t)pg_get_i64(r, 0, LOOKUP_MAILBOX);
@@ -194,13 +219,13 @@ static enum err read_account(const PGresult *r, struct entry *e)
     e->max_octets = (uint64_t)pg_get_i64(r, 0, LOOKUP_OCTETS);
     e->max_messages = (uint64_t)pg_get_i64(r, 0, LOOKUP_MESSAGES);
     e->max_size = (uint64_t)pg_get_i64(r, 0, LOOKUP_SIZE);
-    memcpy(e->hash, hash.p, hash.n);
+    e->retention_days = (uint32_t)days;
     return ERR_OK;
 }
 
 static enum err read_entry(const PGresult *r, char first, struct entry **out)
 {
-    if (!pg_shape(r, "iiiiitT") || PQntuples(r) > 1) {
+    if (!pg_shape(r, "iiiiiittT") || PQntuples(r) > 1) {
         return ERR_CORRUPT;
     }
     if (PQntuples(r) == 0) {
@@ -254,6 +279,21 @@ struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n
         pg_text(b, addresses[i]);
     }
     return call_submit(ix, c, PG_READ, b, on_lookup);
+}
+
+struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span scram,
+                        index_done_fn *done, void *arg)
+{
+    CHECK(scram.n <= ENTRY_SCRAM_MAX);
+    struct call *c = call_new("enroll", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.done = done;
+    c->mailbox_id = mailbox_id;
+    pg_stmt(b, "SELECT enroll($1, $2, $3)");
+    add_mailbox(b, mailbox_id);
+    pg_text(b, span_str(hash));
+    pg_text(b, scram);
+    return call_submit(ix, c, PG_WRITE, b, on_changed);
 }
 
 /* --- listing ---------------------------------------------------------------------------------- */
@@ -552,16 +592,6 @@ struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct b
 
 /* --- the ledger ------------------------------------------------------------------------------- */
 
-static void on_changed(void *arg, const struct pg_reply *r)
-{
-    struct call *c = arg;
-    enum err e = call_err(c, r);
-    if (c->done.done && !c->op.cancelled) {
-        c->done.done(c->op.arg, e);
-    }
-    call_free(c);
-}
-
 struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
                          const size_t *which, size_t n, uint64_t grace_ms, struct span by,
                          index_done_fn *done, void *arg)
@@ -673,18 +703,6 @@ enum {
     VOLUME_WEIGHT,
     VOLUME_FLOOR
 };
-
-/* A column of text into an array of its own size. */
-static bool read_text(const PGresult *r, int row, int col, char *out, size_t size)
-{
-    struct span s = pg_get_span(r, row, col);
-    if (s.n >= size) {
-        return false;
-    }
-    memcpy(out, s.p, s.n);
-    out[s.n] = '\0';
-    return true;
-}
 
 static bool read_volume(const PGresult *r, int row, struct volume *v)
 {

@@ -34,6 +34,15 @@ typedef void index_lookup_fn(void *arg, enum err e, struct entry **entries, size
 struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n,
                         index_lookup_fn *done, void *arg);
 
+/*
+ * Gives an account SCRAM keys, in the place of any that it has, if its hash is still this one: keys
+ * are of the password that made it. NOTFOUND: it is not, or the account is gone. scram as in an
+ * entry, at most ENTRY_SCRAM_MAX octets.
+ */
+typedef void index_done_fn(void *arg, enum err e);
+struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span scram,
+                        index_done_fn *done, void *arg);
+
 /* The maildrop, version and pointers in one snapshot; NOTFOUND: no such mailbox. *m is the
  * callee's if it nulls it. */
 typedef void index_list_fn(void *arg, enum err e, struct maildrop **m);
@@ -60,7 +69,6 @@ struct op *index_deliver(struct index *ix, const struct pointer *p, struct span 
  * and ledger. OK: it did. NOTFOUND: it has not, up to now. A frozen server that wakes may still
  * take what it was sent: so after NOTFOUND the file is neither delivered again nor discarded.
  */
-typedef void index_done_fn(void *arg, enum err e);
 struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct blob_id *id,
                            index_done_fn *done, void *arg);
 

@@ -47,12 +47,13 @@ CREATE TABLE volume (
     free_floor bigint   NOT NULL DEFAULT 0 CHECK (free_floor >= 0)         -- octets
 );
 
--- Limits here are what new accounts of the domain begin with; 0 is none.
+-- Limits and retention here are what new accounts of the domain begin with; 0 is none.
 CREATE TABLE domain (
     name         text COLLATE "C" PRIMARY KEY CHECK (name = lower(name)),
     max_octets   bigint      NOT NULL DEFAULT 0 CHECK (max_octets >= 0),
     max_messages bigint      NOT NULL DEFAULT 0 CHECK (max_messages >= 0),
     max_size     bigint      NOT NULL DEFAULT 0 CHECK (max_size >= 0),
+    retention_days smallint  NOT NULL DEFAULT 0 CHECK (retention_days >= 0),
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 
@@ -83,7 +84,8 @@ CREATE TABLE mailbox (
     max_octets   bigint   NOT NULL DEFAULT 0 CHECK (max_octets >= 0),   -- 0 is none
     max_messages bigint   NOT NULL DEFAULT 0 CHECK (max_messages >= 0), -- 0 is none
     max_size     bigint   NOT NULL DEFAULT 0 CHECK (max_size >= 0),     -- 0 is the fleet's
-    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1))    -- enum account_state
+    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1)),   -- enum account_state
+    retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0) -- 0: kept for ever
 ) WITH (fillfactor = 70);
 
 -- The cold row: what only a login needs.
@@ -91,7 +93,8 @@ CREATE TABLE account (
     mailbox_id bigint      PRIMARY KEY,
     addr       text        NOT NULL,
     hash       text        NOT NULL DEFAULT '' CHECK (octet_length(hash) <= 383), -- crypt(3)
-    scram      text,       -- SCRAM-SHA-256 keys in the form of RFC 5803; NULL: not enrolled
+    -- SCRAM keys in the form of RFC 5803, separated by a blank; '': none
+    scram      text        NOT NULL DEFAULT '' CHECK (octet_length(scram) <= 511),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -185,7 +188,7 @@ END;
 -- and mailbox are distributed differently; STABLE, so that both see one snapshot.
 CREATE FUNCTION lookup(a text)
 RETURNS TABLE (box bigint, box_state smallint, most_octets bigint, most_messages bigint,
-               most_size bigint, password text, leads_to text[])
+               most_size bigint, days smallint, password text, keys text, leads_to text[])
 STABLE LANGUAGE plpgsql AS $$
 BEGIN
     SELECT d.mailbox_id, d.targets INTO box, leads_to FROM address d WHERE d.addr = a;
@@ -193,8 +196,8 @@ BEGIN
         RETURN;
     END IF;
     IF box IS NOT NULL THEN
-        SELECT b.state, b.max_octets, b.max_messages, b.max_size, c.hash
-          INTO box_state, most_octets, most_messages, most_size, password
+        SELECT b.state, b.max_octets, b.max_messages, b.max_size, b.retention_days, c.hash, c.scram
+          INTO box_state, most_octets, most_messages, most_size, days, password, keys
           FROM mailbox b JOIN account c ON c.mailbox_id = b.mailbox_id
          WHERE b.mailbox_id = box;
         IF NOT FOUND THEN
@@ -203,6 +206,16 @@ BEGIN
         END IF;
     END IF;
     RETURN NEXT;
+END $$;
+
+-- Gives an account SCRAM keys of the password that made this hash. Another hash is another password:
+-- its keys are not these.
+CREATE FUNCTION enroll(box bigint, password text, keys text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE account c SET scram = keys WHERE c.mailbox_id = box AND c.hash = password;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'mailbox % has no account with this hash', box USING ERRCODE = 'MF002';
+    END IF;
 END $$;
 
 -- Counts the mailboxes of a file before they are delivered to: a failure may leak the file, but

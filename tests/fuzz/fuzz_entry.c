@@ -14,6 +14,7 @@ static void check_entry(const struct entry *e)
 {
     CHECK(e->kind <= ENTRY_DOMAIN && e->state <= ACCOUNT_SUSPENDED);
     CHECK(strnlen(e->hash, sizeof e->hash) <= PASSWORD_HASH_MAX);
+    CHECK(strnlen(e->scram, sizeof e->scram) <= ENTRY_SCRAM_MAX);
     CHECK(e->n <= ENTRY_TARGETS_MAX);
     for (size_t i = 0; i < e->n; i++) {
         size_t n = strlen(e->targets[i]);

@@ -18,7 +18,9 @@ static struct entry *mailbox(void)
     e->max_octets = 1ULL << 40;
     e->max_messages = 12345;
     e->max_size = 50 << 20;
+    e->retention_days = 70000;
     strcpy(e->hash, "$y$j9T$abc$defghi");
+    strcpy(e->scram, "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy");
     return e;
 }
 
@@ -41,7 +43,9 @@ static void assert_same(const struct entry *a, const struct entry *b)
     assert_int_equal(a->max_octets, b->max_octets);
     assert_int_equal(a->max_messages, b->max_messages);
     assert_int_equal(a->max_size, b->max_size);
+    assert_int_equal(a->retention_days, b->retention_days);
     assert_string_equal(a->hash, b->hash);
+    assert_string_equal(a->scram, b->scram);
     assert_int_equal(a->n, b->n);
     for (size_t i = 0; i < a->n; i++) {
         assert_string_equal(a->targets[i], b->targets[i]);
@@ -69,9 +73,10 @@ static void test_round_trip(void **state)
     round_trip(mailbox());
     round_trip(alias(1));
     round_trip(alias(ENTRY_TARGETS_MAX));
-    struct entry *long_hash = mailbox();
-    memset(long_hash->hash, 'x', PASSWORD_HASH_MAX);
-    round_trip(long_hash);
+    struct entry *longest = mailbox();
+    memset(longest->hash, 'x', PASSWORD_HASH_MAX);
+    memset(longest->scram, 'y', ENTRY_SCRAM_MAX);
+    round_trip(longest);
 }
 
 static void test_limits(void **state)

@@ -910,8 +910,9 @@ static void test_lookup(void **state)
     (void)state;
     postgres_sql(
         server, "UPDATE mailbox SET max_octets = 1000, max_messages = 20, max_size = 300, state = 1"
-                " WHERE mailbox_id = 7;"
-                "INSERT INTO account (mailbox_id, addr, hash) VALUES (7, 'a@x.org', '$y$hash');"
+                ", retention_days = 30 WHERE mailbox_id = 7;"
+                "INSERT INTO account (mailbox_id, addr, hash, scram)"
+                " VALUES (7, 'a@x.org', '$y$hash', 'SCRAM-SHA-256$one SCRAM-SHA-1$two');"
                 "INSERT INTO address VALUES ('a@x.org', 'x.org', 7, NULL),"
                 " ('list@x.org', 'x.org', NULL, ARRAY['a@x.org', 'b@y.org']),"
                 " ('@x.org', 'x.org', NULL, NULL),"
@@ -935,7 +936,9 @@ static void test_lookup(void **state)
     assert_int_equal(e->max_octets, 1000);
     assert_int_equal(e->max_messages, 20);
     assert_int_equal(e->max_size, 300);
+    assert_int_equal(e->retention_days, 30);
     assert_string_equal(e->hash, "$y$hash");
+    assert_string_equal(e->scram, "SCRAM-SHA-256$one SCRAM-SHA-1$two");
     assert_int_equal(a.entries[4]->kind, ENTRY_DOMAIN);
     assert_int_equal(a.entries[4]->n, 0);
     for (size_t i = 0; i < 5; i++) {
@@ -950,6 +953,30 @@ static void test_lookup(void **state)
     struct answer c = { 0 };
     index_lookup(ix, &SPAN("\xff@x.org"), 1, on_entries, &c);
     assert_int_equal(wait_for(&c), ERR_TEMP);
+}
+
+static enum err enroll(uint64_t mailbox_id, const char *hash, const char *scram)
+{
+    struct answer a = { 0 };
+    index_enroll(ix, mailbox_id, hash, span_str(scram), on_done, &a);
+    return wait_for(&a);
+}
+
+/* Keys of a password that was changed meanwhile would let the old one in again. */
+static void test_enroll(void **state)
+{
+    (void)state;
+    postgres_sql(server, "INSERT INTO account (mailbox_id, addr, hash)"
+                         " VALUES (7, 'a@x.org', '$y$hash'), (8, 'b@x.org', '$y$hash')");
+    assert_int_equal(enroll(7, "$y$hash", "SCRAM-SHA-256$one"), ERR_OK);
+    assert_int_equal(enroll(7, "$y$other", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
+    assert_int_equal(enroll(999, "$y$hash", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM account"
+                                          " WHERE scram = CASE mailbox_id WHEN 7"
+                                          "       THEN 'SCRAM-SHA-256$one' ELSE '' END"),
+                     2);
+    postgres_sql(server, "UPDATE account SET hash = '' WHERE mailbox_id = 8");
+    assert_int_equal(enroll(8, "$y$hash", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
 }
 
 static void test_volumes(void **state)
@@ -1112,6 +1139,7 @@ int main(void)
         TEST(test_frozen),
         TEST(test_restart),
         TEST(test_lookup),
+        TEST(test_enroll),
         TEST(test_volumes),
         TEST(test_epoch),
         TEST(test_cancel),

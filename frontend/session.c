@@ -118,34 +118,42 @@ static void session_go_on(struct session *s)
     session_run(s);
 }
 
-static void count_login(enum err e)
+static void count_login(enum login_verdict v)
 {
-    switch (e) {
-    case ERR_OK:
-        stats_add(STAT_pop3_logins, 1);
-        break;
-    case ERR_DENIED:
-        stats_add(STAT_pop3_login_denied, 1);
-        break;
-    case ERR_BUSY:
-        stats_add(STAT_pop3_login_in_use, 1);
-        break;
-    default:
-        stats_add(STAT_pop3_login_faults, 1);
-    }
+    static const enum stat_id counters[LOGIN_VERDICTS] = {
+        [LOGIN_OK] = STAT_pop3_logins,
+        [LOGIN_DENIED] = STAT_pop3_login_denied,
+        [LOGIN_IN_USE] = STAT_pop3_login_in_use,
+        [LOGIN_SESSIONS] = STAT_pop3_login_in_use,
+        [LOGIN_DELAYED] = STAT_pop3_login_delayed,
+        [LOGIN_BLOCKED] = STAT_pop3_login_blocked,
+        [LOGIN_OVERLOAD] = STAT_pop3_login_faults,
+        [LOGIN_FAULT] = STAT_pop3_login_faults,
+    };
+    stats_add(counters[v], 1);
 }
 
-static void on_login_done(void *arg, enum err e, struct login *l)
+static enum err login_err(enum login_verdict v)
+{
+    static const enum err errs[LOGIN_VERDICTS] = {
+        [LOGIN_OK] = ERR_OK,          [LOGIN_DENIED] = ERR_DENIED, [LOGIN_IN_USE] = ERR_BUSY,
+        [LOGIN_SESSIONS] = ERR_BUSY,  [LOGIN_DELAYED] = ERR_TEMP,  [LOGIN_BLOCKED] = ERR_TEMP,
+        [LOGIN_OVERLOAD] = ERR_LIMIT, [LOGIN_FAULT] = ERR_TEMP,
+    };
+    return errs[v];
+}
+
+static void on_login_done(void *arg, enum login_verdict v, struct login *l)
 {
     struct session *s = arg;
     s->op = NULL;
     s->lease = l->lease;
     l->lease = NULL;
-    count_login(e);
+    count_login(v);
     LOG(LOG_INFO, "pop3.login", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
-        F_STR("user", s->user), F_STR("result", err_text(e)),
+        F_STR("user", s->user), F_STR("result", login_verdict_text(v)),
         F_U64("messages", l->maildrop ? l->maildrop->count : 0));
-    pop3_login_answer(s->engine, e, &l->maildrop, conn_out(s->conn));
+    pop3_login_answer(s->engine, login_err(v), &l->maildrop, conn_out(s->conn));
     session_go_on(s);
 }
 
@@ -191,7 +199,11 @@ static void begin_login(struct session *s, const struct pop3_action *a)
     memcpy(s->user, user.p, user.n);
     s->user[user.n] = '\0';
     s->step = STEP_LOGIN;
-    s->op = store_login(session_store(s), a->u.login.user, a->u.login.password, on_login_done, s);
+    const struct login_claim claim = { .proof = LOGIN_PASSWORD,
+                                       .user = a->u.login.user,
+                                       .secret = a->u.login.password,
+                                       .client = conn_peer(s->conn) };
+    s->op = store_login(session_store(s), &claim, on_login_done, s);
 }
 
 static void begin_fetch(struct session *s, const struct pop3_action *a)

@@ -417,10 +417,10 @@ static enum err bucket_write(struct lane *l, const struct lane_request *r, uint6
     wire_put64(number, empty_at);
     buf_init(&out, sizeof number + SEAL_OVERHEAD + ITEM_HEAD_SIZE);
     CHECK(item_seal(l->seal, r->key, now, span_of(number, sizeof number), &out, &parts) == ERR_OK);
-    enum err e = seen->value ? cache_server_cas(l->server, r->key, buf_span(&out),
-                                                seconds(r->life_ms), seen->cas)
-                             : cache_server_add(l->server, r->key, buf_span(&out),
-                                                seconds(r->life_ms));
+    enum err e =
+        seen->value
+            ? cache_server_cas(l->server, r->key, buf_span(&out), seconds(r->life_ms), seen->cas)
+            : cache_server_add(l->server, r->key, buf_span(&out), seconds(r->life_ms));
     buf_fini(&out);
     return e;
 }

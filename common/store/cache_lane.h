@@ -39,8 +39,8 @@ struct lane_request {
     struct task task;
     enum lane_verb verb;
     char key[ITEM_KEY_SIZE];
-    uint64_t life_ms; /* of what is written; GET: the most that a value may have lived */
-    uint64_t number;  /* COUNT: how many more; then, as with READ, how many there are */
+    uint64_t life_ms;            /* of what is written; GET: the most that a value may have lived */
+    uint64_t number;             /* COUNT: how many more; then, as with READ, how many there are */
     uint64_t interval_ms, burst; /* LEAK: one an interval leaks out; so many fit in */
     uint8_t token[ITEM_TOKEN_SIZE]; /* GET: given by the submitter, for the placeholder */
     bool fills;                     /* GET: an absent value is to be filled */

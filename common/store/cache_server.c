@@ -414,8 +414,7 @@ enum err cache_server_cas(struct cache_server *s, const char *key, struct span v
 /* The sum alone on a line; memcached counts modulo 2^64, which no counter of ours comes near. */
 static enum err read_sum(struct cache_server *s, uint64_t add, uint64_t *out)
 {
-    static const char no_number[] =
-        "CLIENT_ERROR cannot increment or decrement non-numeric value";
+    static const char no_number[] = "CLIENT_ERROR cannot increment or decrement non-numeric value";
     struct span line;
     uint64_t sum;
     if (!read_line(s, &line)) {

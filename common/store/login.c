@@ -1,118 +1,194 @@
 /*
  * login: who may open a maildrop. One request walks named steps, each of which is one inner call:
  *
- *   ENTRY -> VERIFIED -> HASH -> LEASE -> LIST -> end
- *             |           |
- *             |           +-> RECHECK (wrong, but the entry came from the cache) -> HASH or denied
- *             +-> LEASE when the password is remembered
+ *   password     ENTRY -> VERIFIED -> GUARD -> HASH -> open
+ *                            |                  |
+ *                            |                  +-> RECHECK (wrong, but the entry came from the
+ *                            |                      cache) -> HASH or wrong
+ *                            +-> open when the password is remembered
+ *   token        GUARD -> TOKEN -> ENTRY -> open or wrong
+ *   certificate  ENTRY -> open or denied
  *
- * The lease is taken after the password, so that a stranger can't lock a mailbox, and before the
- * list, so that the list has everything that the last session did. Unknown, suspended and wrong
- * take the same path and the same time: all end in one crypt(3).
+ *   wrong        COUNT -> denied
+ *   open         DELAY -> LEASE -> LIST -> end (login_open.c)
  *
- * The request owns its copies of user and password; the password is wiped with it.
+ * Unknown, suspended and wrong take the same path and the same time: each asks the cache for the
+ * address and for a remembered password, asks the guard, pays for one crypt(3), asks the database
+ * once (before the hash when the address was not cached, behind it when it was) and is counted.
+ *
+ * The guard stands where a guess would cost us something: who is over the limit learns nothing of
+ * his next guess. A remembered password is let in without asking it: the owner of the account is
+ * not shut out because somebody else guesses behind the same address. A right password takes
+ * nothing off the count, and neither does a guess that was turned away add to it.
+ *
+ * The request owns its copies of user and secret; the secret is wiped with it.
  */
 #include <openssl/crypto.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "base/stats.h"
-#include "store/store_parts.h"
-
-struct login_request {
-    struct op op;
-    struct store *store;
-    store_login_fn *done;
-    char *user; /* canonical */
-    char *password;
-    size_t password_len;
-    struct entry *entry;
-    bool from_database; /* the entry is what the database says now */
-    struct login login;
-};
+#include "store/login_parts.h"
 
 static void login_entry(struct login_request *r);
 static void login_verified(struct login_request *r);
+static void login_guard(struct login_request *r);
 static void login_hash(struct login_request *r);
+static void login_token(struct login_request *r);
 static void login_recheck(struct login_request *r);
-static void login_lease(struct login_request *r);
-static void login_list(struct login_request *r);
 
-static void login_end(struct login_request *r, enum err e)
+struct login_request *login_new(struct store *s, struct span user, struct span secret,
+                                store_login_fn *done, void *arg)
+{
+    struct login_request *r = NEW(struct login_request);
+    *r = (struct login_request){ .op = { .arg = arg },
+                                 .store = s,
+                                 .done = done,
+                                 .user = span_dup(user),
+                                 .secret = span_dup(secret),
+                                 .secret_n = secret.n };
+    ascii_lower(r->user, user.n);
+    return r;
+}
+
+void login_end(struct login_request *r, enum login_verdict v)
 {
     if (!r->op.cancelled) {
-        r->done(r->op.arg, e, &r->login);
+        r->login.user = r->user;
+        r->login.retention_days = r->entry ? r->entry->retention_days : 0;
+        r->done(r->op.arg, v, &r->login);
     }
     maildrop_free(&r->login.maildrop);
     cache_lease_drop(r->store->cache, &r->login.lease, NULL, NULL);
     entry_free(&r->entry);
-    OPENSSL_cleanse(r->password, r->password_len);
-    free(r->password);
+    OPENSSL_cleanse(r->secret, r->secret_n);
+    free(r->secret);
     free(r->user);
     free(r);
 }
 
-/* The hash that the password is held against; empty, and so the dummy, for whoever may not in. */
-static const char *login_hash_of(const struct login_request *r)
+/* --- COUNT ----------------------------------------------------------------------------------- */
+
+static void on_login_counted(void *arg)
 {
-    bool may = r->entry->kind == ENTRY_MAILBOX && r->entry->state == ACCOUNT_ACTIVE;
-    return may ? r->entry->hash : "";
+    login_end(arg, LOGIN_DENIED);
 }
 
-/* What is remembered of a right password: worth nothing without the fleet key, and nothing once
- * the account has another hash. */
-static void login_mac(const struct login_request *r, uint8_t out[SEAL_MAC_SIZE])
+/* Also for a client that has gone: guesses count whether or not somebody waits for the answer. */
+void login_wrong(struct login_request *r)
 {
-    struct span parts[] = { span_str(r->entry->hash), span_of(r->password, r->password_len) };
-    seal_mac(r->store->seal, "verified password", parts, ARRAY_LEN(parts), out);
-}
-
-static struct cache_key login_verified_key(const struct login_request *r)
-{
-    return (struct cache_key){ .kind = CACHE_VERIFIED, .mailbox_id = r->entry->mailbox_id };
+    if (r->client[0]) {
+        failures_add(r->store->failures, r->client, span_str(r->user),
+                     span_of(r->secret, r->secret_n), on_login_counted, r);
+    } else {
+        login_end(r, LOGIN_DENIED);
+    }
 }
 
 /* --- ENTRY ----------------------------------------------------------------------------------- */
 
-static void on_login_entry(void *arg, enum err e, struct entry **entries, size_t n)
+/* The hash that the password is held against; empty, and so the dummy, for whoever may not in. */
+static const char *login_hash_of(const struct login_request *r)
 {
-    struct login_request *r = arg;
-    if (e != ERR_OK || n != 1) {
-        login_end(r, ERR_TEMP);
-        return;
+    return login_active(r->entry) ? r->entry->hash : "";
+}
+
+/* Proven by other means than a password: all that is left is whether there is a mailbox. */
+static void login_named(struct login_request *r)
+{
+    if (login_active(r->entry)) {
+        login_proven(r);
+    } else if (!r->from_database) {
+        login_recheck(r);
+    } else if (r->proof == LOGIN_TOKEN) {
+        login_wrong(r);
+    } else {
+        login_end(r, LOGIN_DENIED); /* a certificate is no guess */
     }
-    r->entry = entries[0];
-    entries[0] = NULL;
-    if (*login_hash_of(r)) {
+}
+
+static void login_known(struct login_request *r)
+{
+    if (r->proof == LOGIN_PASSWORD) {
         login_verified(r);
     } else {
-        login_hash(r);
+        login_named(r);
     }
+}
+
+static void on_login_entry(void *arg, enum err e, struct entry **entry, bool from_database)
+{
+    struct login_request *r = arg;
+    if (e != ERR_OK) {
+        login_end(r, LOGIN_FAULT);
+        return;
+    }
+    r->entry = *entry;
+    *entry = NULL;
+    r->from_database = from_database;
+    login_known(r);
+}
+
+/* What is no UTF-8 the database would refuse to be asked about: there is no such user. */
+static void on_login_no_utf8(struct task *t)
+{
+    struct login_request *r = CONTAINER_OF(t, struct login_request, task);
+    r->entry = entry_new(ENTRY_NONE);
+    r->from_database = true;
+    login_known(r);
 }
 
 static void login_entry(struct login_request *r)
 {
     struct span user = span_str(r->user);
-    if (!span_utf8(user)) { /* the database would refuse the question: there is no such user */
-        r->entry = entry_new(ENTRY_NONE);
-        r->from_database = true;
-        login_hash(r);
-        return;
+    if (span_utf8(user)) {
+        store_entry(r->store, user, false, on_login_entry, r);
+    } else {
+        r->task.run = on_login_no_utf8;
+        loop_post(r->store->loop, &r->task);
     }
-    store_lookup(r->store, &user, 1, on_login_entry, r);
 }
 
 /* --- VERIFIED -------------------------------------------------------------------------------- */
+
+/* What is remembered of a right password: worth nothing without the fleet key, and nothing once
+ * the account has another hash. */
+static void login_mac(const struct login_request *r, uint8_t out[SEAL_MAC_SIZE])
+{
+    struct span parts[] = { span_str(r->entry->hash), span_of(r->secret, r->secret_n) };
+    seal_mac(r->store->seal, "verified password", parts, ARRAY_LEN(parts), out);
+}
+
+/* Who has no mailbox has a number all the same, so that the same is asked in his name; what may
+ * stand there is not believed. */
+static uint64_t login_number(const struct login_request *r)
+{
+    uint8_t mac[SEAL_MAC_SIZE];
+    uint64_t number;
+    if (*login_hash_of(r)) {
+        return r->entry->mailbox_id;
+    }
+    struct span user = span_str(r->user);
+    seal_mac(r->store->seal, "nobody", &user, 1, mac);
+    memcpy(&number, mac, sizeof number);
+    return number;
+}
+
+static struct cache_key login_verified_key(const struct login_request *r)
+{
+    return (struct cache_key){ .kind = CACHE_VERIFIED, .mailbox_id = login_number(r) };
+}
 
 static void on_login_verified(void *arg, const struct cache_reply *reply)
 {
     struct login_request *r = arg;
     uint8_t mac[SEAL_MAC_SIZE];
     login_mac(r, mac);
-    if (reply->hit && reply->value.n == sizeof mac &&
+    if (*login_hash_of(r) && reply->hit && reply->value.n == sizeof mac &&
         CRYPTO_memcmp(reply->value.p, mac, sizeof mac) == 0) {
-        login_lease(r);
+        login_proven(r);
     } else {
-        login_hash(r);
+        login_guard(r);
     }
 }
 
@@ -122,29 +198,97 @@ static void login_verified(struct login_request *r)
     cache_get(r->store->cache, &k, on_login_verified, r);
 }
 
+/* --- GUARD ----------------------------------------------------------------------------------- */
+
+static void on_login_guard(void *arg, bool too_many)
+{
+    struct login_request *r = arg;
+    if (too_many) {
+        login_end(r, LOGIN_BLOCKED);
+    } else if (r->proof == LOGIN_TOKEN) {
+        login_token(r);
+    } else {
+        login_hash(r);
+    }
+}
+
+static void login_guard(struct login_request *r)
+{
+    if (r->client[0]) {
+        failures_ask(r->store->failures, r->client, on_login_guard, r);
+    } else {
+        on_login_guard(r, false);
+    }
+}
+
 /* --- HASH ------------------------------------------------------------------------------------ */
+
+static void login_remember(struct login_request *r)
+{
+    uint8_t mac[SEAL_MAC_SIZE];
+    login_mac(r, mac);
+    struct cache_key k = login_verified_key(r);
+    cache_set(r->store->cache, &k, span_of(mac, sizeof mac));
+}
 
 static void on_login_hash(void *arg, enum err e)
 {
     struct login_request *r = arg;
     if (e == ERR_OK) {
-        uint8_t mac[SEAL_MAC_SIZE];
-        login_mac(r, mac);
-        struct cache_key k = login_verified_key(r);
-        cache_set(r->store->cache, &k, span_of(mac, sizeof mac));
-        login_lease(r);
+        login_remember(r);
+        login_enroll(r->store, r->user, r->entry, span_of(r->secret, r->secret_n));
+        login_proven(r);
     } else if (e == ERR_DENIED && !r->from_database) {
         login_recheck(r);
+    } else if (e == ERR_DENIED) {
+        login_wrong(r);
     } else {
-        login_end(r, e == ERR_DENIED || e == ERR_LIMIT ? e : ERR_TEMP);
+        login_end(r, e == ERR_LIMIT ? LOGIN_OVERLOAD : LOGIN_FAULT);
     }
 }
 
 static void login_hash(struct login_request *r)
 {
     stats_add(STAT_password_checks, 1);
-    password_check(r->store->password, span_of(r->password, r->password_len), login_hash_of(r),
+    password_check(r->store->password, span_of(r->secret, r->secret_n), login_hash_of(r),
                    on_login_hash, r);
+}
+
+/* --- TOKEN ----------------------------------------------------------------------------------- */
+
+/* True when the token is for whom the client named, if it named anybody; r->user is it then. */
+static bool login_take_user(struct login_request *r, struct span user)
+{
+    if (user.n == 0 || span_find(user, '\0') != user.n) {
+        return false;
+    }
+    char *canonical = span_dup(user);
+    ascii_lower(canonical, user.n);
+    bool same = !*r->user || strcmp(r->user, canonical) == 0;
+    if (same) {
+        free(r->user);
+        r->user = canonical;
+    } else {
+        free(canonical);
+    }
+    return same;
+}
+
+static void on_login_token(void *arg, enum err e, struct span user)
+{
+    struct login_request *r = arg;
+    if (e == ERR_OK && login_take_user(r, user)) {
+        login_entry(r);
+    } else if (e == ERR_OK || e == ERR_DENIED) {
+        login_wrong(r);
+    } else {
+        login_end(r, e == ERR_LIMIT ? LOGIN_OVERLOAD : LOGIN_FAULT);
+    }
+}
+
+static void login_token(struct login_request *r)
+{
+    token_check(r->store->tokens, span_of(r->secret, r->secret_n), on_login_token, r);
 }
 
 /* --- RECHECK --------------------------------------------------------------------------------- */
@@ -157,7 +301,7 @@ static void on_login_recheck(void *arg, enum err e, struct entry **entries, size
 {
     struct login_request *r = arg;
     if (e != ERR_OK || n != 1) {
-        login_end(r, ERR_TEMP);
+        login_end(r, LOGIN_FAULT);
         return;
     }
     struct entry *old = r->entry;
@@ -167,8 +311,10 @@ static void on_login_recheck(void *arg, enum err e, struct entry **entries, size
     r->from_database = true;
     bool same = strcmp(old_hash, login_hash_of(r)) == 0;
     entry_free(&old);
-    if (same) {
-        login_end(r, ERR_DENIED);
+    if (r->proof != LOGIN_PASSWORD) {
+        login_named(r);
+    } else if (same) {
+        login_wrong(r);
     } else {
         login_hash(r);
     }
@@ -180,64 +326,34 @@ static void login_recheck(struct login_request *r)
     index_lookup(r->store->index, &user, 1, on_login_recheck, r);
 }
 
-/* --- LEASE ----------------------------------------------------------------------------------- */
+/* --- the claim ------------------------------------------------------------------------------- */
 
-static void on_login_lease(void *arg, enum err e, struct lease *lease)
+/* A token where none can be checked: an offer that was made by mistake. */
+static void on_login_no_tokens(struct task *t)
 {
-    struct login_request *r = arg;
-    r->login.lease = lease;
-    if (e == ERR_BUSY) {
-        login_end(r, ERR_BUSY);
+    struct login_request *r = CONTAINER_OF(t, struct login_request, task);
+    LOG(LOG_ERROR, "login.no_tokens", F_STR("why", "OAuth is not configured"));
+    login_end(r, LOGIN_FAULT);
+}
+
+struct op *store_login(struct store *s, const struct login_claim *c, store_login_fn *done,
+                       void *arg)
+{
+    struct login_request *r = login_new(s, c->user, c->secret, done, arg);
+    r->proof = c->proof;
+    failures_client(s->failures, c->client, r->client);
+    if (c->proof != LOGIN_TOKEN) {
+        login_entry(r);
+    } else if (s->tokens) {
+        login_guard(r);
     } else {
-        login_list(r); /* without a cache there is no lease, and no harm */
+        r->task.run = on_login_no_tokens;
+        loop_post(s->loop, &r->task);
     }
-}
-
-static void login_lease(struct login_request *r)
-{
-    if (r->op.cancelled) {
-        login_end(r, ERR_CLOSED); /* the client has gone: take nothing in its name */
-    } else if (r->store->lock) {
-        cache_lease_take(r->store->cache, r->entry->mailbox_id, on_login_lease, r);
-    } else {
-        login_list(r);
-    }
-}
-
-/* --- LIST ------------------------------------------------------------------------------------ */
-
-static void on_login_list(void *arg, enum err e, struct maildrop **m)
-{
-    struct login_request *r = arg;
-    if (e == ERR_OK) {
-        r->login.maildrop = *m;
-        *m = NULL;
-    }
-    /* A mailbox that is not there behind an account that is: a removal under way, or a fault. */
-    login_end(r, e == ERR_OK ? ERR_OK : ERR_TEMP);
-}
-
-static void login_list(struct login_request *r)
-{
-    store_list(r->store, r->entry->mailbox_id, on_login_list, r);
-}
-
-struct op *store_login(struct store *s, struct span user, struct span password,
-                       store_login_fn *done, void *arg)
-{
-    struct login_request *r = NEW(struct login_request);
-    *r = (struct login_request){ .op = { .arg = arg },
-                                 .store = s,
-                                 .done = done,
-                                 .user = span_dup(user),
-                                 .password = span_dup(password),
-                                 .password_len = password.n };
-    ascii_lower(r->user, user.n);
-    login_entry(r);
     return &r->op;
 }
 
-struct op *store_lease_drop(struct store *s, struct lease **lease, store_done_fn *done, void *arg)
+bool store_tokens(const struct store *s)
 {
-    return cache_lease_drop(s->cache, lease, done, arg);
+    return s->tokens != NULL;
 }

@@ -1,5 +1,5 @@
 /*
- * password: checking and making crypt(3) hashes (libxcrypt), off the loop.
+ * password: checking and making crypt(3) hashes (libxcrypt), and making SCRAM keys, off the loop.
  *
  * A check is a job that owns a copy of the secret, which is wiped as soon as it was hashed. The
  * pool's bound is what keeps a flood of logins from becoming a queue. It remembers nothing: that
@@ -22,6 +22,8 @@
 struct password {
     struct loop *loop;
     struct pool *pool;
+    size_t under_way; /* jobs in the pool */
+    size_t busy;      /* so many of them leave no time for what can wait */
     /* A setting as new passwords have it. Nothing is right for it: the result is not compared. */
     char dummy[CRYPT_GENSALT_OUTPUT_SIZE];
 };
@@ -31,6 +33,7 @@ struct request {
     struct job job;
     struct task refused; /* for what the pool did not take */
     enum err refusal;
+    struct password *password;
     password_fn *done;
     enum err result; /* of run */
     char *secret;    /* NUL-terminated */
@@ -101,6 +104,7 @@ static void tell(struct request *r, enum err e)
 static void on_done(struct job *j, enum err e)
 {
     struct request *r = CONTAINER_OF(j, struct request, job);
+    r->password->under_way--;
     if (e != ERR_OK) {
         tell(r, ERR_TEMP);
         return;
@@ -155,18 +159,115 @@ struct op *password_check(struct password *p, struct span secret, const char *ha
     r->hopeless = is_hopeless(secret, hash);
     const char *setting = r->hopeless ? p->dummy : hash;
     memcpy(r->hash, setting, strlen(setting) + 1);
+    r->password = p;
     r->refusal = pool_submit(p->pool, &r->job);
-    if (r->refusal != ERR_OK) {
+    if (r->refusal == ERR_OK) {
+        p->under_way++;
+    } else {
         r->refused.run = on_refused;
         loop_post(p->loop, &r->refused);
     }
     return &r->op;
 }
 
+/* --- SCRAM keys ------------------------------------------------------------------------------ */
+
+struct derivation {
+    struct op op;
+    struct job job;
+    struct password *password;
+    password_keys_fn *done;
+    enum scram_hash hashes[SCRAM_HASHES];
+    size_t n;
+    uint32_t iterations;
+    char *secret;
+    size_t secret_len;
+    enum err result;
+    char text[SCRAM_HASHES * SCRAM_TEXT_MAX]; /* of run, as done is given it */
+};
+
+static void derive(struct job *j)
+{
+    struct derivation *d = CONTAINER_OF(j, struct derivation, job);
+    char *to = d->text;
+    for (size_t i = 0; i < d->n && d->result == ERR_OK; i++) {
+        struct scram_keys k = { .hash = d->hashes[i] };
+        d->result =
+            scram_derive(d->hashes[i], span_of(d->secret, d->secret_len), d->iterations, &k);
+        if (d->result == ERR_OK) {
+            if (i > 0) {
+                *to++ = ' ';
+            }
+            scram_format(&k, to); /* its NUL is in SCRAM_TEXT_MAX, and gives way to the blank */
+            to += strlen(to);
+        }
+        OPENSSL_cleanse(&k, sizeof k);
+    }
+    OPENSSL_cleanse(d->secret, d->secret_len);
+}
+
+static void on_derived(struct job *j, enum err e)
+{
+    struct derivation *d = CONTAINER_OF(j, struct derivation, job);
+    d->password->under_way--;
+    if (d->op.cancelled) {
+        return;
+    }
+    if (e == ERR_OK && d->result == ERR_OK) {
+        d->done(d->op.arg, ERR_OK, span_str(d->text));
+    } else {
+        bool invalid = e == ERR_OK && d->result == ERR_INVALID;
+        d->done(d->op.arg, invalid ? ERR_INVALID : ERR_TEMP, SPAN(""));
+    }
+}
+
+static void derivation_free(struct derivation *d)
+{
+    OPENSSL_cleanse(d->secret, d->secret_len);
+    OPENSSL_cleanse(d->text, sizeof d->text);
+    free(d->secret);
+    free(d);
+}
+
+static void on_derivation_free(struct job *j)
+{
+    derivation_free(CONTAINER_OF(j, struct derivation, job));
+}
+
+struct op *password_derive(struct password *p, struct span secret, const enum scram_hash *hashes,
+                           size_t n, uint32_t iterations, password_keys_fn *done, void *arg)
+{
+    CHECK(n > 0 && n <= SCRAM_HASHES);
+    if (p->under_way >= p->busy) {
+        return NULL;
+    }
+    struct derivation *d = NEW(struct derivation);
+    *d = (struct derivation){
+        .op = { .arg = arg },
+        .job = { .run = derive, .done = on_derived, .free = on_derivation_free },
+        .password = p,
+        .done = done,
+        .n = n,
+        .iterations = iterations,
+        .secret = span_dup(secret),
+        .secret_len = secret.n
+    };
+    memcpy(d->hashes, hashes, n * sizeof *hashes);
+    if (pool_submit(p->pool, &d->job) != ERR_OK) {
+        derivation_free(d);
+        return NULL;
+    }
+    p->under_way++;
+    return &d->op;
+}
+
+/* --- open and close -------------------------------------------------------------------------- */
+
 struct password *password_open(struct loop *l, unsigned threads, unsigned queue, const char *prefix)
 {
     struct password *p = NEW(struct password);
     p->loop = l;
+    p->busy = threads + (queue + 1) / 2;
     if (!crypt_gensalt_rn(prefix, 0, NULL, 0, p->dummy, sizeof p->dummy)) {
         free(p);
         return NULL;

@@ -2,7 +2,8 @@
  * password: crypt(3) in a worker pool, so that hashing never blocks the loop.
  *
  * yescrypt and every imported scheme are libxcrypt's. An account that does not exist is checked
- * against a dummy hash, so that it takes the same time as one that does.
+ * against a dummy hash, so that it takes the same time as one that does. SCRAM keys are made in the
+ * same pool, behind the checks.
  */
 #ifndef MAILFLEET_STORE_PASSWORD_H
 #define MAILFLEET_STORE_PASSWORD_H
@@ -10,6 +11,7 @@
 #include "base/span.h"
 #include "net/op.h"
 #include "net/pool.h"
+#include "store/scram.h"
 
 struct password;
 
@@ -26,6 +28,17 @@ typedef void password_fn(void *arg, enum err e);
 /* hash empty: the dummy is checked and the answer is DENIED. The copy of the secret is wiped. */
 struct op *password_check(struct password *p, struct span secret, const char *hash,
                           password_fn *done, void *arg);
+
+/*
+ * SCRAM keys of a password, as an account keeps them (RFC 5803, separated by a blank). This is
+ * work that can wait for another day: NULL, and done is not called, when other requests fill half
+ * the queue. keys is borrowed until done returns. INVALID: SCRAM can't have this password. TEMP:
+ * could not be made. The copy of the secret is wiped.
+ */
+enum { SCRAM_HASHES = SCRAM_SHA_1 + 1 };
+typedef void password_keys_fn(void *arg, enum err e, struct span keys);
+struct op *password_derive(struct password *p, struct span secret, const enum scram_hash *hashes,
+                           size_t n, uint32_t iterations, password_keys_fn *done, void *arg);
 
 /* Blocking, for the operator's command: a new hash under a crypt(3) prefix such as "$y$". */
 enum err password_hash(struct span secret, const char *prefix, char *out, size_t size);

@@ -3,7 +3,7 @@
  * looking up addresses and lists through the cache, reading a message, expunging.
  *
  * Each call allocates one request that embeds its op; the request is freed where its last inner
- * call ends, whether or not the caller still listens. Logins are in login.c, deliveries in
+ * call ends, whether or not the caller still listens. Logins are in login*.c, deliveries in
  * delivery.c.
  */
 #include "store/store.h"
@@ -53,6 +53,52 @@ static void volumes_ask(uv_timer_t *t)
     index_volumes(s->index, on_volumes, s);
 }
 
+static bool names_mechanism(const struct config *c, const char *name)
+{
+    for (size_t i = 0; i < c->auth_mechanisms.n; i++) {
+        if (span_eq_nocase(span_str(c->auth_mechanisms.v[i]), span_str(name))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct login_rules rules_of(const struct config *c)
+{
+    return (struct login_rules){ .exclusive = c->pop3_lock == POP3_LOCK_LEASE,
+                                 .sessions = (unsigned)c->pop3_account_sessions,
+                                 .delay_ms = c->pop3_login_delay,
+                                 .burst = (unsigned)c->pop3_login_burst,
+                                 .enroll = c->auth_enroll == ENROLL_YES,
+                                 .enroll_sha1 = names_mechanism(c, "SCRAM-SHA-1"),
+                                 .scram_iterations = (uint32_t)c->auth_scram_iterations };
+}
+
+/* What logins alone need, and can fail to be had. */
+static enum err open_login(struct store *s, const struct config *c, char *why, size_t why_size)
+{
+    const char *bad;
+    if (netset_parse(&c->limits_exempt, &s->exempt, &bad) != ERR_OK) {
+        snprintf(why, why_size, "limits.exempt: %s is no network", bad);
+        return ERR_INVALID;
+    }
+    s->password =
+        password_open(s->loop, (unsigned)c->auth_threads, (unsigned)c->auth_queue, c->auth_scheme);
+    if (!s->password) {
+        snprintf(why, why_size, "auth.scheme: crypt(3) does not know %s", c->auth_scheme);
+        return ERR_INVALID;
+    }
+    s->rules = rules_of(c);
+    return token_open(s->loop, c, &s->tokens, why, why_size);
+}
+
+static void close_login(struct store *s)
+{
+    token_close(&s->tokens);
+    password_close(&s->password);
+    netset_free(&s->exempt);
+}
+
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size)
 {
@@ -66,25 +112,30 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     if (e != ERR_OK) {
         return e;
     }
-    struct password *password =
-        password_open(l, (unsigned)c->auth_threads, (unsigned)c->auth_queue, c->auth_scheme);
-    if (!password) {
-        snprintf(why, why_size, "auth.scheme: crypt(3) does not know %s", c->auth_scheme);
-        seal_free(&seal);
-        return ERR_INVALID;
-    }
     struct store *s = NEW(struct store);
-    s->password = password;
     s->loop = l;
     s->seal = seal;
     s->grace_ms = c->spool_grace;
-    s->lock = c->pop3_lock == POP3_LOCK_LEASE;
+    e = open_login(s, c, why, why_size);
+    if (e != ERR_OK) {
+        close_login(s);
+        seal_free(&seal);
+        free(s);
+        return e;
+    }
     s->cache = cache_open(l, &(struct cache_options){ .servers = &c->cache_servers,
                                                       .timeout_ms = c->cache_timeout,
                                                       .list_ttl_ms = c->cache_list_ttl,
                                                       .account_ttl_ms = c->cache_account_ttl,
                                                       .tombstone_ttl_ms = c->cache_tombstone_ttl,
                                                       .seal = seal });
+    s->failures = failures_open(
+        &(struct failures_options){ .cache = s->cache,
+                                    .seal = seal,
+                                    .exempt = s->exempt,
+                                    .most = c->auth_max_failures,
+                                    .window_ms = c->auth_failure_window,
+                                    .ipv6_address = (unsigned)c->limits_ipv6_address });
     s->index = index_open(
         l, &(struct index_options){ .url = c->database_url,
                                     .read_connections = (unsigned)c->database_read_connections,
@@ -117,7 +168,10 @@ struct lookup {
     struct op op;
     struct store *store;
     store_lookup_fn *done;
-    size_t pending; /* cache reads */
+    store_entry_fn *entry_done; /* in its place, of a login's look-up */
+    bool absent;                /* as store_entry has it */
+    bool asked;                 /* the database */
+    size_t pending;             /* cache reads */
     size_t n;
     struct lookup_item items[];
 };
@@ -128,7 +182,9 @@ static void lookup_end(struct lookup *lk, enum err e)
     for (size_t i = 0; i < lk->n; i++) {
         entries[i] = lk->items[i].entry;
     }
-    if (!lk->op.cancelled) {
+    if (!lk->op.cancelled && lk->entry_done) {
+        lk->entry_done(lk->op.arg, e, &entries[0], lk->asked);
+    } else if (!lk->op.cancelled) {
         lk->done(lk->op.arg, e, entries, e == ERR_OK ? lk->n : 0);
     }
     for (size_t i = 0; i < lk->n; i++) {
@@ -139,13 +195,15 @@ static void lookup_end(struct lookup *lk, enum err e)
     free(lk);
 }
 
+/*
+ * That an address does not exist is not cached, and not believed: a tombstone that could not be
+ * written must not make a new account look unknown, because senders bounce. But for SCRAM, which
+ * tells nobody before it has asked the database, and where a name that is not cached would be told
+ * from one that is by the time of the first answer.
+ */
 static void entry_to_cache(struct store *s, struct lookup_item *it)
 {
-    /*
-     * That an address does not exist is never cached: a tombstone that could not be written must
-     * not make a new account look unknown, because senders bounce.
-     */
-    if (it->entry->kind == ENTRY_NONE) {
+    if (it->entry->kind == ENTRY_NONE && !it->lookup->absent) {
         return;
     }
     struct buf b;
@@ -184,6 +242,7 @@ static void lookup_database(struct lookup *lk)
         }
     }
     if (n > 0) {
+        lk->asked = true;
         index_lookup(lk->store->index, missing, n, on_lookup_database, lk);
     } else {
         lookup_end(lk, ERR_OK);
@@ -196,25 +255,51 @@ static void on_lookup_cache(void *arg, const struct cache_reply *r)
     struct lookup_item *it = arg;
     if (!r->hit || entry_decode(r->value, &it->entry) != ERR_OK) {
         it->fill = r->fill;
+    } else if (it->entry->kind == ENTRY_NONE && !it->lookup->absent) {
+        entry_free(&it->entry); /* not filled either: what stands there is sound for others */
     }
     if (--it->lookup->pending == 0) {
         lookup_database(it->lookup);
     }
 }
 
-struct op *store_lookup(struct store *s, const struct span *addresses, size_t n,
-                        store_lookup_fn *done, void *arg)
+static struct lookup *lookup_new(struct store *s, size_t n, void *arg)
 {
     CHECK(n > 0);
     struct lookup *lk = mem_new(1, sizeof *lk + n * sizeof lk->items[0]);
-    *lk = (struct lookup){ .op = { .arg = arg }, .store = s, .done = done, .pending = n, .n = n };
-    for (size_t i = 0; i < n; i++) {
+    lk->op.arg = arg;
+    lk->store = s;
+    lk->pending = lk->n = n;
+    return lk;
+}
+
+static void lookup_begin(struct lookup *lk, const struct span *addresses)
+{
+    for (size_t i = 0; i < lk->n; i++) {
         struct lookup_item *it = &lk->items[i];
         it->lookup = lk;
         it->address = span_dup(addresses[i]);
         struct cache_key k = { .kind = CACHE_ADDRESS, .address = addresses[i] };
-        cache_get(s->cache, &k, on_lookup_cache, it);
+        cache_get(lk->store->cache, &k, on_lookup_cache, it);
     }
+}
+
+struct op *store_lookup(struct store *s, const struct span *addresses, size_t n,
+                        store_lookup_fn *done, void *arg)
+{
+    struct lookup *lk = lookup_new(s, n, arg);
+    lk->done = done;
+    lookup_begin(lk, addresses);
+    return &lk->op;
+}
+
+struct op *store_entry(struct store *s, struct span address, bool absent, store_entry_fn *done,
+                       void *arg)
+{
+    struct lookup *lk = lookup_new(s, 1, arg);
+    lk->entry_done = done;
+    lk->absent = absent;
+    lookup_begin(lk, &address);
     return &lk->op;
 }
 

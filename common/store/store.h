@@ -10,11 +10,15 @@
 #ifndef MAILFLEET_STORE_STORE_H
 #define MAILFLEET_STORE_STORE_H
 
+#include <sys/socket.h>
+
 #include "base/config.h"
+#include "base/login.h"
 #include "base/maildrop.h"
 #include "net/loop.h"
 #include "net/op.h"
 #include "store/directory.h"
+#include "store/scram.h"
 #include "store/spool.h"
 
 struct store;
@@ -32,18 +36,65 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
 
 struct lease;
 
+/* How a claim to be somebody is proven. */
+enum login_proof {
+    LOGIN_PASSWORD,
+    LOGIN_TOKEN,      /* of OAuth: only where store_tokens */
+    LOGIN_CERTIFICATE /* by TLS, before this call */
+};
+
+struct login_claim {
+    enum login_proof proof;
+    struct span user;   /* TOKEN: may be empty, else must be whom the token names */
+    struct span secret; /* the password or the token */
+    const struct sockaddr *client;
+};
+
 struct login {
     struct maildrop *maildrop; /* the callee's if it nulls it */
-    struct lease *lease;       /* the callee's; NULL without */
+    struct lease *lease;       /* the callee's if it nulls it; NULL without */
+    unsigned retention_days;   /* 0: mail is kept for ever */
+    const char *user;          /* the canonical address; borrowed */
 };
 /*
- * OK. DENIED: unknown, suspended or wrong password, all alike and after the same time. BUSY:
- * another session holds the mailbox. LIMIT: too many logins are waiting. Else TEMP.
+ * DENIED: unknown, suspended or wrong, all alike and after the same time. With any but OK there is
+ * neither maildrop nor lease.
  */
-typedef void store_login_fn(void *arg, enum err e, struct login *l);
-/* user and password are copied; the copy of the password is wiped. */
-struct op *store_login(struct store *s, struct span user, struct span password,
-                       store_login_fn *done, void *arg);
+typedef void store_login_fn(void *arg, enum login_verdict v, struct login *l);
+/* Everything is copied; the copy of the secret is wiped. */
+struct op *store_login(struct store *s, const struct login_claim *c, store_login_fn *done,
+                       void *arg);
+/* OAuth is configured. */
+bool store_tokens(const struct store *s);
+
+/* --- login by SCRAM (common/store/login_scram.c) ---------------------------------------------- */
+
+/* Between the client's first message and its proof: one owner, the session. */
+struct scram_login;
+
+/*
+ * OK: the keys to go on with; *l is the callee's if it nulls it, and k lives as long. BLOCKED or
+ * FAULT: *l is NULL. Whoever has no keys or no account gets false ones, always the same.
+ */
+typedef void store_scram_fn(void *arg, enum login_verdict v, struct scram_login **l,
+                            const struct scram_keys *k);
+struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
+                       const struct sockaddr *client, store_scram_fn *done, void *arg);
+/* The proof was right: the maildrop. Both take *l and null it. */
+struct op *store_scram_login(struct store *s, struct scram_login **l, store_login_fn *done,
+                             void *arg);
+/*
+ * The proof was wrong: it is counted, then DENIED. FAULT, and not counted, when the database has
+ * other keys than those that the client was held against: the next try will see them.
+ * candidate: what tells this guess from others (scram_verify).
+ */
+struct op *store_scram_wrong(struct store *s, struct scram_login **l, struct span candidate,
+                             store_login_fn *done, void *arg);
+/* The client gave up. May be called with *l NULL. */
+void store_scram_drop(struct scram_login **l);
+
+/* --- leases ----------------------------------------------------------------------------------- */
+
 /*
  * Gives the lease back and nulls it; the mailbox is free for others before done is called. done may
  * be NULL: nobody waits, and NULL is returned, as for *lease NULL.

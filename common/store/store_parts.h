@@ -7,11 +7,23 @@
 
 #include "base/check.h"
 #include "store/cache.h"
+#include "store/failures.h"
 #include "store/index.h"
 #include "store/password.h"
 #include "store/repair.h"
 #include "store/seal.h"
 #include "store/store.h"
+#include "store/token.h"
+
+/* What the configuration says about logins. */
+struct login_rules {
+    bool exclusive;    /* one session a mailbox */
+    unsigned sessions; /* else: so many; 0 is no limit */
+    uint64_t delay_ms; /* 0: none */
+    unsigned burst;
+    bool enroll, enroll_sha1;
+    uint32_t scram_iterations;
+};
 
 struct store {
     struct loop *loop;
@@ -22,8 +34,11 @@ struct store {
     struct repair *repair;
     struct password *password;
     uv_timer_t volumes_timer;
+    struct failures *failures;
+    struct netset *exempt;        /* limits.exempt */
+    struct token_checker *tokens; /* NULL: OAuth is not configured */
+    struct login_rules rules;
     uint64_t grace_ms;
-    bool lock; /* one session a mailbox */
 };
 
 /* The key of a mailbox's cached list. */
@@ -31,6 +46,15 @@ static inline struct cache_key list_key(uint64_t mailbox_id)
 {
     return (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = mailbox_id };
 }
+
+/*
+ * What one address leads to, for a login: through the cache, and whether the database was asked.
+ * absent: that there is no such address may come from the cache too, and is kept there; only for
+ * who asks the database before it says so to anybody.
+ */
+typedef void store_entry_fn(void *arg, enum err e, struct entry **entry, bool from_database);
+struct op *store_entry(struct store *s, struct span address, bool absent, store_entry_fn *done,
+                       void *arg);
 
 /* The maildrop through the cache: a hit, or the database and a fill. As index_list. */
 struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg);

@@ -264,7 +264,7 @@ static void on_lease(void *arg, enum err e, struct lease *lease)
 static enum err take(struct fixture *f, struct cache *c, uint64_t mailbox_id, struct lease **lease)
 {
     struct result r = { .f = f };
-    cache_lease_take(c, mailbox_id, on_lease, &r);
+    cache_lease_take(c, mailbox_id, 0, on_lease, &r);
     assert_false(r.done);
     await(&r);
     *lease = r.lease;
@@ -1047,7 +1047,7 @@ static void test_lease_cancelled(void **state)
     struct fixture *f = *state;
     struct lease *lease;
     struct result r = { .f = f };
-    struct op *op = cache_lease_take(f->a, 1, on_lease, &r);
+    struct op *op = cache_lease_take(f->a, 1, 0, on_lease, &r);
     op_cancel(&op);
     assert_null(op);
     settle(f, f->a);
@@ -1177,7 +1177,7 @@ static void test_close_while_busy(void **state)
         struct cache_key k = list_of(i);
         struct op *ops[] = { cache_get(c, &k, on_get, &never),
                              cache_tombstone(c, &k, 1, on_done, &never),
-                             cache_lease_take(c, i, on_lease, &never) };
+                             cache_lease_take(c, i, 0, on_lease, &never) };
         cache_put(c, &k, &allowed, SPAN("value"));
         for (size_t o = 0; o < ARRAY_LEN(ops); o++) {
             op_cancel(&ops[o]);

@@ -1,0 +1,49 @@
+/*
+ * login_parts: what the files of a login share: login.c (who it is), login_scram.c (the same, by
+ * SCRAM), login_open.c (the maildrop), enroll.c (SCRAM keys for the next time). Not for anybody
+ * else.
+ */
+#ifndef MAILFLEET_STORE_LOGIN_PARTS_H
+#define MAILFLEET_STORE_LOGIN_PARTS_H
+
+#include "store/store_parts.h"
+
+/* One login, from the claim to the maildrop. Owns all that it points to but the store. */
+struct login_request {
+    struct op op;
+    struct store *store;
+    store_login_fn *done;
+    enum login_proof proof;
+    char *user; /* canonical; of a token without a user empty until the token was asked */
+    char *secret;
+    size_t secret_n;
+    char client[NETADDR_TEXT]; /* as failures_client has it */
+    struct entry *entry;       /* NULL until it is known */
+    bool from_database;        /* the entry is what the database says now */
+    struct task task;          /* for an end that waits for nothing */
+    struct login login;
+};
+
+/* user and secret are copied, and user is made canonical. */
+struct login_request *login_new(struct store *s, struct span user, struct span secret,
+                                store_login_fn *done, void *arg);
+/* It is who it claims to be: the rest is the maildrop (login_open.c). */
+void login_proven(struct login_request *r);
+/* It is not, and the database says so: counts the failure, then LOGIN_DENIED. */
+void login_wrong(struct login_request *r);
+/* Tells the verdict and gives everything back. */
+void login_end(struct login_request *r, enum login_verdict v);
+
+/* A mailbox that may be opened. */
+static inline bool login_active(const struct entry *e)
+{
+    return e->kind == ENTRY_MAILBOX && e->state == ACCOUNT_ACTIVE;
+}
+
+/*
+ * The password was right by its hash: an account that lacks SCRAM keys gets them, in the
+ * background. Copies what it needs.
+ */
+void login_enroll(struct store *s, const char *user, const struct entry *e, struct span password);
+
+#endif

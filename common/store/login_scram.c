@@ -1,0 +1,264 @@
+/*
+ * login_scram: who may open a maildrop, when the password is never seen (RFC 5802):
+ *
+ *   store_scram         ENTRY -> GUARD -> keys, true or false ones
+ *   store_scram_login   open (login_open.c)
+ *   store_scram_wrong   RECHECK (when the entry came from the cache) -> wrong, or fault
+ *
+ * A name that is not here, is suspended, or has no keys, gets false keys by the same path and so
+ * after the same time: an entry that says "nobody" is cached for this purpose, and each failing
+ * exchange asks the database once, before its first answer or before its last. That one is the
+ * only way to a DENIED: keys that were cached, or false, and are others by now are a fault.
+ *
+ * There is no remembering here, so a client behind an address that has had too many failures is
+ * turned away even when it knows the password. Each wrong proof counts: that two of them came from
+ * one wrong password is what SCRAM hides from a server.
+ *
+ * A scram_login belongs to the session between two calls. It holds no secret of the client.
+ */
+#include <openssl/crypto.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "store/login_parts.h"
+
+struct scram_login {
+    char *user; /* canonical */
+    char client[NETADDR_TEXT];
+    struct entry *entry;
+    bool from_database;
+    struct scram_keys keys;
+};
+
+/* store_scram under way. */
+struct scram_request {
+    struct op op;
+    struct task task;
+    struct store *store;
+    store_scram_fn *done;
+    struct scram_login *login;
+};
+
+static void scram_end(struct scram_request *r, enum login_verdict v)
+{
+    if (v != LOGIN_OK) {
+        store_scram_drop(&r->login);
+    }
+    if (!r->op.cancelled) {
+        r->done(r->op.arg, v, &r->login, r->login ? &r->login->keys : NULL);
+    }
+    store_scram_drop(&r->login);
+    free(r);
+}
+
+/* --- keys ------------------------------------------------------------------------------------ */
+
+/*
+ * Whether an account's keys count. A hash that was locked by hand (`!` or `*` in front, as in
+ * shadow(5)) locks them too: they are of the same password. Keys without a hash are what an import
+ * from a server brings that kept nothing else.
+ */
+static bool scram_may(const struct entry *e)
+{
+    return login_active(e) && e->hash[0] != '!' && e->hash[0] != '*' && e->scram[0];
+}
+
+/* CORRUPT: there are keys, and they can't be read. */
+static enum err scram_keys_of(const struct store *s, const char *user, const struct entry *e,
+                              enum scram_hash h, struct scram_keys *out)
+{
+    enum err err = scram_may(e) ? scram_parse(span_str(e->scram), h, out) : ERR_NOTFOUND;
+    if (err == ERR_NOTFOUND) {
+        struct span name = span_str(user);
+        uint8_t mac[SEAL_MAC_SIZE];
+        seal_mac(s->seal, "scram keys of nobody", &name, 1, mac);
+        scram_fake(h, mac, s->rules.scram_iterations, out);
+        return ERR_OK;
+    }
+    return err;
+}
+
+static bool scram_same(const struct scram_keys *a, const struct scram_keys *b)
+{
+    size_t n = scram_hash_size(a->hash);
+    return a->hash == b->hash && a->iterations == b->iterations && a->salt_n == b->salt_n &&
+           memcmp(a->salt, b->salt, a->salt_n) == 0 && CRYPTO_memcmp(a->stored, b->stored, n) == 0;
+}
+
+/* --- GUARD ----------------------------------------------------------------------------------- */
+
+static void on_scram_guard(void *arg, bool too_many)
+{
+    struct scram_request *r = arg;
+    struct scram_login *l = r->login;
+    if (too_many) {
+        scram_end(r, LOGIN_BLOCKED);
+    } else if (scram_keys_of(r->store, l->user, l->entry, l->keys.hash, &l->keys) == ERR_OK) {
+        scram_end(r, LOGIN_OK);
+    } else {
+        LOG(LOG_ERROR, "login.bad_keys", F_U64("mailbox", l->entry->mailbox_id));
+        scram_end(r, LOGIN_FAULT);
+    }
+}
+
+static void scram_guard(struct scram_request *r)
+{
+    if (r->login->client[0]) {
+        failures_ask(r->store->failures, r->login->client, on_scram_guard, r);
+    } else {
+        on_scram_guard(r, false);
+    }
+}
+
+/* --- ENTRY ----------------------------------------------------------------------------------- */
+
+static void on_scram_entry(void *arg, enum err e, struct entry **entry, bool from_database)
+{
+    struct scram_request *r = arg;
+    if (e != ERR_OK) {
+        scram_end(r, LOGIN_FAULT);
+        return;
+    }
+    r->login->entry = *entry;
+    *entry = NULL;
+    r->login->from_database = from_database;
+    scram_guard(r);
+}
+
+static void on_scram_no_utf8(struct task *t)
+{
+    struct scram_request *r = CONTAINER_OF(t, struct scram_request, task);
+    r->login->entry = entry_new(ENTRY_NONE);
+    r->login->from_database = true;
+    scram_guard(r);
+}
+
+struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
+                       const struct sockaddr *client, store_scram_fn *done, void *arg)
+{
+    struct scram_login *l = NEW(struct scram_login);
+    struct scram_request *r = NEW(struct scram_request);
+    *r = (struct scram_request){ .op = { .arg = arg }, .store = s, .done = done, .login = l };
+    l->user = span_dup(user);
+    ascii_lower(l->user, user.n);
+    l->keys.hash = h;
+    failures_client(s->failures, client, l->client);
+    if (span_utf8(span_str(l->user))) {
+        store_entry(s, span_str(l->user), true, on_scram_entry, r);
+    } else {
+        r->task.run = on_scram_no_utf8;
+        loop_post(s->loop, &r->task);
+    }
+    return &r->op;
+}
+
+void store_scram_drop(struct scram_login **pl)
+{
+    struct scram_login *l = *pl;
+    if (l) {
+        *pl = NULL;
+        entry_free(&l->entry);
+        free(l->user);
+        OPENSSL_cleanse(&l->keys, sizeof l->keys);
+        free(l);
+    }
+}
+
+/* --- the end of the exchange ------------------------------------------------------------------ */
+
+/* The keys that the client was held against stay behind, for who still needs them. */
+static struct login_request *scram_become_login(struct store *s, struct scram_login *l,
+                                                struct span candidate, store_login_fn *done,
+                                                void *arg)
+{
+    struct login_request *r = login_new(s, span_str(l->user), candidate, done, arg);
+    r->entry = l->entry;
+    l->entry = NULL;
+    r->from_database = l->from_database;
+    memcpy(r->client, l->client, sizeof r->client);
+    return r;
+}
+
+static void on_scram_proven(struct task *t)
+{
+    login_proven(CONTAINER_OF(t, struct login_request, task));
+}
+
+struct op *store_scram_login(struct store *s, struct scram_login **l, store_login_fn *done,
+                             void *arg)
+{
+    struct login_request *r = scram_become_login(s, *l, SPAN(""), done, arg);
+    store_scram_drop(l);
+    r->task.run = on_scram_proven;
+    loop_post(s->loop, &r->task);
+    return &r->op;
+}
+
+/* The database is asked whether the proof was held against the right keys. */
+struct scram_recheck {
+    struct login_request *request;
+    struct scram_keys keys;
+};
+
+static struct login_request *recheck_free(struct scram_recheck *c)
+{
+    struct login_request *r = c->request;
+    OPENSSL_cleanse(&c->keys, sizeof c->keys);
+    free(c);
+    return r;
+}
+
+static void on_scram_dropped(void *arg, enum err e)
+{
+    (void)e;
+    login_end(arg, LOGIN_FAULT);
+}
+
+/* They were others: the client may have been right. What it was held against goes. */
+static void scram_drop_entry(struct login_request *r)
+{
+    struct cache_key k = { .kind = CACHE_ADDRESS, .address = span_str(r->user) };
+    LOG(LOG_INFO, "login.keys_changed", F_STR("user", r->user));
+    cache_tombstone(r->store->cache, &k, 1, on_scram_dropped, r);
+}
+
+static void on_scram_recheck(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    struct scram_recheck *c = arg;
+    struct scram_keys now = { .hash = c->keys.hash };
+    struct login_request *r = c->request;
+    bool known = e == ERR_OK && n == 1 &&
+                 scram_keys_of(r->store, r->user, entries[0], now.hash, &now) == ERR_OK;
+    bool same = known && scram_same(&now, &c->keys);
+    OPENSSL_cleanse(&now, sizeof now);
+    recheck_free(c);
+    if (!known) {
+        login_end(r, LOGIN_FAULT);
+    } else if (same) {
+        login_wrong(r);
+    } else {
+        scram_drop_entry(r);
+    }
+}
+
+static void on_scram_wrong(struct task *t)
+{
+    login_wrong(CONTAINER_OF(t, struct login_request, task));
+}
+
+struct op *store_scram_wrong(struct store *s, struct scram_login **l, struct span candidate,
+                             store_login_fn *done, void *arg)
+{
+    struct login_request *r = scram_become_login(s, *l, candidate, done, arg);
+    struct span user = span_str(r->user);
+    if (r->from_database) {
+        r->task.run = on_scram_wrong;
+        loop_post(s->loop, &r->task);
+    } else {
+        struct scram_recheck *c = NEW(struct scram_recheck);
+        *c = (struct scram_recheck){ .request = r, .keys = (*l)->keys };
+        index_lookup(s->index, &user, 1, on_scram_recheck, c);
+    }
+    store_scram_drop(l);
+    return &r->op;
+}

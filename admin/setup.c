@@ -202,7 +202,11 @@ static void check_tls(struct admin *a, struct checks *c)
         report(c, true, "tls", "not configured: STLS and STARTTLS are not offered");
         return;
     }
-    enum err e = tls_load(a->config->tls_certificate, a->config->tls_key, &t, why, sizeof why);
+    struct tls_options o = { .certificate = a->config->tls_certificate,
+                             .key = a->config->tls_key,
+                             .directory = a->config->tls_directory,
+                             .client_ca = a->config->tls_client_ca };
+    enum err e = tls_load(&o, &t, why, sizeof why);
     report(c, e == ERR_OK, "tls", e == ERR_OK ? a->config->tls_certificate : why);
     if (e == ERR_OK) {
         tls_unref(&t);

@@ -12,6 +12,9 @@ static const struct daemon_port ports[] = {
     { .setting = offsetof(struct config, lmtp_listen), .tag = SESSION_LMTP },
 };
 
+/* What clients of RFC 7301 call it; of the three none is registered. */
+static const char *const alpn[] = { "smtp", "esmtp", "lmtp", NULL };
+
 int main(int argc, char **argv)
 {
     static const struct daemon_service service = {
@@ -19,6 +22,7 @@ int main(int argc, char **argv)
         .ports = ports,
         .n = sizeof ports / sizeof *ports,
         .health = offsetof(struct config, deliver_health),
+        .alpn = alpn,
         .accept = session_accept,
     };
     return daemon_main(argc, argv, &service);

@@ -92,8 +92,8 @@ static struct auth_result ask(struct auth *a, enum login_proof proof, struct spa
 
 static struct auth_result ask_keys(struct auth *a, const struct sasl_action *act)
 {
-    note_user(a, act->u.keys.user);
-    a->op = store_scram(a->store, act->u.keys.hash, act->u.keys.user, a->client, on_keys, a);
+    note_user(a, act->user);
+    a->op = store_scram(a->store, act->hash, act->user, a->client, on_keys, a);
     return (struct auth_result){ .state = AUTH_WAIT };
 }
 
@@ -107,25 +107,27 @@ static struct auth_result auth_failed(struct auth *a, enum err e)
 
 static struct auth_result auth_act(struct auth *a, struct sasl_action act)
 {
-    switch (act.kind) {
+    switch (act.type) {
     case SASL_CHALLENGE:
-        return (struct auth_result){ .state = AUTH_CHALLENGE, .challenge = act.u.challenge };
+        return (struct auth_result){ .state = AUTH_CHALLENGE, .challenge = act.text };
     case SASL_KEYS:
         return ask_keys(a, &act);
     case SASL_PASSWORD:
-        return ask(a, LOGIN_PASSWORD, act.u.password.user, act.u.password.password);
+        return ask(a, LOGIN_PASSWORD, act.user, act.password);
     case SASL_TOKEN:
-        return ask(a, LOGIN_TOKEN, act.u.token.user, act.u.token.token);
+        return ask(a, LOGIN_TOKEN, act.user, act.text);
     case SASL_CERTIFICATE:
-        return ask(a, LOGIN_CERTIFICATE, act.u.certificate.user, SPAN(""));
+        return ask(a, LOGIN_CERTIFICATE, act.user, SPAN(""));
     case SASL_PROVEN:
         a->op = store_scram_login(a->store, &a->scram, on_login, a);
         return (struct auth_result){ .state = AUTH_WAIT };
     case SASL_WRONG:
-        a->op = store_scram_wrong(a->store, &a->scram, act.u.candidate, on_login, a);
+        a->op = store_scram_wrong(a->store, &a->scram, act.text, on_login, a);
         return (struct auth_result){ .state = AUTH_WAIT };
     case SASL_FAILED:
-        return auth_failed(a, act.u.failed);
+        return auth_failed(a, act.err);
+    case SASL_DONE: /* a good token opens the maildrop: on_login */
+        break;
     }
     UNREACHABLE();
 }

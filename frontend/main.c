@@ -13,6 +13,9 @@ static const struct daemon_port ports[] = {
     { .setting = offsetof(struct config, pop3_proxy_tls_listen), .proxy = true, .tls = true },
 };
 
+/* RFC 7301 */
+static const char *const alpn[] = { "pop3", NULL };
+
 int main(int argc, char **argv)
 {
     static const struct daemon_service service = {
@@ -20,6 +23,8 @@ int main(int argc, char **argv)
         .ports = ports,
         .n = sizeof ports / sizeof *ports,
         .health = offsetof(struct config, frontend_health),
+        .alpn = alpn,
+        .client_certificates = true,
         .accept = session_accept,
     };
     return daemon_main(argc, argv, &service);

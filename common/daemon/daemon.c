@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "daemon/parts.h"
 #include "net/listener.h"
+#include "store/seal.h"
 
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
 #define RESTART_MS     1000  /* before a worker that fell at once is tried again */
@@ -57,6 +58,7 @@ struct master {
     int stats_fd;
     struct health_view view;
     struct health *health;
+    struct reload *reload;
     uv_signal_t term, intr, hup;
     uv_timer_t kill_timer;
 };
@@ -103,6 +105,11 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
         return false;
     }
     netset_free(&networks);
+    if (!*c->tls_certificate && (*c->tls_directory || *c->tls_client_ca)) {
+        snprintf(why, why_size, "%s needs tls.certificate",
+                 *c->tls_directory ? "tls.directory" : "tls.client_ca");
+        return false;
+    }
     if (!*c->database_url) {
         snprintf(why, why_size, "database.url is not set");
         return false;
@@ -110,23 +117,77 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
     return true;
 }
 
+/* Nodes with one fleet key resume each other's sessions. */
+static enum err ticket_secret(const struct config *c, uint8_t out[TLS_SECRET_SIZE], char *why,
+                              size_t why_size)
+{
+    struct seal *s;
+    enum err e = seal_load(c->node_fleet_key_file, &s, why, why_size);
+    if (e == ERR_OK) {
+        seal_mac(s, "tls tickets", NULL, 0, out);
+        seal_free(&s);
+    }
+    return e;
+}
+
+static struct tls_options tls_files(const struct config *c)
+{
+    return (struct tls_options){ .certificate = c->tls_certificate,
+                                 .key = c->tls_key,
+                                 .directory = c->tls_directory,
+                                 .client_ca = c->tls_client_ca,
+                                 .ticket_life = c->tls_ticket_life };
+}
+
+enum err daemon_read_tls(const struct daemon_service *s, const struct config *c, struct tls **out,
+                         char *why, size_t why_size)
+{
+    uint8_t secret[TLS_SECRET_SIZE];
+    struct tls_options o = tls_files(c);
+    if (!*c->tls_certificate) {
+        *out = NULL;
+        return ERR_OK;
+    }
+    if (!s->client_certificates) {
+        o.client_ca = NULL;
+    }
+    o.alpn = s->alpn;
+    o.service = s->name;
+    enum err e = ERR_OK;
+    if (*c->node_fleet_key_file) {
+        e = ticket_secret(c, secret, why, why_size);
+        o.ticket_secret = secret;
+    }
+    if (e == ERR_OK) {
+        e = tls_load(&o, out, why, why_size);
+    }
+    explicit_bzero(secret, sizeof secret);
+    return e;
+}
+
+void daemon_stamp_tls(const struct config *c, uint8_t out[TLS_STAMP_SIZE])
+{
+    struct tls_options o = tls_files(c);
+    tls_stamp(&o, out);
+}
+
 enum err daemon_read(const struct daemon_service *s, const char *path, struct config **out,
-                     struct tls **out_tls, char *why, size_t why_size)
+                     struct tls **out_tls, uint8_t out_stamp[TLS_STAMP_SIZE], char *why,
+                     size_t why_size)
 {
     struct config *c;
-    struct tls *t = NULL;
+    uint8_t stamp[TLS_STAMP_SIZE];
     enum err e = config_load(path, &c, why, why_size);
     if (e != ERR_OK) {
         return e;
     }
-    if (!usable(s, c, why, why_size) ||
-        (*c->tls_certificate &&
-         tls_load(c->tls_certificate, c->tls_key, &t, why, why_size) != ERR_OK)) {
+    daemon_stamp_tls(c, stamp); /* first: a change while they are read must show */
+    if (!usable(s, c, why, why_size) || daemon_read_tls(s, c, out_tls, why, why_size) != ERR_OK) {
         config_free(&c);
         return ERR_INVALID;
     }
     *out = c;
-    *out_tls = t;
+    memcpy(out_stamp, stamp, sizeof stamp);
     return ERR_OK;
 }
 
@@ -376,14 +437,13 @@ static void log_undone(const struct config *running, const struct config *c)
 }
 
 /* Read here first, so that all workers take it or none. */
-static void on_hup(uv_signal_t *sig, int signum)
+static void on_reload(void *arg, const struct reload_result *r)
 {
-    struct master *m = sig->data;
-    struct config *c;
-    struct tls *t;
-    char why[512];
-    if (daemon_read(m->service, m->config_path, &c, &t, why, sizeof why) != ERR_OK) {
-        LOG(LOG_ERROR, "config.bad", F_STR("why", why));
+    struct master *m = arg;
+    struct config *c = r->config;
+    struct tls *t = r->tls;
+    if (r->e != ERR_OK) {
+        LOG(LOG_ERROR, "config.bad", F_STR("why", r->why));
         return;
     }
     tls_unref(&t);
@@ -391,7 +451,14 @@ static void on_hup(uv_signal_t *sig, int signum)
     log_set_level((enum log_level)c->node_log_level);
     m->drain_time = c->node_drain_time;
     config_free(&c);
-    signal_children(m, signum);
+    signal_children(m, SIGHUP);
+}
+
+static void on_hup(uv_signal_t *sig, int signum)
+{
+    struct master *m = sig->data;
+    (void)signum;
+    reload_all(m->reload);
 }
 
 static void open_signals(struct master *m)
@@ -418,6 +485,7 @@ static bool master_open(struct master *m)
     }
     raise_descriptors(m->config);
     m->loop = loop_open();
+    m->reload = reload_open(m->loop, m->service, m->config_path, NULL, on_reload, m);
     open_signals(m);
     m->view = (struct health_view){ .service = m->service->name,
                                     .node = m->config->node_name,
@@ -565,6 +633,7 @@ int daemon_main(int argc, char **argv, const struct daemon_service *s)
     struct command_line cl = { .order.config_path = DEFAULT_CONFIG };
     struct config *c;
     struct tls *t;
+    uint8_t stamp[TLS_STAMP_SIZE];
     char why[512];
     int code = parse_args(s, argc, argv, &cl);
     if (code >= 0) {
@@ -573,7 +642,7 @@ int daemon_main(int argc, char **argv, const struct daemon_service *s)
     if (cl.worker) {
         return worker_main(s, &cl.order);
     }
-    if (daemon_read(s, cl.order.config_path, &c, &t, why, sizeof why) != ERR_OK) {
+    if (daemon_read(s, cl.order.config_path, &c, &t, stamp, why, sizeof why) != ERR_OK) {
         fprintf(stderr, "%s: %s\n", s->name, why);
         return EX_CONFIG;
     }

@@ -6,7 +6,8 @@
  * block of counters, drops root, starts the workers (the same program with --worker), restarts one
  * that died, and serves /healthz, /readyz and /metrics. A worker has one loop and one store.
  * SIGTERM: not ready, no new connections, sessions finish up to node.drain_time, exit 0. SIGHUP:
- * configuration and certificates are read again; the old ones stay if the new are bad.
+ * configuration and certificates are read again; the old ones stay if the new are bad. Certificates
+ * are read again, too, when their files change.
  */
 #ifndef MAILFLEET_DAEMON_DAEMON_H
 #define MAILFLEET_DAEMON_DAEMON_H
@@ -53,7 +54,9 @@ struct daemon_service {
     const char *name; /* mailfleet-frontend */
     const struct daemon_port *ports;
     size_t n;
-    size_t health; /* offsetof of the config_text with the health address */
+    size_t health;            /* offsetof of the config_text with the health address */
+    const char *const *alpn;  /* what TLS clients may offer (RFC 7301), NULL at the end */
+    bool client_certificates; /* those of tls.client_ca are asked for */
     /* A conn that is ready to talk; it is the callee's. Over node.max_sessions refused is set:
        answer with a temporary error and close. */
     void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);

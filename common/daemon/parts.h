@@ -31,11 +31,55 @@ struct worker_order {
 int worker_main(const struct daemon_service *s, const struct worker_order *o);
 
 /*
- * Reads the configuration, and the certificate that it names (NULL without), all or nothing: what
- * this service can't run with is ERR_INVALID, and why holds one line. The caller owns *c and *t.
+ * Reads the configuration, and the certificates that it names (NULL without), all or nothing: what
+ * this service can't run with is ERR_INVALID, and why holds one line. The caller owns *c and *t;
+ * stamp is that of daemon_stamp_tls. Like the next two it may take seconds; on any thread.
  */
 enum err daemon_read(const struct daemon_service *s, const char *path, struct config **c,
-                     struct tls **t, char *why, size_t why_size);
+                     struct tls **t, uint8_t stamp[TLS_STAMP_SIZE], char *why, size_t why_size);
+/* The certificates alone. */
+enum err daemon_read_tls(const struct daemon_service *s, const struct config *c, struct tls **t,
+                         char *why, size_t why_size);
+/* What their files look like from outside (tls_stamp). */
+void daemon_stamp_tls(const struct config *c, uint8_t out[TLS_STAMP_SIZE]);
+
+/* --- reload.c: the same on a thread of its own, for a daemon that runs -------------------------
+ */
+
+struct reload;
+
+struct reload_result {
+    bool tls_alone; /* what was asked for */
+    enum err e;
+    struct config *config; /* the callee's when e is OK, and not tls_alone */
+    struct tls *tls;       /* the callee's when e is OK; NULL: none is configured */
+    const char *why;       /* one line when e is not OK */
+};
+
+typedef void reload_fn(void *arg, const struct reload_result *r);
+
+/* s and path are borrowed for ever, as is what reload_tls is given. stamp is of the certificates in
+ * use; NULL: not known. */
+struct reload *reload_open(struct loop *l, const struct daemon_service *s, const char *path,
+                           const uint8_t stamp[TLS_STAMP_SIZE], reload_fn *fn, void *arg);
+/* Reads everything. One reading at a time: what is asked meanwhile comes after it. */
+void reload_all(struct reload *r);
+/* The certificates of a configuration; when their files look as they did at the last reading
+ * nothing is read, and nothing told. */
+void reload_tls(struct reload *r, const struct config *c);
+
+/* --- watch.c --------------------------------------------------------------------------------- */
+
+struct watch;
+/*
+ * Tells of changes in the folders of some files, those that symbolic links on the way stand in
+ * included: at most once a second, and up to a second late, so that files which are replaced one
+ * after the other count once. NULL, and a warning in the log: the system has no inotify to give.
+ */
+struct watch *watch_open(struct loop *l, void (*changed)(void *arg), void *arg);
+/* Watches for these, and no longer for others; empty ones are left out. The paths are borrowed for
+ * ever. changed is told once, as nobody knows what happened before. */
+void watch_set(struct watch *w, const char *const *paths, size_t n);
 
 /* --- health.c -------------------------------------------------------------------------------- */
 

@@ -38,6 +38,8 @@ struct worker_process {
     struct netset *networks;
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
+    struct reload *reload;
+    struct watch *watch; /* NULL: only SIGHUP tells of new certificates */
     uv_signal_t term, hup;
     uv_timer_t drain_timer;
     uint64_t drain_until;
@@ -134,9 +136,38 @@ static void on_term(uv_signal_t *sig, int signum)
 
 /* --- configuration --------------------------------------------------------------------------- */
 
+/* For conns from now on. Takes the certificates. */
+static void use_tls(struct worker_process *p, struct tls *t)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        if (p->sockets[i].port->tls) {
+            listener_set_tls(p->sockets[i].listener, t);
+        }
+    }
+    tls_unref(&p->worker.tls);
+    p->worker.tls = t;
+}
+
+static void watch_tls(struct worker_process *p)
+{
+    const struct config *c = p->worker.config;
+    const char *paths[] = { c->tls_certificate, c->tls_key, c->tls_directory, c->tls_client_ca };
+    if (p->watch) {
+        watch_set(p->watch, paths, ARRAY_LEN(paths));
+    }
+}
+
+static void on_tls_changed(void *arg)
+{
+    struct worker_process *p = arg;
+    if (!p->worker.draining && p->worker.tls) {
+        reload_tls(p->reload, p->worker.config);
+    }
+}
+
 /*
  * Puts a configuration in force: what sessions and listeners ask for from now on. The rest belongs
- * to what is open. Takes the certificate. What was replaced stays in memory: the store and the
+ * to what is open. Takes the certificates. What was replaced stays in memory: the store and the
  * sessions still point into it, and a process sees few reloads.
  */
 static void use(struct worker_process *p, struct config *c, struct tls *t)
@@ -146,14 +177,10 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
     const char *bad;
     CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
     for (size_t i = 0; i < p->n; i++) {
-        listener_set_networks(p->sockets[i].listener, networks);
-        if (p->sockets[i].port->tls) {
-            listener_set_tls(p->sockets[i].listener, t);
-        }
+        listener_set_proxy(p->sockets[i].listener, networks, c->proxy_trust_tls == TRUST_TLS_YES);
     }
-    tls_unref(&w->tls);
+    use_tls(p, t);
     netset_free(&p->networks);
-    w->tls = t;
     p->networks = networks;
     p->configs = mem_grow(p->configs, p->config_count + 1, sizeof(struct config *));
     p->configs[p->config_count++] = c;
@@ -162,18 +189,21 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
     log_set_level((enum log_level)c->node_log_level);
 }
 
-/* All or nothing: a bad file or certificate leaves everything as it is. */
-static void on_hup(uv_signal_t *sig, int signum)
+static void on_tls_read(struct worker_process *p, enum err e, struct tls *t, const char *why)
 {
-    struct worker_process *p = sig->data;
-    struct config *c;
-    struct tls *t;
-    char why[512];
-    (void)signum;
-    if (p->worker.draining) {
+    if (e != ERR_OK) {
+        LOG(LOG_ERROR, "tls.bad", F_STR("why", why));
         return;
     }
-    if (daemon_read(p->service, p->config_path, &c, &t, why, sizeof why) != ERR_OK) {
+    LOG(LOG_INFO, "tls.reloaded", F_U64("certificates", tls_certificates(t)));
+    use_tls(p, t);
+}
+
+/* All or nothing: a bad file or certificate leaves everything as it is. */
+static void on_config_read(struct worker_process *p, enum err e, struct config *c, struct tls *t,
+                           const char *why)
+{
+    if (e != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", why));
         return;
     }
@@ -184,7 +214,30 @@ static void on_hup(uv_signal_t *sig, int signum)
         return;
     }
     use(p, c, t);
+    watch_tls(p);
     LOG(LOG_INFO, "worker.reloaded", F_STR("config", p->config_path));
+}
+
+static void on_read(void *arg, const struct reload_result *r)
+{
+    struct worker_process *p = arg;
+    if (p->worker.draining) {
+        return; /* what was read stays: the process is about to end */
+    }
+    if (r->tls_alone) {
+        on_tls_read(p, r->e, r->tls, r->why);
+    } else {
+        on_config_read(p, r->e, r->config, r->tls, r->why);
+    }
+}
+
+static void on_hup(uv_signal_t *sig, int signum)
+{
+    struct worker_process *p = sig->data;
+    (void)signum;
+    if (!p->worker.draining) {
+        reload_all(p->reload);
+    }
 }
 
 /* --- the start ------------------------------------------------------------------------------- */
@@ -251,7 +304,8 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
     struct config *c;
     struct tls *t;
     char why[512];
-    if (daemon_read(p->service, o->config_path, &c, &t, why, sizeof why) != ERR_OK) {
+    uint8_t stamp[TLS_STAMP_SIZE];
+    if (daemon_read(p->service, o->config_path, &c, &t, stamp, why, sizeof why) != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", why));
         return false;
     }
@@ -268,6 +322,9 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
         LOG(LOG_ERROR, "store.bad", F_STR("why", why));
         return false;
     }
+    p->reload = reload_open(p->worker.loop, p->service, p->config_path, stamp, on_read, p);
+    p->watch = watch_open(p->worker.loop, on_tls_changed, p);
+    watch_tls(p);
     open_signals(p);
     return open_sockets(p, o);
 }

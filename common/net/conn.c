@@ -64,6 +64,7 @@ struct conn {
     enum filter filter;
     enum life life;
     SSL *ssl;            /* from conn_start_tls on */
+    struct tls *tls;     /* what it was made of */
     size_t plain;        /* octets of FILTER_PLAIN_REST */
     bool tls_wants_room; /* OpenSSL has something to send before it can go on */
     bool reading;        /* the owner wants input */
@@ -76,7 +77,9 @@ struct conn {
 
     union address peer;
     union address local;
-    char tls_text[64];
+    bool proxied_tls; /* its client came by TLS to a balancer that is trusted */
+    char *unique_id;  /* the balancer's; NULL: none */
+    char tls_text[96];
 };
 
 static size_t conns; /* of this process: it has one loop */
@@ -265,6 +268,7 @@ static void handshake(struct conn *c)
         snprintf(c->tls_text, sizeof c->tls_text, "%s %s", SSL_get_version(c->ssl),
                  SSL_get_cipher_name(c->ssl));
         stats_add(STAT_tls_handshakes, 1);
+        stats_add(STAT_tls_resumed, SSL_session_reused(c->ssl) ? 1 : 0);
         tell(c, CONN_TLS_UP);
         break;
     case IO_AGAIN:
@@ -354,6 +358,7 @@ static void on_handle_closed(uv_handle_t *h)
         c->fn(c->owner, c, CONN_CLOSED);
     }
     conns--;
+    free(c->unique_id);
     free(c);
 }
 
@@ -363,6 +368,7 @@ static void finish(struct conn *c)
     c->events = 0;
     SSL_free(c->ssl);
     c->ssl = NULL;
+    tls_unref(&c->tls);
     buf_fini(&c->in);
     buf_fini(&c->out);
     uv_close((uv_handle_t *)&c->poll, on_handle_closed);
@@ -577,6 +583,7 @@ enum err conn_start_tls(struct conn *c, struct tls *t)
     if (buf_len(&c->in) > 0) {
         return ERR_INVALID;
     }
+    c->tls = tls_ref(t);
     c->ssl = SSL_new(tls_ctx(t));
     CHECK(c->ssl && SSL_set_fd(c->ssl, c->fd) == 1);
     c->filter = FILTER_PLAIN_REST;
@@ -594,9 +601,45 @@ bool conn_tls(const struct conn *c)
     return c->filter == FILTER_TLS;
 }
 
+bool conn_secure(const struct conn *c)
+{
+    return conn_tls(c) || c->proxied_tls;
+}
+
 const char *conn_tls_text(const struct conn *c)
 {
     return c->tls_text;
+}
+
+bool conn_tls_exporter(const struct conn *c, uint8_t out[TLS_EXPORTER_SIZE])
+{
+    return conn_tls(c) && tls_exporter(c->ssl, out);
+}
+
+size_t conn_tls_end_point(const struct conn *c, uint8_t out[TLS_END_POINT_SIZE])
+{
+    return conn_tls(c) ? tls_end_point(c->ssl, out) : 0;
+}
+
+size_t conn_certificate_names(const struct conn *c, char names[][TLS_NAME_SIZE], size_t max)
+{
+    return conn_tls(c) ? tls_client_names(c->ssl, names, max) : 0;
+}
+
+void conn_set_proxied(struct conn *c, const char *tls_text, const char *unique_id)
+{
+    if (tls_text) {
+        c->proxied_tls = true;
+        snprintf(c->tls_text, sizeof c->tls_text, "%s", tls_text);
+    }
+    if (*unique_id) {
+        c->unique_id = mem_strdup(unique_id);
+    }
+}
+
+const char *conn_unique_id(const struct conn *c)
+{
+    return c->unique_id ? c->unique_id : "";
 }
 
 bool conn_broken(const struct conn *c)

@@ -63,8 +63,21 @@ void conn_deadline(struct conn *c, uint64_t at);
  */
 enum err conn_start_tls(struct conn *c, struct tls *t);
 bool conn_tls(const struct conn *c);
-/* `TLSv1.3 TLS_AES_256_GCM_SHA384`, empty without TLS; for Received: and logs. */
+/* Nobody on the way can listen: TLS here, or to a balancer whose word is trusted (trust_tls). */
+bool conn_secure(const struct conn *c);
+/* `TLSv1.3 TLS_AES_256_GCM_SHA384` of what makes it secure, empty without; for Received: and logs.
+ * Letters, digits, -_.+? and one blank. */
 const char *conn_tls_text(const struct conn *c);
+
+/* Channel bindings, of TLS here alone: see tls_exporter and tls_end_point. */
+bool conn_tls_exporter(const struct conn *c, uint8_t out[TLS_EXPORTER_SIZE]);
+size_t conn_tls_end_point(const struct conn *c, uint8_t out[TLS_END_POINT_SIZE]);
+/* The mail addresses in the client's verified certificate, as they stand there; how many. 0 without
+ * TLS here, without a certificate, and with one that names none. */
+size_t conn_certificate_names(const struct conn *c, char names[][TLS_NAME_SIZE], size_t max);
+
+/* The balancer's name of the connection, out of the PROXY header: printable ASCII, or empty. */
+const char *conn_unique_id(const struct conn *c);
 
 /* The client (behind a PROXY header: the one that it names). */
 const struct sockaddr *conn_peer(const struct conn *c);
@@ -83,5 +96,7 @@ size_t conn_count(void);
 /* For the listener: a conn of an accepted socket, which it owns from now on. */
 struct conn *conn_open(struct loop *l, uv_os_sock_t fd);
 void conn_set_addresses(struct conn *c, const struct sockaddr *peer, const struct sockaddr *local);
+/* What a PROXY header said and is believed: tls_text NULL when its client did not come by TLS. */
+void conn_set_proxied(struct conn *c, const char *tls_text, const char *unique_id);
 
 #endif

@@ -8,6 +8,7 @@
 #include "net/listener.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -79,6 +80,18 @@ static void advance(struct preface *p)
     ln->o.accept(ln->o.arg, preface_end(p));
 }
 
+static void use_header(struct preface *p, const struct proxy_header *h)
+{
+    char text[sizeof h->tls_version + sizeof h->tls_cipher + 1];
+    if (!h->local) {
+        conn_set_addresses(p->conn, (const struct sockaddr *)&h->source,
+                           (const struct sockaddr *)&h->destination);
+    }
+    snprintf(text, sizeof text, "%s%s%s", *h->tls_version ? h->tls_version : "TLS",
+             *h->tls_cipher ? " " : "", h->tls_cipher);
+    conn_set_proxied(p->conn, h->tls && p->listener->o.trust_tls ? text : NULL, h->unique_id);
+}
+
 static void read_header(struct preface *p)
 {
     struct conn *c = p->conn;
@@ -99,9 +112,7 @@ static void read_header(struct preface *p)
     buf_take(in, used);
     in->limit = CONN_IN_LIMIT;
     conn_taken(c);
-    if (!h.local) {
-        conn_set_addresses(c, (struct sockaddr *)&h.source, (struct sockaddr *)&h.destination);
-    }
+    use_header(p, &h);
     p->header = false;
     advance(p);
 }
@@ -288,9 +299,10 @@ void listener_set_tls(struct listener *ln, struct tls *t)
     ln->o.tls = tls_ref(t);
 }
 
-void listener_set_networks(struct listener *ln, const struct netset *networks)
+void listener_set_proxy(struct listener *ln, const struct netset *networks, bool trust_tls)
 {
     ln->o.networks = networks;
+    ln->o.trust_tls = trust_tls;
 }
 
 static void on_handle_closed(uv_handle_t *h)

@@ -16,8 +16,10 @@ struct listener_options {
     int fd;                        /* bound, not yet listening; the listener owns it */
     bool proxy;                    /* a PROXY header is required, from one of the networks */
     const struct netset *networks; /* borrowed */
-    struct tls *tls;               /* implicit TLS; NULL without; a reference is taken */
-    uint64_t preface_ms;           /* deadline of PROXY header and handshake together */
+    bool trust_tls; /* a client that came by TLS to the balancer is as safe as one that came so here
+                     */
+    struct tls *tls;     /* implicit TLS; NULL without; a reference is taken */
+    uint64_t preface_ms; /* deadline of PROXY header and handshake together */
     void (*accept)(void *arg, struct conn *c); /* the conn is the callee's */
     void *arg;
 };
@@ -28,7 +30,7 @@ int listener_bind(const struct sockaddr *sa);
 enum err listener_open(struct loop *l, const struct listener_options *o, struct listener **out);
 /* For conns from now on. */
 void listener_set_tls(struct listener *ln, struct tls *t);
-void listener_set_networks(struct listener *ln, const struct netset *networks);
+void listener_set_proxy(struct listener *ln, const struct netset *networks, bool trust_tls);
 /* Stops accepting; conns in their preface are closed, the others live on. */
 void listener_close(struct listener **ln);
 

@@ -3,7 +3,7 @@
  *
  * Version 1 is a line of text, version 2 a binary block (proxy-protocol.txt, sections 2.1 and 2.2).
  * The parser looks at the whole header each time, which is at most 4 KiB, and keeps no state. It
- * does not decide who may send one, and skips the contents of TLVs after checking their lengths.
+ * does not decide who may send one, nor whether what it says of TLS is believed.
  */
 #include "net/proxy.h"
 
@@ -18,7 +18,18 @@
 #define TLV_FIXED    3  /* type and length */
 
 enum { V2_LOCAL = 0x20, V2_PROXY = 0x21 };
-enum { V2_UNSPEC = 0x00, V2_TCP4 = 0x11, V2_TCP6 = 0x21 };
+enum { V2_UNSPEC = 0x00, V2_TCP4 = 0x11, V2_TCP6 = 0x21, V2_UNIX = 0x31 };
+
+/* Two addresses and two ports; of UNIX two paths. */
+enum { V2_TCP4_SIZE = 12, V2_TCP6_SIZE = 36, V2_UNIX_SIZE = 216 };
+
+enum { TLV_CRC32C = 0x03, TLV_UNIQUE_ID = 0x05, TLV_SSL = 0x20 };
+enum { SSL_VERSION = 0x21, SSL_CIPHER = 0x23 }; /* within TLV_SSL */
+
+#define CRC_SIZE       4
+#define SSL_FIXED      5    /* client flags, result of the verification */
+#define SSL_CLIENT_TLS 0x01 /* of the flags: the client came by TLS */
+#define UNIQUE_ID_MAX  128
 
 /* The two agree as far as both go. */
 static bool may_start(struct span in, struct span with)
@@ -127,36 +138,172 @@ static size_t u16(const char *p)
     return (size_t)((unsigned char)p[0] << 8 | (unsigned char)p[1]);
 }
 
-static bool tlvs_fit(struct span tlvs)
+/* Takes the next TLV off. ERR_INVALID: it goes past the end. */
+static enum err next_tlv(struct span *rest, unsigned char *type, struct span *value)
 {
-    while (tlvs.n) {
-        if (tlvs.n < TLV_FIXED || tlvs.n - TLV_FIXED < u16(tlvs.p + 1)) {
-            return false;
-        }
-        tlvs = span_skip(tlvs, TLV_FIXED + u16(tlvs.p + 1));
+    if (rest->n < TLV_FIXED || rest->n - TLV_FIXED < u16(rest->p + 1)) {
+        return ERR_INVALID;
     }
-    return true;
+    *type = (unsigned char)rest->p[0];
+    *value = span_first(span_skip(*rest, TLV_FIXED), u16(rest->p + 1));
+    *rest = span_skip(*rest, TLV_FIXED + value->n);
+    return ERR_OK;
 }
 
-/* The part behind the fixed one: two addresses, two ports, TLVs. */
-static enum err v2_addresses(unsigned char family, struct span body, struct proxy_header *out)
+/* CRC-32C (RFC 9260, appendix A), bit by bit: a header is short. */
+static uint32_t crc32c(uint32_t crc, const char *p, size_t n)
 {
-    size_t size = family == V2_TCP4 ? sizeof(struct in_addr) : sizeof(struct in6_addr);
-    if (family == V2_UNSPEC) {
-        out->local = true;
-        return ERR_OK;
+    while (n--) {
+        crc ^= (unsigned char)*p++;
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+        }
     }
-    if (family != V2_TCP4 && family != V2_TCP6) {
+    return crc;
+}
+
+/* Over the whole header, with zeros in place of the sum itself. */
+static bool sum_is_right(struct span header, struct span sum)
+{
+    static const char zeros[CRC_SIZE];
+    size_t before = (size_t)(sum.p - header.p);
+    uint32_t crc = crc32c(UINT32_MAX, header.p, before);
+    crc = crc32c(crc, zeros, CRC_SIZE);
+    crc = ~crc32c(crc, sum.p + CRC_SIZE, header.n - before - CRC_SIZE);
+    uint32_t said = (uint32_t)u16(sum.p) << 16 | (uint32_t)u16(sum.p + 2);
+    return crc == said;
+}
+
+static bool is_letter_or_digit(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+/* What a name of a protocol or cipher is made of: it goes into trace headers and logs. */
+static void copy_name(struct span from, char *to, size_t size)
+{
+    size_t n = from.n < size ? from.n : size - 1;
+    for (size_t i = 0; i < n; i++) {
+        bool plain = is_letter_or_digit(from.p[i]) || strchr("-_.+", from.p[i]);
+        to[i] = plain && from.p[i] ? from.p[i] : '?';
+    }
+    to[n] = '\0';
+}
+
+/* Text as it is; anything else, and what could not be told from it, in hex digits. */
+static void copy_unique_id(struct span from, char to[PROXY_UNIQUE_ID])
+{
+    static const char hex[] = "0123456789abcdef";
+    bool text = true;
+    for (size_t i = 0; i < from.n; i++) {
+        text = text && from.p[i] > ' ' && from.p[i] <= '~';
+    }
+    for (size_t i = 0; i < from.n; i++) {
+        if (text) {
+            *to++ = from.p[i];
+        } else {
+            *to++ = hex[(unsigned char)from.p[i] >> 4];
+            *to++ = hex[(unsigned char)from.p[i] & 15];
+        }
+    }
+    *to = '\0';
+}
+
+static enum err v2_ssl(struct span value, struct proxy_header *out)
+{
+    if (value.n < SSL_FIXED) {
         return ERR_INVALID;
     }
-    if (body.n < 2 * size + 4 || !tlvs_fit(span_skip(body, 2 * size + 4))) {
-        return ERR_INVALID;
+    out->tls = value.p[0] & SSL_CLIENT_TLS;
+    struct span rest = span_skip(value, SSL_FIXED);
+    while (rest.n) {
+        unsigned char type;
+        if (next_tlv(&rest, &type, &value) != ERR_OK) {
+            return ERR_INVALID;
+        }
+        if (type == SSL_VERSION) {
+            copy_name(value, out->tls_version, sizeof out->tls_version);
+        } else if (type == SSL_CIPHER) {
+            copy_name(value, out->tls_cipher, sizeof out->tls_cipher);
+        }
     }
-    uint16_t ports[2];
-    memcpy(ports, body.p + 2 * size, sizeof ports);
-    (family == V2_TCP4 ? set_v4 : set_v6)(&out->source, body.p, ports[0]);
-    (family == V2_TCP4 ? set_v4 : set_v6)(&out->destination, body.p + size, ports[1]);
     return ERR_OK;
+}
+
+/* Those that matter here once each; ALPN, AUTHORITY, NETNS, NOOP and unknown ones are skipped. */
+static enum err v2_tlvs(struct span header, struct span rest, struct proxy_header *out)
+{
+    bool seen[256] = { false };
+    while (rest.n) {
+        unsigned char type;
+        struct span value;
+        if (next_tlv(&rest, &type, &value) != ERR_OK) {
+            return ERR_INVALID;
+        }
+        bool bad = false;
+        switch (type) {
+        case TLV_CRC32C:
+            bad = seen[type] || value.n != CRC_SIZE || !sum_is_right(header, value);
+            break;
+        case TLV_UNIQUE_ID:
+            bad = seen[type] || value.n > UNIQUE_ID_MAX;
+            if (!bad) {
+                copy_unique_id(value, out->unique_id);
+            }
+            break;
+        case TLV_SSL:
+            bad = seen[type] || v2_ssl(value, out) != ERR_OK;
+            break;
+        default:
+            break;
+        }
+        if (bad) {
+            return ERR_INVALID;
+        }
+        seen[type] = true;
+    }
+    return ERR_OK;
+}
+
+static void v2_ip_addresses(bool v6, const char *p, struct proxy_header *out)
+{
+    size_t size = v6 ? sizeof(struct in6_addr) : sizeof(struct in_addr);
+    uint16_t ports[2];
+    memcpy(ports, p + 2 * size, sizeof ports);
+    (v6 ? set_v6 : set_v4)(&out->source, p, ports[0]);
+    (v6 ? set_v6 : set_v4)(&out->destination, p + size, ports[1]);
+}
+
+/* The part behind the fixed one: addresses, then TLVs. */
+static enum err v2_body(unsigned char family, struct span header, struct proxy_header *out)
+{
+    struct span body = span_skip(header, V2_FIXED);
+    size_t size;
+    switch (family) {
+    case V2_UNSPEC:
+        size = 0;
+        break;
+    case V2_TCP4:
+        size = V2_TCP4_SIZE;
+        break;
+    case V2_TCP6:
+        size = V2_TCP6_SIZE;
+        break;
+    case V2_UNIX:
+        size = V2_UNIX_SIZE;
+        break;
+    default:
+        return ERR_INVALID;
+    }
+    if (body.n < size) {
+        return ERR_INVALID;
+    }
+    /* A client of a socket in the balancer's file system has no address that we could use. */
+    out->local = family == V2_UNSPEC || family == V2_UNIX;
+    if (!out->local) {
+        v2_ip_addresses(family == V2_TCP6, body.p, out);
+    }
+    return v2_tlvs(header, span_skip(body, size), out);
 }
 
 static enum err v2_parse(struct span in, struct proxy_header *out, size_t *used)
@@ -174,8 +321,7 @@ static enum err v2_parse(struct span in, struct proxy_header *out, size_t *used)
     }
     /* LOCAL is the balancer's own check of our health: what else it says does not count. */
     out->local = command == V2_LOCAL;
-    enum err e =
-        out->local ? ERR_OK : v2_addresses(family, span_of(in.p + V2_FIXED, size - V2_FIXED), out);
+    enum err e = out->local ? ERR_OK : v2_body(family, span_first(in, size), out);
     if (e == ERR_OK) {
         *used = size;
     }

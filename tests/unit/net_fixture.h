@@ -286,7 +286,8 @@ static inline struct tls *fixture_tls(struct fixture *f)
     }
     snprintf(cert, sizeof cert, "%s/cert.pem", f->dir);
     snprintf(key, sizeof key, "%s/key.pem", f->dir);
-    assert_int_equal(tls_load(cert, key, &t, why, sizeof why), ERR_OK);
+    struct tls_options o = { .certificate = cert, .key = key };
+    assert_int_equal(tls_load(&o, &t, why, sizeof why), ERR_OK);
     return t;
 }
 

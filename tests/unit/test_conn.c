@@ -727,14 +727,21 @@ static void test_bad_certificates_are_named(void **state)
     struct tls *t = fixture_tls(&f), *none = NULL;
     snprintf(cert, sizeof cert, "%s/cert.pem", f.dir);
     snprintf(key, sizeof key, "%s/key.pem", f.dir);
-    assert_int_equal(tls_load("/nonexistent.pem", key, &none, why, sizeof why), ERR_INVALID);
+    assert_int_equal(
+        tls_load(&(struct tls_options){ .certificate = "/nonexistent.pem", .key = key }, &none, why,
+                 sizeof why),
+        ERR_INVALID);
     assert_non_null(strstr(why, "/nonexistent.pem: "));
-    assert_int_equal(tls_load(cert, cert, &none, why, sizeof why), ERR_INVALID);
+    assert_int_equal(
+        tls_load(&(struct tls_options){ .certificate = cert, .key = cert }, &none, why, sizeof why),
+        ERR_INVALID);
     assert_non_null(strstr(why, "cert.pem: "));
     EVP_PKEY *other = EVP_EC_gen("P-256");
     write_pem(f.dir, "key.pem", other, NULL);
     EVP_PKEY_free(other);
-    assert_int_equal(tls_load(cert, key, &none, why, sizeof why), ERR_INVALID);
+    assert_int_equal(
+        tls_load(&(struct tls_options){ .certificate = cert, .key = key }, &none, why, sizeof why),
+        ERR_INVALID);
     assert_non_null(strstr(why, "key.pem: "));
     assert_null(none);
     tls_unref(&t);

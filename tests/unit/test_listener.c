@@ -269,7 +269,7 @@ static void test_forbidden_network(void **state)
     struct config_list l = { 1, &word };
     struct netset *wider;
     assert_int_equal(netset_parse(&l, &wider, &bad), ERR_OK);
-    listener_set_networks(s->ln, wider);
+    listener_set_proxy(s->ln, wider, false);
     peer_init(&p, connect_to(&s->at));
     peer_send(&p, V2);
     WAIT(&s->f, &p, s->accepted == 1);

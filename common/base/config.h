@@ -34,6 +34,7 @@ enum { POP3_LOCK_LEASE, POP3_LOCK_NONE };
 enum { PLAINTEXT_LOGIN_TLS, PLAINTEXT_LOGIN_ALWAYS };
 enum { ENROLL_YES, ENROLL_NO };
 enum { TRUST_TLS_NO, TRUST_TLS_YES };
+enum { FILTER_ON_FAILURE_TEMPFAIL, FILTER_ON_FAILURE_ACCEPT };
 
 /*
  * Reads a file. On failure *out is untouched and why (at least 256 bytes) holds one line for the

@@ -1,0 +1,100 @@
+/*
+ * dial: sockets that connect. The conn watches them from the start: a socket that is not yet
+ * connected takes and gives nothing, so that no state of its own is needed for that.
+ *
+ * It owns nothing. Names are looked up once, when the daemon starts: a service that mail depends on
+ * should not depend on the DNS as well.
+ */
+#include "net/dial.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static enum err parse_local(struct span path, struct dial_address *out)
+{
+    struct dial_address d = { .a.local.sun_family = AF_UNIX };
+    if (path.n == 0 || path.p[0] != '/' || path.n >= sizeof d.a.local.sun_path) {
+        return ERR_INVALID;
+    }
+    memcpy(d.a.local.sun_path, path.p, path.n);
+    d.len = sizeof d.a.local;
+    *out = d;
+    return ERR_OK;
+}
+
+static enum err look_up(const char *host, const char *port, struct dial_address *out)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found;
+    if (getaddrinfo(host, port, &hints, &found) != 0) {
+        return ERR_NOTFOUND;
+    }
+    memcpy(&out->a, found->ai_addr, found->ai_addrlen);
+    out->len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return ERR_OK;
+}
+
+static enum err parse_inet(struct span s, struct dial_address *out)
+{
+    size_t at = span_find(s, '@');
+    struct span host, port;
+    if (at < s.n) {
+        port = span_first(s, at);
+        host = span_skip(s, at + 1);
+    } else {
+        const char *colon = memrchr(s.p, ':', s.n);
+        host = span_first(s, colon ? (size_t)(colon - s.p) : 0);
+        port = span_skip(s, host.n + 1);
+    }
+    if (host.n > 2 && host.p[0] == '[' && host.p[host.n - 1] == ']') {
+        host = span_of(host.p + 1, host.n - 2);
+    }
+    uint64_t number;
+    if (host.n == 0 || span_u64(port, UINT16_MAX, &number) != ERR_OK || number == 0) {
+        return ERR_INVALID;
+    }
+    char *name = span_dup(host), text[8];
+    snprintf(text, sizeof text, "%u", (unsigned)number);
+    enum err e = look_up(name, text, out);
+    free(name);
+    return e;
+}
+
+enum err dial_parse(const char *text, struct dial_address *out, char *why, size_t why_size)
+{
+    struct span s = span_str(text), kind = span_first(s, span_find(s, ':'));
+    struct span rest = span_skip(s, kind.n + 1);
+    enum err e = ERR_INVALID;
+    if (span_eq(kind, SPAN("unix")) || span_eq(kind, SPAN("local"))) {
+        e = parse_local(rest, out);
+    } else if (span_eq(kind, SPAN("inet"))) {
+        e = parse_inet(rest, out);
+    }
+    if (e != ERR_OK) {
+        snprintf(why, why_size,
+                 e == ERR_NOTFOUND ? "%.200s: no such host"
+                                   : "%.200s: not inet:HOST:PORT or unix:/PATH",
+                 text);
+    }
+    return e;
+}
+
+enum err dial_open(struct loop *l, const struct dial_address *to, struct conn **out)
+{
+    int fd = socket(to->a.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return ERR_TEMP;
+    }
+    if (connect(fd, &to->a.any, to->len) != 0 && errno != EINPROGRESS) {
+        int e = errno;
+        close(fd);
+        errno = e;
+        return ERR_TEMP;
+    }
+    *out = conn_open(l, fd);
+    return ERR_OK;
+}

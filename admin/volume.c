@@ -102,7 +102,10 @@ static int make_root(struct admin *a, const char *url)
             code = admin_fail(EX_DATAERR, "%s: the URL %s", url, why);
         }
     } else if (strncmp(url, scheme, sizeof scheme - 1) == 0 && url[sizeof scheme - 1] == '/') {
-        code = make_directory(a, url + sizeof scheme - 1);
+        const char *path = url + sizeof scheme - 1;
+        code = spool_in_roots(&a->config->spool_roots, path)
+                   ? make_directory(a, path)
+                   : admin_fail(EX_DATAERR, "%s: its directory does not lie in spool.roots", url);
     } else {
         code = admin_fail(EX_DATAERR,
                           "%s: a volume's URL is file:///path or nfs://host[:port]/path", url);

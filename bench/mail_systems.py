@@ -180,7 +180,7 @@ class GuestFleet(Fleet):
                       "pop3.plaintext_login": "always",
                       "deliver.health": f"{HOST}:{system.lmtp_port + 5000}",
                       "frontend.health": f"{HOST}:{system.pop3_port + 5000}",
-                      "spool.grace": "0",
+                      "spool.grace": "0", "spool.roots": "/mnt",
                       # A guest is slow, and this no measurement of time.
                       "cache.timeout": "5s", "database.timeout": "60s", "spool.timeout": "5m"},
             postgres_settings={"listen_addresses": f"{HOST},{self.lab.address}",

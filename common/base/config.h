@@ -31,6 +31,7 @@ struct config {
 /* Indices of the choice settings that code asks for, in the order of the table's words. */
 enum { BARE_NEWLINE_REJECT, BARE_NEWLINE_NORMALIZE };
 enum { POP3_LOCK_LEASE, POP3_LOCK_NONE };
+enum { SANDBOX_ON, SANDBOX_OFF };
 enum { PLAINTEXT_LOGIN_TLS, PLAINTEXT_LOGIN_ALWAYS };
 enum { ENROLL_YES, ENROLL_NO };
 enum { TRUST_TLS_NO, TRUST_TLS_YES };

@@ -20,7 +20,8 @@
     X(expunge_committed, "the deletes are committed, the second tombstone not yet set") \
     X(spool_fsync, "fsync of a message file reports EIO")                     \
     X(reap_claimed, "the reaper has claimed rows, nothing is unlinked yet")   \
-    X(reap_unlinked, "the reaper has unlinked a file, its row still stands")
+    X(reap_unlinked, "the reaper has unlinked a file, its row still stands")  \
+    X(sandbox_probe, "a worker that starts tries what it must not be able to do")
 
 enum fault {
 #define X(name, help) FAULT_##name,

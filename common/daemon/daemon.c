@@ -24,6 +24,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "daemon/parts.h"
+#include "daemon/sandbox.h"
 #include "net/listener.h"
 #include "store/seal.h"
 
@@ -407,7 +408,7 @@ static void on_term(uv_signal_t *sig, int signum)
 static bool needs_restart(const struct config_doc *d)
 {
     static const char *const sections[] = { "database", "cache", "spool", "auth" };
-    static const char *const node[] = { "name", "user", "workers", "fleet_key_file" };
+    static const char *const node[] = { "name", "user", "workers", "fleet_key_file", "sandbox" };
     for (size_t i = 0; i < ARRAY_LEN(sections); i++) {
         if (strcmp(d->section, sections[i]) == 0) {
             return true;
@@ -442,11 +443,20 @@ static void on_reload(void *arg, const struct reload_result *r)
     struct master *m = arg;
     struct config *c = r->config;
     struct tls *t = r->tls;
+    const char *lacks;
     if (r->e != ERR_OK) {
         LOG(LOG_ERROR, "config.bad", F_STR("why", r->why));
         return;
     }
     tls_unref(&t);
+    if (m->config->node_sandbox == SANDBOX_ON &&
+        !sandbox_covers(m->config, m->config_path, c, &lacks)) {
+        /* The workers may not look there: nothing of it can be put in force. */
+        LOG(LOG_ERROR, "config.needs_restart", F_STR("setting", lacks),
+            F_STR("why", "the sandbox allows no other folders"));
+        config_free(&c);
+        return;
+    }
     log_undone(m->config, c);
     log_set_level((enum log_level)c->node_log_level);
     m->drain_time = c->node_drain_time;

@@ -14,4 +14,11 @@
  */
 enum err sandbox_enter(const struct config *c, const char *config_path, char *why, size_t why_size);
 
+/*
+ * Whether processes that entered with one configuration can read the files of another that a reload
+ * reads; if not, *lacks is the setting. Looks at paths alone.
+ */
+bool sandbox_covers(const struct config *entered, const char *config_path, const struct config *c,
+                    const char **lacks);
+
 #endif

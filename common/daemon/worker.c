@@ -17,6 +17,8 @@
 #include "base/log.h"
 #include "base/mem_keep.h"
 #include "daemon/parts.h"
+#include "daemon/sandbox.h"
+#include "daemon/sandbox_probe.h"
 #include "net/listener.h"
 
 #define PREFACE_MS     10000 /* for a PROXY header and the handshake of implicit TLS */
@@ -310,6 +312,12 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
         return false;
     }
     log_set_node(c->node_name);
+    log_set_level((enum log_level)c->node_log_level);
+    /* Before anything that starts a thread. */
+    if (sandbox_enter(c, o->config_path, why, sizeof why) != ERR_OK) {
+        LOG(LOG_ERROR, "sandbox.failed", F_STR("why", why));
+        return false;
+    }
     p->config_path = o->config_path;
     list_init(&p->worker.sessions);
     mem_keep();
@@ -326,6 +334,7 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
     p->watch = watch_open(p->worker.loop, on_tls_changed, p);
     watch_tls(p);
     open_signals(p);
+    sandbox_probe();
     return open_sockets(p, o);
 }
 

@@ -31,14 +31,19 @@ struct volume {
 };
 
 struct spool_options {
-    uint64_t buffer, read_chunk; /* octets */
-    unsigned threads, queue;     /* of each volume */
-    uint64_t timeout_ms;         /* of each file call */
-    unsigned nfs_connections;    /* of each nfs:// volume */
-    uint32_t nfs_uid, nfs_gid;   /* who its files belong to, unless its URL says so */
+    uint64_t buffer, read_chunk;     /* octets */
+    unsigned threads, queue;         /* of each volume */
+    uint64_t timeout_ms;             /* of each file call */
+    unsigned nfs_connections;        /* of each nfs:// volume */
+    uint32_t nfs_uid, nfs_gid;       /* who its files belong to, unless its URL says so */
+    const struct config_list *roots; /* that file:// volumes lie in, borrowed; NULL: anywhere */
 };
 
-/* As the configuration says. INVALID: why is one line. May read the system's list of users. */
+/* Whether a file:// volume may be at this path. */
+bool spool_in_roots(const struct config_list *roots, const char *path);
+
+/* As the configuration says; borrows it. INVALID: why is one line. May read the system's list of
+ * users. */
 enum err spool_options_read(const struct config *c, struct spool_options *o, char *why,
                             size_t why_size);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/path.h"
 #include "store/spool.h"
 
 static bool read_id(struct span s, uint32_t *out)
@@ -41,6 +42,15 @@ static enum err read_owner(const struct config *c, struct spool_options *o, char
     return ERR_OK;
 }
 
+bool spool_in_roots(const struct config_list *roots, const char *path)
+{
+    bool in = false;
+    for (size_t i = 0; i < roots->n && !in; i++) {
+        in = path_lies_in(path, roots->v[i]);
+    }
+    return in;
+}
+
 enum err spool_options_read(const struct config *c, struct spool_options *o, char *why,
                             size_t why_size)
 {
@@ -49,6 +59,13 @@ enum err spool_options_read(const struct config *c, struct spool_options *o, cha
                                  .threads = (unsigned)c->spool_threads,
                                  .queue = (unsigned)c->spool_queue,
                                  .timeout_ms = c->spool_timeout,
-                                 .nfs_connections = (unsigned)c->spool_nfs_connections };
+                                 .nfs_connections = (unsigned)c->spool_nfs_connections,
+                                 .roots = &c->spool_roots };
+    for (size_t i = 0; i < c->spool_roots.n; i++) {
+        if (c->spool_roots.v[i][0] != '/') {
+            snprintf(why, why_size, "spool.roots: %s does not begin with /", c->spool_roots.v[i]);
+            return ERR_INVALID;
+        }
+    }
     return read_owner(c, o, why, why_size);
 }

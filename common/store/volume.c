@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "store/posix_volume.h"
 
 #define TICK_MS    1000
 #define TICKS_WELL 10
@@ -45,16 +46,23 @@ struct volumes {
 static const struct backend_ops *const kinds[] = { &spool_posix, &spool_nfs };
 
 /* Why it can't be one is told; NULL then. */
-static const struct backend_ops *kind_of(const struct volume *v, char *why, size_t why_size)
+static const struct backend_ops *kind_of(const struct volume *v, const struct spool_options *o,
+                                         char *why, size_t why_size)
 {
     if (v->fanout > SPOOL_FANOUT_MAX) {
         snprintf(why, why_size, "its fanout is not 0 to %d", SPOOL_FANOUT_MAX);
         return NULL;
     }
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        if (span_starts(span_str(v->url), span_str(kinds[i]->scheme))) {
-            return kinds[i];
+        if (!span_starts(span_str(v->url), span_str(kinds[i]->scheme))) {
+            continue;
         }
+        if (kinds[i] == &spool_posix && o->roots &&
+            !spool_in_roots(o->roots, v->url + sizeof POSIX_SCHEME - 2)) {
+            snprintf(why, why_size, "its directory does not lie in spool.roots");
+            return NULL;
+        }
+        return kinds[i];
     }
     snprintf(why, why_size,
              "its URL is not of a known kind, as file:///path and nfs://host/path are");
@@ -165,7 +173,7 @@ static struct mount *mount_new(struct volumes *vs, const struct volume *v, bool 
     m->volume = *v;
     m->in_health = in_health;
     m->report = (struct backend_report){ .err = ERR_TEMP, .why = "not yet looked at" };
-    const struct backend_ops *ops = kind_of(v, m->report.why, sizeof m->report.why);
+    const struct backend_ops *ops = kind_of(v, &vs->options, m->report.why, sizeof m->report.why);
     if (ops) {
         m->backend = ops->open(vs->loop, v, &vs->options);
         list_add(&vs->backends, &m->backend->link);
@@ -356,13 +364,13 @@ void volumes_doubt(struct volumes *vs, uint16_t volume_id)
 enum err volume_create(const struct volume *v, const struct spool_options *o, char *why,
                        size_t why_size)
 {
-    const struct backend_ops *ops = kind_of(v, why, why_size);
+    const struct backend_ops *ops = kind_of(v, o, why, why_size);
     return ops ? ops->create(v, o, why, why_size) : ERR_INVALID;
 }
 
 enum err volume_check(const struct volume *v, const struct spool_options *o, char *why,
                       size_t why_size)
 {
-    const struct backend_ops *ops = kind_of(v, why, why_size);
+    const struct backend_ops *ops = kind_of(v, o, why, why_size);
     return ops ? ops->check(v, o, why, why_size) : ERR_INVALID;
 }

@@ -256,7 +256,7 @@ class Fleet(Owner):
         self.config = self.state / "config" / "mailfleet.conf"
         self.admin_program = self.state / "bin" / "mailfleet"
         self.ca = self.state / "tls" / "ca.pem"
-        self.spool = self.state / "spool"
+        self.spool = self.state / self.saved["spool"]
         self.nas_folders = [self.state / f"nas{n}" for n in range(1, self.saved["nas"] + 1)]
         # Where the volumes are on this machine, so that tests can look into them.
         self.spools = self.nas_folders or [self.spool]
@@ -286,13 +286,14 @@ class Fleet(Owner):
             saved = json.loads((self.state / "state.json").read_text())
         except FileNotFoundError:
             return {"base_port": base_port or DEFAULT_BASE_PORT, "nas": nas,
-                    "accounts": [], "volumes": [],
+                    "accounts": [], "volumes": [], "spool": "spool/v1",
                     "postgres_password": secrets.token_hex(16),
                     "database_password": secrets.token_hex(16)}
         if base_port and base_port != saved["base_port"]:
             raise FleetError(f"the fleet in {self.state} has base port {saved['base_port']}; "
                              "use another --state for another one")
         saved.setdefault("nas", 0)  # made before there was a choice
+        saved.setdefault("spool", "spool")
         if nas and not saved["nas"]:
             raise FleetError(f"the fleet in {self.state} was made without --nas; "
                              "use another --state for one with it")
@@ -329,6 +330,7 @@ class Fleet(Owner):
             **({"node.user": self.user} if self.root else {}),
             "node.drain_time": "5s",
             "node.fleet_key_file": self.state / "secret" / "fleet.key",
+            "spool.roots": self.state / "spool",
             "database.url": self.database_url,
             "cache.servers": f"{HOST}:{self.ports.memcached}",
             "tls.certificate": self.state / "tls" / "node.pem",
@@ -396,7 +398,7 @@ class Fleet(Owner):
         os.chmod(self.state, 0o755)
         for name in "bin", "config", "data", "log", "run", "tls":
             self.make_dir(self.state / name, None, 0o755)
-        for folder in self.state / "secret", *self.spools:
+        for folder in self.state / "secret", self.state / "spool", *self.spools:
             self.make_dir(folder, self.user, 0o750)
         self.save()
         self.copy_programs()

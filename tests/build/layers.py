@@ -48,6 +48,7 @@ DOORS = {
     "unistr.h": {"common/base"},
     "microhttpd.h": {"common/daemon"},
     "jansson.h": {"admin"},
+    "seccomp.h": {"common/daemon"},
     "bsd/": {"admin"},
     "sys/socket.h": {"common/net", "common/store", "common/daemon", "admin"},
 }

@@ -116,7 +116,7 @@ class Setup(AdminTest):
         folder = self.fleet.state / "made"
         folder.mkdir()
         config = self.config("made", database__url=self.empty_database("made"),
-                             node__fleet_key_file=folder / "fleet.key")
+                             node__fleet_key_file=folder / "fleet.key", spool__roots=folder)
         self.ok("init", config=config, as_started=True)
         volume = folder / "volume"
         self.ok("volume", "add", f"file://{volume}", config=config, as_started=True)
@@ -553,6 +553,10 @@ class Accounts(AdminTest):
         self.fails(EX_DATAERR, "not a number", "messages", self.alice.address, "--limit", "few")
         self.fails(EX_DATAERR, "file:///path", "volume", "add", "/srv/mail")
         self.fails(EX_DATAERR, "file:///path", "volume", "add", "file://relative")
+        outside = self.fleet.state / "outside"
+        for path in outside, f"{self.fleet.spool}/../../outside":
+            self.fails(EX_DATAERR, "spool.roots", "volume", "add", f"file://{path}")
+        self.assertFalse(outside.exists())
         self.fails(EX_CANTCREAT, "exists already", "volume", "add", f"file://{self.fleet.spool}")
 
     def test_bad_usage(self):
@@ -827,7 +831,7 @@ class Reaper(AdminTest):
         self.eventually(30, lands_on_the_new_one)
         self.eventually(30, lambda: self.mailbox(account))
         self.fails(EX_CANTCREAT, "another volume", "volume", "add",
-                   f"file://{self.fleet.spool}/../spool")
+                   f"file://{self.fleet.spool}/.")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,25 @@
 #include "session.h"
 
 static const struct daemon_port ports[] = {
-    { .setting = offsetof(struct config, pop3_listen) },
-    { .setting = offsetof(struct config, pop3_tls_listen), .tls = true },
-    { .setting = offsetof(struct config, pop3_proxy_listen), .proxy = true },
-    { .setting = offsetof(struct config, pop3_proxy_tls_listen), .proxy = true, .tls = true },
+    { .setting = offsetof(struct config, pop3_listen), .limited = true },
+    { .setting = offsetof(struct config, pop3_tls_listen), .tls = true, .limited = true },
+    { .setting = offsetof(struct config, pop3_proxy_listen), .proxy = true, .limited = true },
+    { .setting = offsetof(struct config, pop3_proxy_tls_listen),
+      .proxy = true,
+      .tls = true,
+      .limited = true },
 };
 
 /* RFC 7301 */
 static const char *const alpn[] = { "pop3", NULL };
+
+static void limits(const struct config *c, struct throttle_options *o)
+{
+    o->address_sessions = (unsigned)c->pop3_address_sessions;
+    o->network_sessions = (unsigned)c->pop3_network_sessions;
+    o->address_rate = (unsigned)c->pop3_address_rate;
+    o->network_rate = (unsigned)c->pop3_network_rate;
+}
 
 int main(int argc, char **argv)
 {
@@ -25,6 +36,7 @@ int main(int argc, char **argv)
         .health = offsetof(struct config, frontend_health),
         .alpn = alpn,
         .client_certificates = true,
+        .limits = limits,
         .accept = session_accept,
     };
     return daemon_main(argc, argv, &service);

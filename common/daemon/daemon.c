@@ -111,6 +111,11 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
                  *c->tls_directory ? "tls.directory" : "tls.client_ca");
         return false;
     }
+    if (netset_parse(&c->limits_exempt, &networks, &bad) != ERR_OK) {
+        snprintf(why, why_size, "limits.exempt: %s: not a network", bad);
+        return false;
+    }
+    netset_free(&networks);
     if (!*c->database_url) {
         snprintf(why, why_size, "database.url is not set");
         return false;
@@ -418,6 +423,10 @@ static bool needs_restart(const struct config_doc *d)
         if (strcmp(d->section, "node") == 0 && strcmp(d->key, node[i]) == 0) {
             return true;
         }
+    }
+    /* The networks that clients are counted by; exempt is not among them. */
+    if (strcmp(d->section, "limits") == 0 && strncmp(d->key, "ipv", 3) == 0) {
+        return true;
     }
     return strstr(d->key, "listen") || strcmp(d->key, "health") == 0;
 }

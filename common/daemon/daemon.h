@@ -14,6 +14,7 @@
 
 #include "base/config.h"
 #include "net/conn.h"
+#include "net/throttle.h"
 #include "net/tls.h"
 #include "store/store.h"
 
@@ -22,9 +23,11 @@ struct worker {
     struct loop *loop;
     const struct config *config; /* as of now: a reload replaces it, the old one stays in memory */
     struct store *store;
-    struct tls *tls;      /* NULL without a certificate; a reload replaces it */
-    const char *hostname; /* smtp.hostname; a reload replaces it */
-    struct list sessions; /* of struct worker_session.link */
+    struct tls *tls;           /* NULL without a certificate; a reload replaces it */
+    const char *hostname;      /* smtp.hostname; a reload replaces it */
+    struct throttle *throttle; /* of the service's clients; its sessions are counted by worker.c */
+    struct conn *accepting;    /* worker.c's: entered into the throttle, not yet a session */
+    struct list sessions;      /* of struct worker_session.link */
     size_t session_count;
     bool draining; /* no new sessions; those that are open come to their end */
 };
@@ -33,7 +36,9 @@ struct worker {
 struct worker_session {
     struct list link;
     struct worker *worker;
-    char sid[16];                           /* for logs and the ledger, unique on the node */
+    char sid[16]; /* for logs and the ledger, unique on the node */
+    bool counted; /* in worker.throttle, as this client: */
+    struct sockaddr_storage client;
     void (*drain)(struct worker_session *); /* the node goes down: end at the next good moment */
     void (*end)(struct worker_session *); /* drain_time is over: end now, with a temporary error */
 };
@@ -47,6 +52,7 @@ struct daemon_port {
     size_t setting; /* offsetof(struct config, x) of a config_list */
     bool proxy;     /* a PROXY header is required */
     bool tls;       /* implicit TLS */
+    bool limited;   /* the limits of sessions and rate hold for it */
     int tag;        /* given to accept */
 };
 
@@ -57,8 +63,10 @@ struct daemon_service {
     size_t health;            /* offsetof of the config_text with the health address */
     const char *const *alpn;  /* what TLS clients may offer (RFC 7301), NULL at the end */
     bool client_certificates; /* those of tls.client_ca are asked for */
-    /* A conn that is ready to talk; it is the callee's. Over node.max_sessions refused is set:
-       answer with a temporary error and close. */
+    /* The limits of the clients of ports that are limited; the rest is filled in already. */
+    void (*limits)(const struct config *c, struct throttle_options *o);
+    /* A conn that is ready to talk; it is the callee's. Over node.max_sessions or a limit refused
+       is set: answer with a temporary error and close; else begin a session at once. */
     void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);
 };
 

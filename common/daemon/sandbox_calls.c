@@ -275,7 +275,8 @@ static void allow_sanitizer(struct filter *f)
 {
     enum { CONT = 7, KILL = 8, GETREGS = 12, ATTACH = 16, DETACH = 17, GETREGSET = 0x4204 };
     static const int requests[] = { CONT, KILL, GETREGS, ATTACH, DETACH, GETREGSET };
-    static const int calls[] = { CALL(wait4), CALL(prctl), CALL(memfd_create), CALL(setrlimit), CALL(getdents) };
+    static const int calls[] = { CALL(wait4), CALL(prctl), CALL(memfd_create), CALL(setrlimit),
+                                 CALL(getdents) };
     const uint64_t shared = CLONE_VM | CLONE_FS | CLONE_FILES;
     for (size_t i = 0; i < ARRAY_LEN(requests); i++) {
         allow_value(f, CALL(ptrace), 0, (uint64_t)requests[i]);

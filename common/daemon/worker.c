@@ -23,7 +23,9 @@
 
 #define PREFACE_MS     10000 /* for a PROXY header and the handshake of implicit TLS */
 #define DRAIN_CHECK_MS 50
-#define DRAIN_EXTRA_MS 5000 /* for last replies, once all sessions were told to end */
+#define DRAIN_EXTRA_MS 5000  /* for last replies, once all sessions were told to end */
+#define CLIENTS        32768 /* addresses and networks that the throttle knows */
+#define REFUSED_LOG_MS 1000  /* between two lines of clients that were turned away */
 
 struct worker_socket {
     struct worker_process *process;
@@ -37,7 +39,9 @@ struct worker_process {
     const char *config_path;
     struct config **configs; /* all that were ever in force */
     size_t config_count;
-    struct netset *networks;
+    struct netset *networks, *exempt;
+    uint64_t refused_log_at; /* when the next line may come */
+    uint64_t refused_more;   /* that had no line of their own */
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
     struct reload *reload;
@@ -68,6 +72,12 @@ void worker_session_begin(struct worker_session *s, struct worker *w,
     s->drain = drain;
     s->end = end;
     make_sid(s->sid);
+    s->counted = w->accepting != NULL;
+    if (s->counted) {
+        const struct sockaddr *client = conn_peer(w->accepting);
+        memcpy(&s->client, client, netaddr_len(client));
+        w->accepting = NULL;
+    }
     list_add(&w->sessions, &s->link);
     w->session_count++;
     stats_add(STAT_sessions, 1);
@@ -78,6 +88,39 @@ void worker_session_end(struct worker_session *s)
     list_del(&s->link);
     s->worker->session_count--;
     stats_sub(STAT_sessions, 1);
+    if (s->counted) {
+        throttle_leave(s->worker->throttle, (const struct sockaddr *)&s->client);
+    }
+}
+
+/* A flood is a line a second, not one for each connection. */
+static void log_refused(struct worker_process *p, const struct conn *c, enum throttle_verdict v)
+{
+    uint64_t now = loop_now(p->worker.loop);
+    char client[NETADDR_TEXT];
+    stats_add(STAT_limit_sessions, 1);
+    if (now < p->refused_log_at) {
+        p->refused_more++;
+        return;
+    }
+    netaddr_host(conn_peer(c), client);
+    LOG(LOG_WARN, "limit.refused", F_STR("peer", client), F_STR("why", throttle_verdict_text(v)),
+        F_U64("more", p->refused_more));
+    p->refused_log_at = now + REFUSED_LOG_MS;
+    p->refused_more = 0;
+}
+
+/* Whether the client's limits let it in; then it is counted until its session ends. */
+static bool enter(struct worker_process *p, struct conn *c)
+{
+    struct worker *w = &p->worker;
+    enum throttle_verdict v = throttle_enter(w->throttle, conn_peer(c), loop_now(w->loop));
+    if (v != THROTTLE_OK) {
+        log_refused(p, c, v);
+        return false;
+    }
+    w->accepting = c;
+    return true;
 }
 
 static void on_accept(void *arg, struct conn *c)
@@ -87,8 +130,11 @@ static void on_accept(void *arg, struct conn *c)
     bool refused = w->session_count >= w->config->node_max_sessions;
     if (refused) {
         stats_add(STAT_sessions_refused, 1);
+    } else if (k->port->limited) {
+        refused = !enter(k->process, c);
     }
     k->process->service->accept(w, c, k->port->tag, refused);
+    CHECK(!w->accepting);
 }
 
 /* --- draining -------------------------------------------------------------------------------- */
@@ -167,6 +213,27 @@ static void on_tls_changed(void *arg)
     }
 }
 
+static void use_limits(struct worker_process *p, const struct config *c)
+{
+    struct worker *w = &p->worker;
+    struct netset *exempt;
+    const char *bad;
+    CHECK(netset_parse(&c->limits_exempt, &exempt, &bad) == ERR_OK);
+    struct throttle_options o = { .exempt = exempt,
+                                  .ipv4_network = (unsigned)c->limits_ipv4_network,
+                                  .ipv6_address = (unsigned)c->limits_ipv6_address,
+                                  .ipv6_network = (unsigned)c->limits_ipv6_network,
+                                  .entries = CLIENTS };
+    p->service->limits(c, &o);
+    if (w->throttle) {
+        throttle_change(w->throttle, &o);
+    } else {
+        w->throttle = throttle_open(&o);
+    }
+    netset_free(&p->exempt);
+    p->exempt = exempt;
+}
+
 /*
  * Puts a configuration in force: what sessions and listeners ask for from now on. The rest belongs
  * to what is open. Takes the certificates. What was replaced stays in memory: the store and the
@@ -178,6 +245,7 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
     struct netset *networks;
     const char *bad;
     CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
+    use_limits(p, c);
     for (size_t i = 0; i < p->n; i++) {
         listener_set_proxy(p->sockets[i].listener, networks, c->proxy_trust_tls == TRUST_TLS_YES);
     }

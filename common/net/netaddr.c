@@ -73,8 +73,7 @@ static struct in6_addr map_v4(const struct in_addr *a)
     return out;
 }
 
-/* False when it is no IP address. */
-static bool to_v6(const struct sockaddr *sa, struct in6_addr *out)
+bool netaddr_mapped(const struct sockaddr *sa, struct in6_addr *out)
 {
     if (sa->sa_family == AF_INET) {
         *out = map_v4(&((const struct sockaddr_in *)sa)->sin_addr);
@@ -90,7 +89,7 @@ static bool to_v6(const struct sockaddr *sa, struct in6_addr *out)
 void netaddr_host(const struct sockaddr *sa, char out[NETADDR_TEXT])
 {
     struct in6_addr a;
-    if (!to_v6(sa, &a)) {
+    if (!netaddr_mapped(sa, &a)) {
         snprintf(out, NETADDR_TEXT, "unknown");
     } else if (IN6_IS_ADDR_V4MAPPED(&a)) {
         inet_ntop(AF_INET, &a.s6_addr[12], out, NETADDR_TEXT);
@@ -119,7 +118,7 @@ socklen_t netaddr_len(const struct sockaddr *sa)
 bool netaddr_loopback(const struct sockaddr *sa)
 {
     struct in6_addr a;
-    if (!to_v6(sa, &a)) {
+    if (!netaddr_mapped(sa, &a)) {
         return false;
     }
     return IN6_IS_ADDR_V4MAPPED(&a) ? a.s6_addr[12] == 127 : IN6_IS_ADDR_LOOPBACK(&a);
@@ -135,15 +134,18 @@ static bool same_prefix(const struct in6_addr *a, const struct in6_addr *b, unsi
     return rest == 0 || (a->s6_addr[whole] ^ b->s6_addr[whole]) >> (8 - rest) == 0;
 }
 
+void netaddr_cut(struct in6_addr *a, unsigned bits)
+{
+    for (unsigned i = 0; i < sizeof a->s6_addr; i++, bits -= bits < 8 ? bits : 8) {
+        a->s6_addr[i] &= (uint8_t)(bits >= 8 ? 0xff : 0xff << (8 - bits));
+    }
+}
+
 /* No bit is set behind the prefix: 10.0.0.1/8 is more likely a slip than a network. */
 static bool host_bits_clear(const struct network *n)
 {
-    struct in6_addr cut = { 0 };
-    unsigned whole = n->bits / 8, rest = n->bits % 8;
-    memcpy(&cut, &n->address, whole);
-    if (rest) {
-        cut.s6_addr[whole] = (uint8_t)(n->address.s6_addr[whole] & (0xff << (8 - rest)));
-    }
+    struct in6_addr cut = n->address;
+    netaddr_cut(&cut, n->bits);
     return memcmp(&cut, &n->address, sizeof cut) == 0;
 }
 
@@ -202,7 +204,7 @@ void netset_free(struct netset **s)
 bool netset_has(const struct netset *s, const struct sockaddr *sa)
 {
     struct in6_addr a;
-    if (!to_v6(sa, &a)) {
+    if (!netaddr_mapped(sa, &a)) {
         return false;
     }
     for (size_t i = 0; i < s->n; i++) {

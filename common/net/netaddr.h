@@ -17,6 +17,10 @@ void netaddr_host(const struct sockaddr *sa, char out[NETADDR_TEXT]);
 uint16_t netaddr_port(const struct sockaddr *sa);
 socklen_t netaddr_len(const struct sockaddr *sa);
 bool netaddr_loopback(const struct sockaddr *sa);
+/* As IPv6, IPv4 in its mapped form. False when it is no IP address. */
+bool netaddr_mapped(const struct sockaddr *sa, struct in6_addr *out);
+/* Clears all but the first bits. */
+void netaddr_cut(struct in6_addr *a, unsigned bits);
 
 /* A list of networks in CIDR form. */
 struct netset;

@@ -23,7 +23,8 @@ struct throttle_options {
 
 struct throttle *throttle_open(const struct throttle_options *o);
 void throttle_close(struct throttle **l);
-/* For what comes from now on; sessions that are open are still counted. */
+/* For what comes from now on; sessions that are open are still counted. What a network is, and how
+ * many entries there are, stays as it was opened. */
 void throttle_change(struct throttle *l, const struct throttle_options *o);
 
 /* clang-format off */
@@ -43,16 +44,21 @@ enum throttle_verdict {
 /* clang-format on */
 const char *throttle_verdict_text(enum throttle_verdict v);
 
-/* A session begins; now in ms. Only after OK is throttle_leave owed. */
+/*
+ * A session begins; now in ms of a clock that never goes back. Only after OK is throttle_leave
+ * owed. OK without being counted: what is no IP address, and all while each entry is held by a
+ * session.
+ */
 enum throttle_verdict throttle_enter(struct throttle *l, const struct sockaddr *client,
                                      uint64_t now);
 void throttle_leave(struct throttle *l, const struct sockaddr *client);
 /* One more guess; OK, or GUESSES when its network has made more than it may. *factor is how often
- * the limit has been reached (0 below it). */
+ * the limit has been reached (0 below it); from 2 on throttle_enter turns the network away. */
 enum throttle_verdict throttle_guess(struct throttle *l, const struct sockaddr *client,
                                      uint64_t now, unsigned *factor);
 
-/* The part of an address that stands for one client, as text: for keys and logs. */
+/* The part of an address that stands for one client, as text: for keys and logs. 192.0.2.1, and
+ * 2001:db8:1:2::/64 unless the whole address does. */
 void throttle_client(const struct sockaddr *client, unsigned ipv6_address, char out[NETADDR_TEXT]);
 
 #endif

@@ -205,6 +205,12 @@ static const char *peer_connect(struct peer *p)
     return NULL;
 }
 
+/* Asked for by name, since a peer that goes on talking moves its deadline. */
+static bool stage_over(const struct peer *p)
+{
+    return loop_now(p->filter->all->loop) >= p->stage_end;
+}
+
 static void peer_deadline(struct peer *p, uint64_t ms)
 {
     uint64_t at = loop_now(p->filter->all->loop) + ms;
@@ -382,18 +388,20 @@ static void ignored(struct peer *p, char command)
 
 static const char *why_lost(const struct peer *p)
 {
-    if (p->late) {
+    if (p->late || stage_over(p)) {
         return p->heard ? "does not answer in time" : "can't be reached in time";
     }
     return p->heard ? "closed the connection" : "can't be reached";
 }
 
-static struct milter_event step_engine(struct peer *p)
+/* A change is done here: it may be a span of conn_in. *why: NULL, or why it can't be. */
+static struct milter_event step_engine(struct peer *p, const char **why)
 {
     struct buf *in = conn_in(p->conn);
     struct span rest = buf_span(in);
     size_t before = rest.n;
     struct milter_event ev = milter_step(p->engine, &rest, conn_out(p->conn));
+    *why = ev.kind == MILTER_CHANGE ? change(p, &ev.change) : NULL;
     buf_take(in, before - rest.n);
     return ev;
 }
@@ -408,7 +416,7 @@ static bool peer_flush(struct peer *p)
 static enum outcome wait_for(struct peer *p, const struct milter_event *ev)
 {
     peer_flush(p);
-    if (p->lost || p->late) {
+    if (p->lost || p->late || stage_over(p)) {
         return fail(p, why_lost(p));
     }
     if (ev->asked != p->asked) {
@@ -426,7 +434,7 @@ static bool wait_for_room(struct peer *p, enum outcome *o)
         return false;
     }
     *o = OUTCOME_WAIT;
-    if (p->lost || p->late) {
+    if (p->lost || p->late || stage_over(p)) {
         *o = fail(p, why_lost(p));
     } else {
         peer_deadline(p, p->filter->all->config->filter_timeout);
@@ -434,13 +442,12 @@ static bool wait_for_room(struct peer *p, enum outcome *o)
     return true;
 }
 
-/* Spans of an event end with the next touch of the connection: a change is done at once. */
 static enum outcome talk(struct peer *p)
 {
     for (;;) {
         const char *why;
         enum outcome o;
-        struct milter_event ev = step_engine(p);
+        struct milter_event ev = step_engine(p, &why);
         switch (ev.kind) {
         case MILTER_WAIT:
             return wait_for(p, &ev);
@@ -450,11 +457,11 @@ static enum outcome talk(struct peer *p)
             }
             break;
         case MILTER_PROGRESS:
-            p->late = p->late && loop_now(p->filter->all->loop) >= p->stage_end;
+            p->late = false;
             peer_deadline(p, wait_ms(p));
             break;
         case MILTER_CHANGE:
-            if ((why = change(p, &ev.change))) {
+            if (why) {
                 return fail(p, why);
             }
             break;

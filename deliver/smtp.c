@@ -631,9 +631,12 @@ static enum smtp_action_kind run_line(struct smtp *s, struct span line, struct b
 static enum smtp_action_kind step_command(struct smtp *s, struct span *in, struct buf *out)
 {
     struct span line;
-    switch (line_next(&s->line, in, &line)) {
-    case LINE_READY:
-        return run_line(s, line, out);
+    switch (line_next(&s->line, LINE_MAX_OCTETS, in, &line)) {
+    case LINE_READY: {
+        enum smtp_action_kind kind = run_line(s, line, out);
+        line_done(&s->line);
+        return kind;
+    }
     case LINE_TOO_LONG:
         return refuse(s, REPLY_LINE_TOO_LONG, out);
     case LINE_MORE:
@@ -835,6 +838,7 @@ struct smtp *smtp_new(const struct smtp_options *o)
 void smtp_free(struct smtp **s)
 {
     if (*s) {
+        line_fini(&(*s)->line);
         buf_fini(&(*s)->piece);
         free((*s)->outcome);
         free(*s);

@@ -3,8 +3,8 @@
  *
  *   PASSWORD, TOKEN, CERTIFICATE   one question to the store, which ends the exchange; but a bad
  *                                  token gets the mechanism's own words first
- *   KEYS                           the store gives the keys of a SCRAM user and keeps the login open
- *   PROVEN, WRONG                  that login is ended, one way or the other
+ *   KEYS                           the store gives the keys of a SCRAM user and keeps the login
+ * open PROVEN, WRONG                  that login is ended, one way or the other
  *
  * It owns the exchange and the login between two steps of SCRAM. Secrets are in sasl alone.
  */
@@ -14,10 +14,14 @@
 
 #include "base/check.h"
 
+#define NAMES_MAX 8 /* mail addresses of a client's certificate that are looked at */
+
 struct auth {
     struct store *store;
-    struct sasl *sasl;
     const struct sockaddr *client;
+    struct sasl_context context;
+    char names[NAMES_MAX][SASL_NAME_SIZE];
+    struct sasl *sasl;
     auth_fn *fn;
     void *arg;
     struct op *op;
@@ -81,9 +85,7 @@ static void on_keys(void *arg, enum login_verdict v, struct scram_login **l,
 static struct auth_result ask(struct auth *a, enum login_proof proof, struct span user,
                               struct span secret)
 {
-    struct login_claim c = {
-        .proof = proof, .user = user, .secret = secret, .client = a->client
-    };
+    struct login_claim c = { .proof = proof, .user = user, .secret = secret, .client = a->client };
     note_user(a, user);
     a->token = proof == LOGIN_TOKEN;
     a->op = store_login(a->store, &c, on_login, a);
@@ -102,7 +104,10 @@ static struct auth_result auth_failed(struct auth *a, enum err e)
     if (a->refused) {
         return auth_done(a->refused, NULL);
     }
-    return auth_done(e == ERR_DENIED ? LOGIN_DENIED : LOGIN_MALFORMED, NULL);
+    if (e == ERR_DENIED) {
+        return auth_done(LOGIN_DENIED, NULL);
+    }
+    return (struct auth_result){ .state = AUTH_INVALID };
 }
 
 static struct auth_result auth_act(struct auth *a, struct sasl_action act)
@@ -138,13 +143,47 @@ struct auth_result auth_respond(struct auth *a, struct span response)
     return auth_act(a, sasl_step(a->sasl, response));
 }
 
-struct auth *auth_open(struct store *s, enum sasl_mechanism m, const struct sasl_context *c,
-                       const struct sockaddr *client, auth_fn *fn, void *arg)
+/* --- the connection -------------------------------------------------------------------------- */
+
+static struct sasl_context context_of(const struct auth_options *o)
+{
+    return (struct sasl_context){ .secure = conn_secure(o->conn),
+                                  .plaintext =
+                                      o->config->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
+                                  .tokens = store_tokens(o->store) };
+}
+
+/* Bindings are not computed for an offer, of which most clients make no use: TLS here has one. */
+size_t auth_offer(const struct auth_options *o, const char **out)
+{
+    char names[NAMES_MAX][SASL_NAME_SIZE];
+    struct sasl_context c = context_of(o);
+    c.has_exporter = conn_tls(o->conn);
+    c.n_names = conn_certificate_names(o->conn, names, NAMES_MAX);
+    return sasl_offer(&o->config->auth_mechanisms, &c, out);
+}
+
+static void fill_context(struct auth *a, const struct auth_options *o)
+{
+    const char *offered[SASL_MECHANISMS];
+    struct sasl_context *c = &a->context;
+    *c = context_of(o);
+    c->has_exporter = conn_tls_exporter(o->conn, c->exporter);
+    c->end_point_n = conn_tls_end_point(o->conn, c->end_point);
+    c->n_names = conn_certificate_names(o->conn, a->names, NAMES_MAX);
+    c->names = (const char(*)[SASL_NAME_SIZE])a->names;
+    sasl_offer(&o->config->auth_mechanisms, c, offered);
+}
+
+struct auth *auth_open(const struct auth_options *o, const char *mechanism, auth_fn *fn, void *arg)
 {
     struct auth *a = NEW(struct auth);
-    a->store = s;
-    a->sasl = sasl_new(m, c);
-    a->client = client;
+    enum sasl_mechanism m;
+    CHECK(sasl_find(span_str(mechanism), &m));
+    a->store = o->store;
+    a->client = conn_peer(o->conn);
+    fill_context(a, o);
+    a->sasl = sasl_new(m, &a->context);
     a->fn = fn;
     a->arg = arg;
     return a;

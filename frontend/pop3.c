@@ -10,20 +10,24 @@
  *   STOP      no more of the message is wanted; the reader is told so
  *   ANSWER    the action is open (CLOSE for ever)
  *
- * The engine owns the maildrop, the marks of DELE, and the one copy of a password, which is wiped
- * when the login is answered. It echoes nothing that the client said, so no reply can be forged.
+ * The engine owns the maildrop, the marks of DELE, and the one copy of a user name, password or
+ * SASL response, which is wiped when the login is answered. All of it is on the heap while it is
+ * needed, so that an idle session costs little. It echoes nothing that the client said, so no reply
+ * can be forged.
  */
 #include "pop3.h"
 
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "downgrade.h"
+#include "proto/base64.h"
 #include "proto/dot.h"
 #include "proto/line.h"
-#include "sasl.h"
 
 #define USER_MAX_OCTETS     320   /* local part, @ and domain (RFC 5321, section 4.5.3.1) */
 #define PASSWORD_MAX_OCTETS 512   /* what crypt(3) takes */
+#define RESPONSE_MAX_OCTETS 12288 /* in base64 (RFC 4954, section 4; RFC 5034 has no figure) */
 #define LISTING_LINE_MAX    128   /* a number, a UIDL, CRLF, and the terminator behind them */
 #define LISTING_PIECE       65536 /* a listing is sent in such pieces, to keep out small */
 #define WORDS_ANY           SIZE_MAX
@@ -33,21 +37,30 @@ enum state { AUTHORIZATION = 1, TRANSACTION = 2 };
 
 enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_ANSWER };
 
+/* What the client has said of itself; wiped when it is not needed any more. */
+struct secret {
+    char *p;
+    size_t n;
+};
+
 struct pop3 {
     struct pop3_options opt;
+    const char *const *mechanisms; /* what AUTH takes; the session's */
+    size_t n_mechanisms;
     enum state state;
     enum step step;
     struct pop3_action action; /* in STEP_ANSWER */
     unsigned errors;
     unsigned failed_logins;
+    bool utf8; /* the client has said UTF8 */
 
     struct line line;
-    char user[USER_MAX_OCTETS];
-    size_t user_n;
-    char password[PASSWORD_MAX_OCTETS];
+    struct secret user, password, response;
+    size_t mechanism; /* of the exchange in STEP_RESPONSE */
 
-    struct maildrop *drop; /* in TRANSACTION */
-    bool *marked;          /* a flag a message; NULL until the first DELE */
+    struct maildrop *drop;   /* in TRANSACTION */
+    unsigned retention_days; /* of the account */
+    bool *marked;            /* a flag a message; NULL until the first DELE */
     size_t marked_n;
     uint64_t marked_octets;
     size_t *commit; /* what COMMIT borrows out */
@@ -56,7 +69,9 @@ struct pop3 {
     size_t listed;
 
     struct dot_encoder dot; /* of the message being sent */
-    uint64_t fetched;       /* its octets so far */
+    uint64_t fetched;       /* octets of it so far, as it is stored */
+    bool begun;             /* +OK has been said, or -ERR */
+    bool converted;
 };
 
 struct command {
@@ -67,16 +82,26 @@ struct command {
 };
 
 static const char fault_text[] = "[SYS/TEMP] something is down here, try again later";
+static const char no_utf8_text[] = "this is not UTF-8";
+static const char no_mechanism_text[] = "there is no such mechanism here";
+static const char utf8_text[] = "[UTF8] the message can be had after UTF8 only";
 static const char no_tls_text[] = "a password is taken over TLS only: use STLS first";
 
+/* RFC 3206; RFC 2449, section 8.1. */
+static const char *const verdict_texts[LOGIN_VERDICTS] = {
+    [LOGIN_DENIED] = "[AUTH] wrong user or password",
+    [LOGIN_IN_USE] = "[IN-USE] another session has the mailbox open",
+    [LOGIN_SESSIONS] = "[IN-USE] too many sessions of this account are open",
+    [LOGIN_DELAYED] = "[LOGIN-DELAY] too soon after the last login, try again later",
+    [LOGIN_BLOCKED] = "[SYS/TEMP] too many failed logins from your address, try again later",
+    [LOGIN_OVERLOAD] = "[SYS/TEMP] too many logins are waiting, try again later",
+    [LOGIN_FAULT] = fault_text,
+};
+
 /* What an err of the store means to the client; where there is nothing, it is a fault. */
-static const struct {
-    const char *login, *fetch;
-} err_texts[ERR_COUNT] = {
-    [ERR_DENIED] = { .login = "[AUTH] wrong user or password" },
-    [ERR_BUSY] = { .login = "[IN-USE] another session has the mailbox open" },
-    [ERR_NOTFOUND] = { .fetch = "another session has removed the message" },
-    [ERR_CORRUPT] = { .fetch = "[SYS/PERM] the message is damaged" },
+static const char *const fetch_texts[ERR_COUNT] = {
+    [ERR_NOTFOUND] = "another session has removed the message",
+    [ERR_CORRUPT] = "[SYS/PERM] the message is damaged",
 };
 
 const char *pop3_close_text(enum pop3_close c)
@@ -152,6 +177,43 @@ static void bad(struct pop3 *p, const char *text, struct buf *out)
     }
 }
 
+/* --- secrets --------------------------------------------------------------------------------- */
+
+static void secret_forget(struct secret *s)
+{
+    if (s->p) {
+        explicit_bzero(s->p, s->n);
+        free(s->p);
+    }
+    *s = (struct secret){ 0 };
+}
+
+/* n octets of memory, to be written to. */
+static char *secret_new(struct secret *s, size_t n)
+{
+    secret_forget(s);
+    s->p = mem_new(n > 0 ? n : 1, 1);
+    s->n = n;
+    return s->p;
+}
+
+static void secret_set(struct secret *s, struct span octets)
+{
+    memcpy(secret_new(s, octets.n), octets.p, octets.n);
+}
+
+static struct span secret_span(const struct secret *s)
+{
+    return span_of(s->p, s->n);
+}
+
+static void forget_login(struct pop3 *p)
+{
+    secret_forget(&p->user);
+    secret_forget(&p->password);
+    secret_forget(&p->response);
+}
+
 /* --- AUTHORIZATION --------------------------------------------------------------------------- */
 
 static bool may_login(const struct pop3 *p)
@@ -159,37 +221,15 @@ static bool may_login(const struct pop3 *p)
     return p->opt.plaintext_login || p->opt.tls_active;
 }
 
-static void forget_login(struct pop3 *p)
+static bool may_start_tls(const struct pop3 *p)
 {
-    explicit_bzero(p->password, sizeof p->password);
-    p->user_n = 0;
+    return p->state == AUTHORIZATION && p->opt.tls_offered && !p->opt.tls_active;
 }
 
-static bool set_user(struct pop3 *p, struct span user)
+void pop3_offer(struct pop3 *p, const char *const *mechanisms, size_t n)
 {
-    if (user.n > sizeof p->user) {
-        return false;
-    }
-    memcpy(p->user, user.p, user.n);
-    p->user_n = user.n;
-    return true;
-}
-
-static void begin_login(struct pop3 *p, struct span password)
-{
-    memcpy(p->password, password.p, password.n);
-    ask(p, (struct pop3_action){ .kind = POP3_LOGIN,
-                                 .u.login = { .user = span_of(p->user, p->user_n),
-                                              .password = span_of(p->password, password.n) } });
-}
-
-static void login_refused(struct pop3 *p, enum err e, struct buf *out)
-{
-    forget_login(p);
-    reply_err(out, err_texts[e].login);
-    if (e == ERR_DENIED && ++p->failed_logins >= p->opt.login_tries) {
-        close_session(p, POP3_CLOSE_LOGIN_TRIES);
-    }
+    p->mechanisms = mechanisms;
+    p->n_mechanisms = n;
 }
 
 static void put_maildrop(const struct pop3 *p, struct buf *out)
@@ -201,29 +241,38 @@ static void put_maildrop(const struct pop3 *p, struct buf *out)
     put_text(out, " octets\r\n");
 }
 
-void pop3_login_answer(struct pop3 *p, enum err e, struct maildrop **m, struct buf *out)
+void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m,
+                       unsigned retention_days, struct buf *out)
 {
-    answered(p, POP3_LOGIN);
-    if (e != ERR_OK) {
-        login_refused(p, e, out);
+    answered(p, p->action.kind == POP3_AUTH ? POP3_AUTH : POP3_LOGIN);
+    forget_login(p);
+    if (v == LOGIN_OK) {
+        p->drop = *m;
+        *m = NULL;
+        CHECK(p->drop);
+        p->retention_days = retention_days;
+        p->state = TRANSACTION;
+        put_maildrop(p, out);
         return;
     }
-    forget_login(p);
-    p->drop = *m;
-    *m = NULL;
-    CHECK(p->drop);
-    p->state = TRANSACTION;
-    put_maildrop(p, out);
+    CHECK(v < LOGIN_VERDICTS && verdict_texts[v]);
+    reply_err(out, verdict_texts[v]);
+    if (v == LOGIN_DENIED && ++p->failed_logins >= p->opt.login_tries) {
+        close_session(p, POP3_CLOSE_LOGIN_TRIES);
+    }
 }
 
-/* No answer tells whether there is such a user. */
+/* No answer tells whether there is such a user. UTF-8 is taken before UTF8 too (RFC 6856, 2.2). */
 static void run_user(struct pop3 *p, struct span args, struct buf *out)
 {
     if (!may_login(p)) {
         bad(p, no_tls_text, out);
-    } else if (!set_user(p, args)) {
+    } else if (!span_utf8(args)) {
+        bad(p, no_utf8_text, out);
+    } else if (args.n > USER_MAX_OCTETS) {
         bad(p, "the user name is too long", out);
     } else {
+        secret_set(&p->user, args);
         reply_ok(out, "now PASS");
     }
 }
@@ -232,63 +281,101 @@ static void run_pass(struct pop3 *p, struct span args, struct buf *out)
 {
     if (!may_login(p)) {
         bad(p, no_tls_text, out);
-    } else if (p->user_n == 0) {
+    } else if (!p->user.p) {
         bad(p, "USER comes first", out);
+    } else if (!span_utf8(args)) {
+        bad(p, no_utf8_text, out);
     } else if (args.n > PASSWORD_MAX_OCTETS) {
         bad(p, "the password is too long", out);
     } else {
-        begin_login(p, args);
+        secret_set(&p->password, args);
+        ask(p, (struct pop3_action){ .kind = POP3_LOGIN,
+                                     .u.login = { .user = secret_span(&p->user),
+                                                  .password = secret_span(&p->password) } });
     }
 }
 
-static void login_plain(struct pop3 *p, struct span message, struct buf *out)
+static void ask_auth(struct pop3 *p, bool first)
 {
-    struct span user, password;
-    enum err e = sasl_plain(message, &user, &password);
-    if (e == ERR_DENIED) {
-        login_refused(p, e, out);
-    } else if (e != ERR_OK) {
-        bad(p, "this is no PLAIN message", out);
-    } else if (password.n > PASSWORD_MAX_OCTETS || !set_user(p, user)) {
-        bad(p, "the user name or the password is too long", out);
-    } else {
-        begin_login(p, password);
-    }
+    ask(p, (struct pop3_action){ .kind = POP3_AUTH,
+                                 .u.auth = { .first = first,
+                                             .mechanism = p->mechanism,
+                                             .response = secret_span(&p->response) } });
 }
 
-static void decode_plain(struct pop3 *p, struct span base64, struct buf *out)
+static void take_response(struct pop3 *p, bool first, struct span base64, struct buf *out)
 {
-    char message[LINE_MAX_OCTETS];
+    char *to = secret_new(&p->response, base64.n);
     size_t n;
-    if (base64_decode(base64, message, &n) == ERR_OK) {
-        login_plain(p, span_of(message, n), out);
-    } else {
+    if (base64_decode(base64, to, &n) != ERR_OK) {
+        secret_forget(&p->response);
         bad(p, "this is not base64", out);
+        return;
     }
-    explicit_bzero(message, sizeof message);
+    ask_auth(p, first);
+    p->action.u.auth.response.n = n;
 }
 
-static void list_mechanisms(const struct pop3 *p, struct buf *out)
+void pop3_auth_challenge(struct pop3 *p, struct span challenge, struct buf *out)
 {
-    reply_ok(out, "mechanisms:");
-    put_text(out, may_login(p) ? "PLAIN\r\n.\r\n" : ".\r\n");
+    answered(p, POP3_AUTH);
+    secret_forget(&p->response);
+    if (challenge.n > POP3_CHALLENGE_MAX) {
+        reply_err(out, fault_text);
+        return;
+    }
+    put_text(out, "+ ");
+    enum err e = base64_encode(challenge, out);
+    CHECK(e == ERR_OK);
+    put_text(out, "\r\n");
+    p->step = STEP_RESPONSE;
 }
 
+void pop3_auth_invalid(struct pop3 *p, struct buf *out)
+{
+    answered(p, POP3_AUTH);
+    forget_login(p);
+    bad(p, "the mechanism has no such response", out);
+}
+
+static void put_mechanisms(const struct pop3 *p, const char *before, const char *after,
+                           struct buf *out)
+{
+    for (size_t i = 0; i < p->n_mechanisms; i++) {
+        put_text(out, before);
+        put_text(out, p->mechanisms[i]);
+        put_text(out, after);
+    }
+}
+
+static bool find_mechanism(struct pop3 *p, struct span name)
+{
+    for (size_t i = 0; i < p->n_mechanisms; i++) {
+        if (span_eq_nocase(name, span_str(p->mechanisms[i]))) {
+            p->mechanism = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Without an argument it lists, as clients of before CAPA ask. */
 static void run_auth(struct pop3 *p, struct span args, struct buf *out)
 {
     struct span mechanism = span_word(&args);
     if (mechanism.n == 0) {
-        list_mechanisms(p, out);
-    } else if (!span_eq_nocase(mechanism, SPAN("PLAIN"))) {
-        bad(p, "there is no such mechanism here", out);
-    } else if (!may_login(p)) {
-        bad(p, no_tls_text, out);
+        reply_ok(out, "mechanisms:");
+        put_mechanisms(p, "", "\r\n", out);
+        put_text(out, ".\r\n");
+    } else if (!find_mechanism(p, mechanism)) {
+        bad(p, may_start_tls(p) ? "there is no such mechanism here without TLS" : no_mechanism_text,
+            out);
     } else if (args.n == 0) {
-        put_text(out, "+ \r\n");
-        p->step = STEP_RESPONSE;
+        secret_forget(&p->response);
+        ask_auth(p, true);
     } else {
         /* `=` is how an empty message is written here (RFC 5034, section 4). */
-        decode_plain(p, span_eq(args, SPAN("=")) ? SPAN("") : args, out);
+        take_response(p, true, span_eq(args, SPAN("=")) ? SPAN("") : args, out);
     }
 }
 
@@ -297,7 +384,7 @@ static void run_response(struct pop3 *p, struct span line, struct buf *out)
     if (span_eq(line, SPAN("*"))) {
         bad(p, "authentication is cancelled", out);
     } else {
-        decode_plain(p, line, out);
+        take_response(p, false, line, out);
     }
 }
 
@@ -318,8 +405,46 @@ void pop3_tls_answer(struct pop3 *p)
 {
     answered(p, POP3_STARTTLS);
     p->opt.tls_active = true;
-    line_init(&p->line);
+    p->utf8 = false;
+    line_fini(&p->line);
     forget_login(p);
+}
+
+/* STLS behind it is taken, and forgets it (RFC 6856, section 2.1, lets a server refuse it). */
+static void run_utf8(struct pop3 *p, struct span args, struct buf *out)
+{
+    (void)args;
+    p->utf8 = true;
+    reply_ok(out, "headers come in UTF-8");
+}
+
+/* --- both states ----------------------------------------------------------------------------- */
+
+/*
+ * How long mail is kept (RFC 2449, section 6.7). Before login the least of all accounts; where that
+ * is not known, a day, which is the shortest time there is.
+ */
+static void put_expire(const struct pop3 *p, struct buf *out)
+{
+    bool before = p->state == AUTHORIZATION;
+    bool differs = before && p->opt.expire_differs;
+    unsigned days = before ? p->opt.expire_min : p->retention_days;
+    put_text(out, "EXPIRE ");
+    if (days > 0 || differs) {
+        put_number(out, days > 0 ? days : 1);
+    } else {
+        put_text(out, "NEVER");
+    }
+    put_text(out, differs ? " USER\r\n" : "\r\n");
+}
+
+static void put_login_delay(const struct pop3 *p, struct buf *out)
+{
+    if (p->opt.login_delay > 0) {
+        put_text(out, "LOGIN-DELAY ");
+        put_number(out, p->opt.login_delay);
+        put_text(out, "\r\n");
+    }
 }
 
 /* USER and SASL are named in both states, as RFC 2449, section 5 wants it; STLS in the first. */
@@ -327,14 +452,61 @@ static void run_capa(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
     reply_ok(out, "capabilities:");
-    put_text(out, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\nEXPIRE NEVER\r\n");
+    put_text(out, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n");
+    put_expire(p, out);
+    put_login_delay(p, out);
     if (may_login(p)) {
-        put_text(out, "USER\r\nSASL PLAIN\r\n");
+        put_text(out, "USER\r\n");
     }
-    if (p->state == AUTHORIZATION && p->opt.tls_offered && !p->opt.tls_active) {
+    if (p->n_mechanisms > 0) {
+        put_text(out, "SASL");
+        put_mechanisms(p, " ", "", out);
+        put_text(out, "\r\n");
+    }
+    if (may_start_tls(p)) {
         put_text(out, "STLS\r\n");
     }
-    put_text(out, "IMPLEMENTATION mailfleet\r\n.\r\n");
+    put_text(out, "UTF8 USER\r\nLANG\r\nIMPLEMENTATION mailfleet\r\n.\r\n");
+}
+
+/* The languages of replies (RFC 6856, section 3); both are the same here. */
+static const struct {
+    const char *tag, *listing, *chosen;
+} languages[] = {
+    { "en", "en English", "en replies are in English" },
+    { "i-default", "i-default Default language", "i-default replies are in English" },
+};
+
+/* By look-up (RFC 4647, section 3.4): en-GB is content with en. */
+static bool language_suits(struct span range, struct span tag)
+{
+    return span_starts_nocase(range, tag) && (range.n == tag.n || range.p[tag.n] == '-');
+}
+
+static void choose_language(struct pop3 *p, struct span range, struct buf *out)
+{
+    bool any = span_eq(range, SPAN("*"));
+    for (size_t i = 0; i < ARRAY_LEN(languages); i++) {
+        if (any || language_suits(range, span_str(languages[i].tag))) {
+            reply_ok(out, languages[i].chosen);
+            return;
+        }
+    }
+    bad(p, "there is no such language here", out);
+}
+
+static void run_lang(struct pop3 *p, struct span args, struct buf *out)
+{
+    if (args.n > 0) {
+        choose_language(p, args, out);
+        return;
+    }
+    reply_ok(out, "languages:");
+    for (size_t i = 0; i < ARRAY_LEN(languages); i++) {
+        put_text(out, languages[i].listing);
+        put_text(out, "\r\n");
+    }
+    put_text(out, ".\r\n");
 }
 
 /* --- TRANSACTION ----------------------------------------------------------------------------- */
@@ -427,6 +599,7 @@ static void run_uidl(struct pop3 *p, struct span args, struct buf *out)
 
 static void begin_fetch(struct pop3 *p, size_t index, bool top)
 {
+    p->begun = false;
     p->fetched = 0;
     ask(p, (struct pop3_action){ .kind = POP3_FETCH, .u.fetch = { .index = index, .top = top } });
 }
@@ -467,37 +640,20 @@ static bool size_is_right(const struct pop3 *p, bool last)
     return last ? p->fetched == size : p->fetched <= size;
 }
 
-static void put_fetch_ok(const struct pop3 *p, struct buf *out)
+static void put_fetch_ok(const struct pop3 *p, uint64_t size, struct buf *out)
 {
     if (p->action.u.fetch.top) {
         reply_ok(out, "the top of the message");
         return;
     }
     put_text(out, "+OK ");
-    put_number(out, p->drop->msgs[p->action.u.fetch.index].size);
+    put_number(out, size);
     put_text(out, " octets\r\n");
 }
 
-void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
+/* A piece of the message, encoded; more is wanted of it unless it was the last. */
+static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *out)
 {
-    bool first = p->action.kind == POP3_FETCH;
-    answered(p, first ? POP3_FETCH : POP3_FETCH_MORE);
-    p->fetched += piece.n;
-    if (e == ERR_OK && !size_is_right(p, last)) {
-        e = ERR_CORRUPT;
-    }
-    if (e != ERR_OK && first) {
-        reply_err(out, err_texts[e].fetch);
-        p->step = last ? STEP_COMMAND : STEP_STOP;
-        return;
-    }
-    if (e != ERR_OK) {
-        close_session(p, POP3_CLOSE_FETCH_FAULT);
-        return;
-    }
-    if (first) {
-        put_fetch_ok(p, out);
-    }
     if (dot_encode(&p->dot, piece, out) && !last) {
         p->action.kind = POP3_FETCH_MORE;
         p->step = STEP_ANSWER;
@@ -505,6 +661,76 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
     }
     dot_encode_end(&p->dot, out);
     p->step = last ? STEP_COMMAND : STEP_STOP;
+}
+
+static void refuse_fetch(struct pop3 *p, const char *text, bool last, struct buf *out)
+{
+    reply_err(out, text);
+    p->step = last ? STEP_COMMAND : STEP_STOP;
+}
+
+/* The first piece of a message that has something above 127 in its header, or may have: end is 0 if
+ * the piece does not have all of it. */
+static void put_converted(struct pop3 *p, struct span piece, size_t end, bool last, struct buf *out)
+{
+    struct buf header;
+    struct span body = span_skip(piece, end);
+    buf_init(&header, (buf_room(out) - POP3_OUT_MIN) / 2 - body.n);
+    if (end == 0 || downgrade_header(span_first(piece, end), &header) != ERR_OK) {
+        refuse_fetch(p, utf8_text, last, out);
+    } else {
+        p->converted = true;
+        uint64_t stored = p->drop->msgs[p->action.u.fetch.index].size;
+        put_fetch_ok(p, stored - end + buf_len(&header), out);
+        dot_encode(&p->dot, buf_span(&header), out);
+        put_piece(p, body, last, out);
+    }
+    buf_fini(&header);
+}
+
+static void put_first_piece(struct pop3 *p, struct span piece, bool last, struct buf *out)
+{
+    if (!p->utf8 && downgrade_concerns(piece)) {
+        size_t end = downgrade_header_end(piece);
+        if (end == 0 && last) {
+            end = piece.n; /* there is no body */
+        }
+        if (end == 0 || downgrade_needed(span_first(piece, end))) {
+            put_converted(p, piece, end, last, out);
+            return;
+        }
+    }
+    put_fetch_ok(p, p->drop->msgs[p->action.u.fetch.index].size, out);
+    put_piece(p, piece, last, out);
+}
+
+void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
+{
+    bool first = !p->begun;
+    answered(p, p->action.kind == POP3_FETCH ? POP3_FETCH : POP3_FETCH_MORE);
+    p->begun = piece.n > 0 || last;
+    p->converted = false;
+    p->fetched += piece.n;
+    if (e == ERR_OK && !size_is_right(p, last)) {
+        e = ERR_CORRUPT;
+    }
+    if (e == ERR_OK && !p->begun) {
+        p->action.kind = POP3_FETCH_MORE; /* the envelope was longer than the piece */
+        p->step = STEP_ANSWER;
+    } else if (e == ERR_OK && first) {
+        put_first_piece(p, piece, last, out);
+    } else if (e == ERR_OK) {
+        put_piece(p, piece, last, out);
+    } else if (first) {
+        refuse_fetch(p, fetch_texts[e], last, out);
+    } else {
+        close_session(p, POP3_CLOSE_FETCH_FAULT);
+    }
+}
+
+bool pop3_converted(const struct pop3 *p)
+{
+    return p->converted;
 }
 
 static void run_dele(struct pop3 *p, struct span args, struct buf *out)
@@ -580,7 +806,9 @@ void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out)
 
 static const struct command commands[] = {
     { "CAPA", AUTHORIZATION | TRANSACTION, 0, 0, run_capa },
+    { "LANG", AUTHORIZATION | TRANSACTION, 0, 1, run_lang },
     { "STLS", AUTHORIZATION, 0, 0, run_stls },
+    { "UTF8", AUTHORIZATION, 0, 0, run_utf8 },
     { "USER", AUTHORIZATION, 1, 1, run_user },
     { "PASS", AUTHORIZATION, 1, WORDS_ANY, run_pass }, /* blanks are part of a password */
     { "AUTH", AUTHORIZATION, 0, 2, run_auth },
@@ -639,7 +867,8 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
 {
     struct span line;
     bool response = p->step == STEP_RESPONSE;
-    enum line_result r = line_next(&p->line, in, &line);
+    size_t most = response ? RESPONSE_MAX_OCTETS + 1 : LINE_MAX_OCTETS; /* with its CR */
+    enum line_result r = line_next(&p->line, most, in, &line);
     if (r == LINE_MORE) {
         return false;
     }
@@ -653,9 +882,7 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
     } else {
         run_command(p, line, out);
     }
-    if (p->state == AUTHORIZATION) {
-        explicit_bzero(p->line.mem, sizeof p->line.mem); /* it may hold a password */
-    }
+    line_done(&p->line);
     return true;
 }
 
@@ -707,10 +934,11 @@ struct pop3 *pop3_new(const struct pop3_options *o)
 void pop3_free(struct pop3 **p)
 {
     if (*p) {
+        line_fini(&(*p)->line);
+        forget_login(*p);
         maildrop_free(&(*p)->drop);
         free((*p)->marked);
         free((*p)->commit);
-        explicit_bzero(*p, sizeof **p);
         free(*p);
         *p = NULL;
     }

@@ -1,5 +1,5 @@
 /*
- * pop3: the POP3 server as an engine without I/O (RFC 1939, 2449, 2595, 3206, 5034).
+ * pop3: the POP3 server as an engine without I/O (RFC 1939, 2449, 2595, 3206, 5034, 6856, 6858).
  *
  * pop3_step eats bytes, appends replies and returns one action by value. The action stays open
  * until it is answered; no input is eaten meanwhile, so the order of pipelined commands and
@@ -11,16 +11,24 @@
  *   FLUSH          pop3_step once out is drained  a long reply goes on
  *   STARTTLS       pop3_tls_answer                +OK is in out: send it, then negotiate
  *   LOGIN          pop3_login_answer              check user and password, open the maildrop
+ *   AUTH           pop3_auth_challenge            the SASL exchange goes on
+ *                  pop3_auth_invalid              the response is none of the mechanism
+ *                  pop3_login_answer              the exchange is over
  *   FETCH          pop3_fetch_answer              send message `index`; out is empty then
  *   FETCH_MORE     pop3_fetch_answer              give the next piece once out is drained
  *   FETCH_STOP     pop3_step                      TOP has enough, or a wrong size: close the reader
  *   COMMIT         pop3_commit_answer             QUIT: delete the marked messages
  *   CLOSE          -                              send what is in out, then close
+ *
+ * The engine knows no SASL mechanism: it carries responses and challenges. A client may cancel an
+ * exchange (`*`), of which the session hears nothing: a LOGIN or an AUTH with `first` tells it that
+ * the exchange before is over.
  */
 #ifndef MAILFLEET_FRONTEND_POP3_H
 #define MAILFLEET_FRONTEND_POP3_H
 
 #include "base/buffer.h"
+#include "base/login.h"
 #include "base/maildrop.h"
 
 /* Why a session ended: reason, text for the log. */
@@ -42,6 +50,7 @@ enum pop3_action_kind {
     POP3_FLUSH,
     POP3_STARTTLS,
     POP3_LOGIN,
+    POP3_AUTH,
     POP3_FETCH,
     POP3_FETCH_MORE,
     POP3_FETCH_STOP,
@@ -57,6 +66,12 @@ struct pop3_action {
             struct span password; /* a secret; never logged */
         } login;
         struct {
+            bool first;           /* a new exchange; else the answer to the last challenge */
+            size_t mechanism;     /* its index in what pop3_offer was given */
+            struct span response; /* decoded, a secret, borrowed until the answer; p is NULL when an
+                                     exchange begins without an initial response */
+        } auth;
+        struct {
             size_t index; /* of the message in the maildrop, from 0 */
             bool top;     /* only the first octets are likely to be needed */
         } fetch;
@@ -70,16 +85,27 @@ struct pop3_action {
 
 struct pop3_options {
     bool tls_offered;     /* STLS is possible */
-    bool tls_active;      /* implicit TLS */
+    bool tls_active;      /* implicit TLS, or the PROXY header says that the client came by TLS */
     bool plaintext_login; /* a password may come without TLS */
+    bool expire_differs;  /* accounts differ in how long mail is kept */
+    unsigned expire_min;  /* days that mail of every account is kept at least; 0: for ever, or, when
+                             they differ, not known */
+    unsigned login_delay; /* seconds (LOGIN-DELAY); 0: none */
     unsigned max_errors;
     unsigned login_tries;
 };
 
-struct pop3; /* opaque; about 5 KiB, freed with everything in it */
+struct pop3; /* opaque; a few hundred octets while idle, freed with everything in it */
 
 struct pop3 *pop3_new(const struct pop3_options *o);
 void pop3_free(struct pop3 **p);
+
+/*
+ * The SASL mechanisms that may be used now, the best first; whether one may without TLS is the
+ * caller's to decide. Borrowed until the next call or the end. Before it none is offered. To be
+ * called behind pop3_new, and again before pop3_tls_answer.
+ */
+void pop3_offer(struct pop3 *p, const char *const *mechanisms, size_t n);
 
 /* The greeting line. */
 void pop3_greet(struct pop3 *p, struct span hostname, struct buf *out);
@@ -93,24 +119,38 @@ void pop3_refuse(struct span text, struct buf *out);
 #define POP3_OUT_MIN 4096
 struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out);
 
-/* TLS is up. What was said before it is forgotten (RFC 2595, section 4). */
+/* TLS is up. What was said before it is forgotten (RFC 2595, section 4), UTF8 and LANG too. */
 void pop3_tls_answer(struct pop3 *p);
 
+/* To AUTH: `+` and the challenge in base64. One that is longer than this ends the exchange. */
+#define POP3_CHALLENGE_MAX 2048
+void pop3_auth_challenge(struct pop3 *p, struct span challenge, struct buf *out);
+/* To AUTH: -ERR. It counts as an error, not as a failed login, and ends the exchange. */
+void pop3_auth_invalid(struct pop3 *p, struct buf *out);
+
 /*
- * OK: the maildrop is the session's from now on (taken: *m is nulled). DENIED: wrong user or
- * password [AUTH]. BUSY: [IN-USE]. LIMIT: [LOGIN-DELAY] is not meant; too much is going on,
- * [SYS/TEMP]. Anything else: [SYS/TEMP].
+ * To LOGIN and AUTH. OK: the maildrop is the engine's from now on (taken: *m is nulled), and its
+ * mail is kept for retention_days, 0 being for ever. Else m is not looked at.
  */
-void pop3_login_answer(struct pop3 *p, enum err e, struct maildrop **m, struct buf *out);
+void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m,
+                       unsigned retention_days, struct buf *out);
 
 /*
  * To FETCH: OK and the first piece, which decides between +OK and -ERR. NOTFOUND: the message has
  * been removed by another session. CORRUPT: [SYS/PERM]. Else [SYS/TEMP].
- * To FETCH_MORE: the next piece; a fault now can only close the session.
+ * To FETCH_MORE: the next piece; a fault now can only close the session. The first piece that is
+ * not empty counts as the first.
  * last: no further piece. The pieces must come to the size that the maildrop has; else it is
  * CORRUPT. The piece is borrowed until return; out needs room for twice the piece and POP3_OUT_MIN.
+ *
+ * An internationalized message is converted for a client that has not said UTF8 (downgrade.h), when
+ * its header is in the first piece and, converted, finds room in out; else it is refused, [UTF8].
+ * LIST and STAT go by the size as it is stored, since a poll reads no message; RFC 6858, section 4,
+ * leaves that open. The reply to RETR has the size that is sent.
  */
 void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out);
+/* Whether the answer to FETCH that was just given began a converted message. */
+bool pop3_converted(const struct pop3 *p);
 
 /* OK: the marked messages are deleted. Else: none is known to be, [SYS/TEMP] (RFC 3206). */
 void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out);

@@ -16,11 +16,6 @@
 #include "base/config.h"
 #include "store/scram.h"
 
-/* Decodes in to out (at least in.n octets); *n is the length. ERR_INVALID if it is not base64. */
-enum err base64_decode(struct span in, char *out, size_t *n);
-/* Appends in, encoded and padded. All or nothing: ERR_LIMIT when out has no room for it. */
-enum err base64_encode(struct span in, struct buf *out);
-
 /*
  * Cuts a PLAIN message (authzid NUL authcid NUL passwd, RFC 4616). An authzid other than the
  * authcid is ERR_DENIED: nobody here acts for somebody else. The spans point into message.

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "proto/base64.h"
 #include "sasl_gs2.h"
 
 enum {

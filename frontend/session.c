@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "auth.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/stats.h"
@@ -48,7 +49,10 @@ struct session {
     struct op *op;
     struct store_reader *reader;
     struct lease *lease;
-    bool eof; /* the peer sends no more; what it has sent is still answered */
+    struct auth *auth; /* the SASL exchange that is open, or was cancelled */
+    const char *offered[SASL_MECHANISMS];
+    const char *mechanism; /* of the last login, for the log */
+    bool eof;              /* the peer sends no more; what it has sent is still answered */
     char peer[NETADDR_TEXT];
     char user[256]; /* for the log, cut */
     uint64_t retrieved, deleted;
@@ -85,6 +89,7 @@ static void session_close(struct session *s, const char *reason)
         F_U64("retrieved", s->retrieved), F_U64("deleted", s->deleted), F_STR("reason", reason));
     store_read_close(&s->reader);
     op_cancel(&s->op);
+    auth_close(&s->auth);
     store_lease_drop(session_store(s), &s->lease, NULL, NULL);
     pop3_free(&s->engine);
     worker_session_end(&s->base);
@@ -133,27 +138,65 @@ static void count_login(enum login_verdict v)
     stats_add(counters[v], 1);
 }
 
-static enum err login_err(enum login_verdict v)
+static void note_user(struct session *s, struct span user)
 {
-    static const enum err errs[LOGIN_VERDICTS] = {
-        [LOGIN_OK] = ERR_OK,          [LOGIN_DENIED] = ERR_DENIED, [LOGIN_IN_USE] = ERR_BUSY,
-        [LOGIN_SESSIONS] = ERR_BUSY,  [LOGIN_DELAYED] = ERR_TEMP,  [LOGIN_BLOCKED] = ERR_TEMP,
-        [LOGIN_OVERLOAD] = ERR_LIMIT, [LOGIN_FAULT] = ERR_TEMP,
-    };
-    return errs[v];
+    struct span cut = span_first(user, sizeof s->user - 1);
+    memcpy(s->user, cut.p, cut.n);
+    s->user[cut.n] = '\0';
+}
+
+/* l is NULL when it was refused before the store was asked. */
+static void login_done(struct session *s, enum login_verdict v, struct login *l)
+{
+    struct login none = { 0 };
+    l = l ? l : &none;
+    s->lease = l->lease;
+    l->lease = NULL;
+    if (l->user) {
+        note_user(s, span_str(l->user));
+    }
+    count_login(v);
+    LOG(LOG_INFO, "pop3.login", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
+        F_STR("user", s->user), F_STR("mechanism", s->mechanism),
+        F_STR("result", login_verdict_text(v)),
+        F_U64("messages", l->maildrop ? l->maildrop->count : 0));
+    pop3_login_answer(s->engine, v, &l->maildrop, l->retention_days, conn_out(s->conn));
+    auth_close(&s->auth);
 }
 
 static void on_login_done(void *arg, enum login_verdict v, struct login *l)
 {
     struct session *s = arg;
     s->op = NULL;
-    s->lease = l->lease;
-    l->lease = NULL;
-    count_login(v);
-    LOG(LOG_INFO, "pop3.login", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
-        F_STR("user", s->user), F_STR("result", login_verdict_text(v)),
-        F_U64("messages", l->maildrop ? l->maildrop->count : 0));
-    pop3_login_answer(s->engine, login_err(v), &l->maildrop, conn_out(s->conn));
+    login_done(s, v, l);
+    session_go_on(s);
+}
+
+/* What an exchange came to; never AUTH_WAIT. */
+static void auth_answer(struct session *s, const struct auth_result *r)
+{
+    note_user(s, auth_user(s->auth));
+    switch (r->state) {
+    case AUTH_CHALLENGE:
+        pop3_auth_challenge(s->engine, r->challenge, conn_out(s->conn));
+        return;
+    case AUTH_INVALID:
+        pop3_auth_invalid(s->engine, conn_out(s->conn));
+        auth_close(&s->auth);
+        return;
+    case AUTH_DONE:
+        login_done(s, r->verdict, r->login);
+        return;
+    case AUTH_WAIT:
+        break;
+    }
+    UNREACHABLE();
+}
+
+static void on_auth(void *arg, const struct auth_result *r)
+{
+    struct session *s = arg;
+    auth_answer(s, r);
     session_go_on(s);
 }
 
@@ -167,6 +210,9 @@ static void on_fetch_piece(void *arg, enum err e, struct span piece, bool last)
         stats_add(STAT_pop3_read_faults, 1);
     }
     pop3_fetch_answer(s->engine, e, piece, last, conn_out(s->conn));
+    if (pop3_converted(s->engine)) {
+        stats_add(STAT_pop3_converted, 1);
+    }
     session_go_on(s);
 }
 
@@ -195,15 +241,46 @@ static void on_released(void *arg, enum err e)
 
 static void begin_login(struct session *s, const struct pop3_action *a)
 {
-    struct span user = span_first(a->u.login.user, sizeof s->user - 1);
-    memcpy(s->user, user.p, user.n);
-    s->user[user.n] = '\0';
+    auth_close(&s->auth); /* of an exchange that the client cancelled */
+    note_user(s, a->u.login.user);
+    s->mechanism = "PASS";
     s->step = STEP_LOGIN;
     const struct login_claim claim = { .proof = LOGIN_PASSWORD,
                                        .user = a->u.login.user,
                                        .secret = a->u.login.password,
                                        .client = conn_peer(s->conn) };
     s->op = store_login(session_store(s), &claim, on_login_done, s);
+}
+
+static struct auth_options auth_options_of(struct session *s)
+{
+    return (struct auth_options){ .config = s->base.worker->config,
+                                  .store = session_store(s),
+                                  .conn = s->conn };
+}
+
+static void offer_mechanisms(struct session *s)
+{
+    struct auth_options o = auth_options_of(s);
+    pop3_offer(s->engine, s->offered, auth_offer(&o, s->offered));
+}
+
+/* True: it was answered at once. */
+static bool begin_auth(struct session *s, const struct pop3_action *a)
+{
+    if (a->u.auth.first) {
+        struct auth_options o = auth_options_of(s);
+        auth_close(&s->auth);
+        s->mechanism = s->offered[a->u.auth.mechanism];
+        s->auth = auth_open(&o, s->mechanism, on_auth, s);
+    }
+    struct auth_result r = auth_respond(s->auth, a->u.auth.response);
+    if (r.state == AUTH_WAIT) {
+        s->step = STEP_LOGIN;
+        return false;
+    }
+    auth_answer(s, &r);
+    return true;
 }
 
 static void begin_fetch(struct session *s, const struct pop3_action *a)
@@ -270,6 +347,8 @@ static bool session_act(struct session *s, const struct pop3_action *a)
     case POP3_LOGIN:
         begin_login(s, a);
         return false;
+    case POP3_AUTH:
+        return begin_auth(s, a);
     case POP3_FETCH:
         begin_fetch(s, a);
         return false;
@@ -380,6 +459,7 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
         }
         break;
     case CONN_TLS_UP:
+        offer_mechanisms(s);
         pop3_tls_answer(s->engine);
         session_go_on(s);
         break;
@@ -408,14 +488,16 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
     const struct config *cf = w->config;
     struct session *s = NEW(struct session);
     s->conn = c;
-    s->engine = pop3_new(&(struct pop3_options){ .tls_offered = w->tls != NULL,
-                                                 .tls_active = conn_tls(c),
-                                                 .plaintext_login = cf->pop3_plaintext_login ==
-                                                                    PLAINTEXT_LOGIN_ALWAYS,
-                                                 .max_errors = (unsigned)cf->pop3_max_errors,
-                                                 .login_tries = (unsigned)cf->pop3_login_tries });
+    s->engine = pop3_new(&(struct pop3_options){
+        .tls_offered = w->tls != NULL,
+        .tls_active = conn_secure(c),
+        .plaintext_login = cf->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
+        .login_delay = (unsigned)((cf->pop3_login_delay + 999) / 1000),
+        .max_errors = (unsigned)cf->pop3_max_errors,
+        .login_tries = (unsigned)cf->pop3_login_tries });
     netaddr_host(conn_peer(c), s->peer);
     worker_session_begin(&s->base, w, session_drain, session_end);
+    offer_mechanisms(s);
     pop3_greet(s->engine, span_str(w->hostname), conn_out(c));
     conn_own(c, on_conn, s);
     session_run(s); /* in ENGINE, which asks for input and so sends the greeting */

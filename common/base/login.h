@@ -14,7 +14,6 @@
     X(SESSIONS,  "sessions")    /* pop3.account_sessions are open: [IN-USE] */                    \
     X(DELAYED,   "delayed")     /* pop3.login_delay is not over: [LOGIN-DELAY] */                 \
     X(BLOCKED,   "blocked")     /* too many failures of this client's address: [SYS/TEMP] */      \
-    X(MALFORMED, "malformed")   /* what the client sent is not what the mechanism allows */        \
     X(OVERLOAD,  "overload")    /* too many logins are waiting: [SYS/TEMP] */                     \
     X(FAULT,     "fault")       /* something is down: [SYS/TEMP] */
 

@@ -2,14 +2,7 @@
 #include <stdio.h>
 
 #include "net/netaddr.h"
-#include "net/throttle.h"
 #include "store/token.h"
-
-void throttle_client(const struct sockaddr *client, unsigned ipv6_address, char out[NETADDR_TEXT])
-{
-    (void)ipv6_address;
-    netaddr_host(client, out);
-}
 
 enum err token_open(struct loop *l, const struct config *c, struct token_checker **out, char *why,
                     size_t why_size)

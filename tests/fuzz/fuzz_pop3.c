@@ -12,9 +12,12 @@
 #include "pop3.h"
 
 #define TRANSCRIPT_MOST ((size_t)64 << 20)
-#define PIECE_MOST      32
+#define PIECE_MOST      512
+#define CHALLENGE_MOST  64
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const char *const mechanisms[] = { "PLAIN", "SCRAM-SHA-256", "XOAUTH2" };
 
 struct run {
     struct pop3 *p;
@@ -23,6 +26,7 @@ struct run {
     struct buf message;    /* what is left of the one being sent */
     uint32_t answers;      /* the states of two generators */
     uint32_t splits;
+    bool exchange; /* of SASL, has had a challenge */
     bool fetching; /* the reader is open */
     bool committed;
 };
@@ -33,11 +37,17 @@ static uint32_t next(uint32_t *state)
     return *state >> 16;
 }
 
-/* OK three times out of four. */
+/* OK three times out of four, as with the verdicts. */
 static enum err next_err(struct run *r)
 {
     uint32_t n = next(&r->answers);
     return n % 4 ? ERR_OK : (enum err)(n / 4 % ERR_COUNT);
+}
+
+static enum login_verdict next_verdict(struct run *r)
+{
+    uint32_t n = next(&r->answers);
+    return n % 4 ? LOGIN_OK : (enum login_verdict)(n / 4 % LOGIN_VERDICTS);
 }
 
 static void record(struct run *r, struct span s)
@@ -53,39 +63,82 @@ static void take_replies(struct run *r)
     buf_clear(&r->out);
 }
 
-/* Up to seven messages of up to 63 octets, some with a UIDL of their own. */
+/* Up to seven messages of up to 63 octets or more than 128, some with a UIDL of their own. */
 static struct maildrop *next_maildrop(struct run *r)
 {
     struct maildrop *m = maildrop_new(1, 1);
     for (size_t n = next(&r->answers) % 8; n > 0; n--) {
         struct pointer p = { .seq = m->count + 1, .size = next(&r->answers) % 64 };
+        if (p.size % 4 == 1) {
+            p.size += 128 + next(&r->answers) % 512;
+        }
         struct span uidl = p.size % 3 ? SPAN("") : SPAN("imported");
         CHECK(maildrop_add(m, &p, uidl, SPAN("")) == ERR_OK);
     }
     return m;
 }
 
+static void give_verdict(struct run *r)
+{
+    enum login_verdict v = next_verdict(r);
+    struct maildrop *m = v == LOGIN_OK ? next_maildrop(r) : NULL;
+    pop3_login_answer(r->p, v, &m, next(&r->answers) % 3, &r->out);
+    CHECK(!m);
+}
+
 static void answer_login(struct run *r, const struct pop3_action *a)
 {
     struct span user = a->u.login.user, password = a->u.login.password;
     CHECK(user.n > 0 && password.n > 0 && !pop3_maildrop(r->p));
+    CHECK(span_utf8(user) && span_utf8(password));
     record(r, user);
     record(r, password);
-    enum err e = next_err(r);
-    struct maildrop *m = e == ERR_OK ? next_maildrop(r) : NULL;
-    pop3_login_answer(r->p, e, &m, &r->out);
-    CHECK(!m);
+    give_verdict(r);
+}
+
+static void give_challenge(struct run *r)
+{
+    char octets[CHALLENGE_MOST];
+    size_t n = next(&r->answers) % sizeof octets;
+    for (size_t i = 0; i < n; i++) {
+        octets[i] = (char)next(&r->answers);
+    }
+    pop3_auth_challenge(r->p, span_of(octets, n), &r->out);
+}
+
+static void answer_auth(struct run *r, const struct pop3_action *a)
+{
+    CHECK(!pop3_maildrop(r->p) && a->u.auth.mechanism < ARRAY_LEN(mechanisms));
+    CHECK(a->u.auth.first || (r->exchange && a->u.auth.response.p));
+    record(r, span_str(mechanisms[a->u.auth.mechanism]));
+    record(r, a->u.auth.response);
+    uint32_t n = next(&r->answers) % 4;
+    r->exchange = n < 2;
+    if (n < 2) {
+        give_challenge(r);
+    } else if (n < 3) {
+        give_verdict(r);
+    } else {
+        pop3_auth_invalid(r->p, &r->out);
+    }
 }
 
 /* Octets that matter to dots and lines; now and then one too few or too many. */
 static void next_message(struct run *r, size_t size)
 {
-    static const char alphabet[] = { '\r', '\n', '.', 'a', '\r', '\n', '\0', ':' };
+    static const char alphabet[] = "\r\n.a:\xc3\xa4 \r\nTo:\",<>()\xff;";
+    static const char trace[] =
+        "Return-Path: <>\r\nReceived: from a by b with UTF8SMTP id c;\r\n d\r\n"
+        "Subject: ";
     if (next(&r->answers) % 16 == 0) {
         size += next(&r->answers) % 3;
         size -= size > 0;
     }
     buf_clear(&r->message);
+    if (size >= sizeof trace) {
+        CHECK(buf_add(&r->message, span_str(trace)) == ERR_OK);
+        size -= strlen(trace);
+    }
     for (; size > 0; size--) {
         char c = alphabet[next(&r->answers) % sizeof alphabet];
         CHECK(buf_addc(&r->message, c) == ERR_OK);
@@ -95,7 +148,8 @@ static void next_message(struct run *r, size_t size)
 static void give_piece(struct run *r)
 {
     struct span left = buf_span(&r->message);
-    struct span piece = span_first(left, next(&r->answers) % PIECE_MOST);
+    size_t most = next(&r->answers) % 2 ? PIECE_MOST : 32;
+    struct span piece = span_first(left, next(&r->answers) % most);
     enum err e = next(&r->answers) % 16 ? ERR_OK : ERR_TEMP;
     bool last = e != ERR_OK || piece.n == left.n;
     pop3_fetch_answer(r->p, e, e == ERR_OK ? piece : SPAN(""), last, &r->out);
@@ -148,10 +202,14 @@ static bool feed(struct run *r, struct span piece)
         case POP3_FLUSH:
             break;
         case POP3_STARTTLS:
+            pop3_offer(r->p, mechanisms, ARRAY_LEN(mechanisms));
             pop3_tls_answer(r->p);
             break;
         case POP3_LOGIN:
             answer_login(r, &a);
+            break;
+        case POP3_AUTH:
+            answer_auth(r, &a);
             break;
         case POP3_FETCH:
             answer_fetch(r, &a);
@@ -179,10 +237,14 @@ static void run_init(struct run *r, uint8_t flags, uint8_t seed)
     const struct pop3_options o = { .tls_offered = flags & 1,
                                     .tls_active = flags & 2,
                                     .plaintext_login = !(flags & 4),
+                                    .expire_differs = flags & 32,
+                                    .expire_min = flags & 64 ? 7 : 0,
+                                    .login_delay = flags & 128 ? 60 : 0,
                                     .max_errors = flags & 8 ? 3 : 1000,
                                     .login_tries = flags & 16 ? 2 : 100 };
     *r = (struct run){ .p = pop3_new(&o), .answers = seed, .splits = seed };
-    buf_init(&r->out, POP3_OUT_MIN + 2 * PIECE_MOST);
+    pop3_offer(r->p, mechanisms, flags & 4 ? 0 : ARRAY_LEN(mechanisms));
+    buf_init(&r->out, POP3_OUT_MIN + 8 * PIECE_MOST);
     buf_init(&r->transcript, TRANSCRIPT_MOST);
     buf_init(&r->message, TRANSCRIPT_MOST);
 }

@@ -1,17 +1,25 @@
 /*
  * pop3_adapter: the POP3 engine for the script runner.
  *
- *   O  tls=none|offered|active plaintext=yes|no errors=N tries=N
+ *   O  tls=none|offered|active plaintext=yes|no errors=N tries=N delay=SECONDS
+ *      expire=DAYS[,user]      kept at least; `user`: not all accounts alike
+ *      retention=DAYS          what the account that logs in has
+ *      mechanisms=A,B,...      offered from the start; without it PLAIN where a password may come
+ *      tls_mechanisms=A,...    offered after STLS; without it PLAIN
  *
- *   A login USER PASSWORD   = ok SIZE[:UIDL] ...        the maildrop; or = denied, = temp ...
+ *   A login USER PASSWORD   = ok SIZE[:UIDL] ...        the maildrop; or another login_verdict
+ *   A auth MECH first       no initial response         (same answers as login, and these:)
+ *   A auth MECH first TEXT  decoded; `=` if empty       = challenge TEXT
+ *   A auth MECH next TEXT                               = invalid
  *   A retr INDEX            = ok N TEXT                 the message in pieces of N octets
  *   A top INDEX             = broken N TEXT             the same, and then a fault
  *                           = notfound, = corrupt ...   no message
  *   A commit INDEX ...      = ok, = temp ...
  *   A starttls, A stop, A close REASON                  have no answer
  *
- * Errors are the names of enum err in lower case. The engine writes to a small buffer of the
- * adapter, so that every long reply meets FLUSH; further pieces are given here, not in the script.
+ * Verdicts are the words of login.h, other errors the names of enum err in lower case. The engine
+ * writes to a small buffer of the adapter, so that every long reply meets FLUSH; further pieces are
+ * given here, not in the script.
  */
 #include "base/check.h"
 #include "pop3.h"
@@ -21,9 +29,24 @@
 
 #define PIECE_MOST   2048
 #define MESSAGE_MOST (1u << 20)
+#define OFFERED_MOST 8
+
+struct offer {
+    char *text; /* the names, each ended by a NUL */
+    const char *names[OFFERED_MOST];
+    size_t n;
+};
+
+struct options {
+    struct pop3_options engine;
+    uint64_t retention;
+    struct offer plain, tls;
+};
 
 struct pop3_adapter {
     struct pop3 *engine;
+    struct options options;
+    const struct offer *offer; /* the one in force */
     struct buf out;
     enum pop3_action_kind open;
     struct buf message; /* what is left to send of it */
@@ -31,23 +54,89 @@ struct pop3_adapter {
     enum err end; /* what follows the last piece */
 };
 
-static bool read_option(struct pop3_options *o, struct span name, struct span value)
+static bool read_offer(struct span list, struct offer *o)
 {
-    uint64_t n = 0;
-    bool number = span_u64(value, 1000, &n) == ERR_OK;
-    if (span_eq(name, SPAN("tls"))) {
-        o->tls_offered = !span_eq(value, SPAN("none"));
-        o->tls_active = span_eq(value, SPAN("active"));
-    } else if (span_eq(name, SPAN("plaintext"))) {
-        o->plaintext_login = span_eq(value, SPAN("yes"));
-    } else if (span_eq(name, SPAN("errors")) && number) {
-        o->max_errors = (unsigned)n;
-    } else if (span_eq(name, SPAN("tries")) && number) {
-        o->login_tries = (unsigned)n;
+    free(o->text);
+    *o = (struct offer){ .text = span_dup(list) };
+    for (char *p = o->text; *p && o->n < OFFERED_MOST; p += strlen(p) + 1) {
+        o->names[o->n++] = p;
+        char *comma = strchr(p, ',');
+        if (!comma) {
+            return true;
+        }
+        *comma = '\0'; /* an empty name behind it ends the list */
+    }
+    return o->n == 0;
+}
+
+static bool read_number(struct pop3_options *o, struct span name, unsigned n)
+{
+    if (span_eq(name, SPAN("errors"))) {
+        o->max_errors = n;
+    } else if (span_eq(name, SPAN("tries"))) {
+        o->login_tries = n;
+    } else if (span_eq(name, SPAN("delay"))) {
+        o->login_delay = n;
     } else {
         return false;
     }
     return true;
+}
+
+static bool read_expire(struct pop3_options *o, struct span value)
+{
+    uint64_t n = 0;
+    size_t comma = span_find(value, ',');
+    o->expire_differs = comma < value.n;
+    bool ok = span_u64(span_first(value, comma), 100000, &n) == ERR_OK;
+    o->expire_min = (unsigned)n;
+    return ok && (!o->expire_differs || span_eq(span_skip(value, comma), SPAN(",user")));
+}
+
+static bool read_option(struct options *o, struct span name, struct span value)
+{
+    uint64_t n = 0;
+    bool number = span_u64(value, 100000, &n) == ERR_OK;
+    if (span_eq(name, SPAN("tls"))) {
+        o->engine.tls_offered = !span_eq(value, SPAN("none"));
+        o->engine.tls_active = span_eq(value, SPAN("active"));
+    } else if (span_eq(name, SPAN("plaintext"))) {
+        o->engine.plaintext_login = span_eq(value, SPAN("yes"));
+    } else if (span_eq(name, SPAN("expire"))) {
+        return read_expire(&o->engine, value);
+    } else if (span_eq(name, SPAN("mechanisms"))) {
+        return read_offer(value, &o->plain);
+    } else if (span_eq(name, SPAN("tls_mechanisms"))) {
+        return read_offer(value, &o->tls);
+    } else if (span_eq(name, SPAN("retention")) && number) {
+        o->retention = n;
+    } else {
+        return number && read_number(&o->engine, name, (unsigned)n);
+    }
+    return true;
+}
+
+static void complete_offers(struct options *o)
+{
+    bool password = o->engine.plaintext_login || o->engine.tls_active;
+    if (!o->plain.text) {
+        read_offer(password ? SPAN("PLAIN") : SPAN(""), &o->plain);
+    }
+    if (!o->tls.text) {
+        read_offer(SPAN("PLAIN"), &o->tls);
+    }
+}
+
+static void free_options(struct options *o)
+{
+    free(o->plain.text);
+    free(o->tls.text);
+}
+
+static void offer(struct pop3_adapter *x, const struct offer *o)
+{
+    x->offer = o;
+    pop3_offer(x->engine, o->names, o->n);
 }
 
 static void drain(struct pop3_adapter *x, struct buf *out)
@@ -61,16 +150,22 @@ static void drain(struct pop3_adapter *x, struct buf *out)
 
 static void *open_engine(struct span options, struct buf *out)
 {
-    struct pop3_options o = { .plaintext_login = true, .max_errors = 20, .login_tries = 3 };
+    struct pop3_adapter *x = NEW(struct pop3_adapter);
+    struct options *o = &x->options;
+    o->engine =
+        (struct pop3_options){ .plaintext_login = true, .max_errors = 20, .login_tries = 3 };
     while (options.n > 0) {
         struct span word = span_word(&options);
         size_t n = span_find(word, '=');
-        if (!read_option(&o, span_first(word, n), span_skip(word, n + 1))) {
+        if (!read_option(o, span_first(word, n), span_skip(word, n + 1))) {
+            free_options(o);
+            free(x);
             return NULL;
         }
     }
-    struct pop3_adapter *x = NEW(struct pop3_adapter);
-    x->engine = pop3_new(&o);
+    complete_offers(o);
+    x->engine = pop3_new(&o->engine);
+    offer(x, &o->plain);
     buf_init(&x->out, POP3_OUT_MIN + 2 * PIECE_MOST);
     buf_init(&x->message, MESSAGE_MOST);
     pop3_greet(x->engine, SPAN("pop.test"), &x->out);
@@ -84,6 +179,7 @@ static void close_engine(void *engine)
     pop3_free(&x->engine);
     buf_fini(&x->out);
     buf_fini(&x->message);
+    free_options(&x->options);
     free(x);
 }
 
@@ -100,7 +196,20 @@ static void give_piece(struct pop3_adapter *x)
     buf_take(&x->message, n);
 }
 
-static void describe(const struct pop3_action *a, struct buf *text)
+static void describe_auth(const struct pop3_adapter *x, const struct pop3_action *a,
+                          struct buf *text)
+{
+    struct span response = a->u.auth.response;
+    CHECK(a->u.auth.mechanism < x->offer->n);
+    buf_addf(text, "auth %s %s", x->offer->names[a->u.auth.mechanism],
+             a->u.auth.first ? "first" : "next");
+    if (response.p) {
+        buf_addc(text, ' ');
+        buf_add(text, response.n > 0 ? response : SPAN("="));
+    }
+}
+
+static void describe(const struct pop3_adapter *x, const struct pop3_action *a, struct buf *text)
 {
     switch (a->kind) {
     case POP3_NEED_INPUT:
@@ -112,6 +221,9 @@ static void describe(const struct pop3_action *a, struct buf *text)
         break;
     case POP3_LOGIN:
         buf_addf(text, "login %.*s %.*s", SPAN_ARG(a->u.login.user), SPAN_ARG(a->u.login.password));
+        break;
+    case POP3_AUTH:
+        describe_auth(x, a, text);
         break;
     case POP3_FETCH:
         buf_addf(text, "%s %zu", a->u.fetch.top ? "top" : "retr", a->u.fetch.index);
@@ -144,8 +256,9 @@ static bool step(void *engine, struct span *in, struct buf *out, struct buf *act
     }
     drain(x, out);
     x->open = a.kind;
-    describe(&a, action);
+    describe(x, &a, action);
     if (a.kind == POP3_STARTTLS) {
+        offer(x, &x->options.tls);
         pop3_tls_answer(x->engine);
     }
     return a.kind != POP3_CLOSE;
@@ -154,7 +267,8 @@ static bool step(void *engine, struct span *in, struct buf *out, struct buf *act
 static bool waits(void *engine)
 {
     struct pop3_adapter *x = engine;
-    return x->open == POP3_LOGIN || x->open == POP3_FETCH || x->open == POP3_COMMIT;
+    return x->open == POP3_LOGIN || x->open == POP3_AUTH || x->open == POP3_FETCH ||
+           x->open == POP3_COMMIT;
 }
 
 static bool read_err(struct span word, enum err *out)
@@ -193,18 +307,45 @@ static bool read_maildrop(struct span text, struct maildrop *m)
     return true;
 }
 
-static bool answer_login(struct pop3_adapter *x, enum err e, struct span text)
+static bool read_verdict(struct span word, enum login_verdict *out)
 {
+    for (int v = 0; v < LOGIN_VERDICTS; v++) {
+        if (span_eq(word, span_str(login_verdict_text(v)))) {
+            *out = v;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool answer_login(struct pop3_adapter *x, struct span word, struct span text)
+{
+    enum login_verdict v;
     struct maildrop *m = NULL;
-    if (e == ERR_OK) {
+    if (!read_verdict(word, &v)) {
+        return false;
+    }
+    if (v == LOGIN_OK) {
         m = maildrop_new(1, 1);
         if (!read_maildrop(text, m)) {
             maildrop_free(&m);
             return false;
         }
     }
-    pop3_login_answer(x->engine, e, &m, &x->out);
+    pop3_login_answer(x->engine, v, &m, (unsigned)x->options.retention, &x->out);
     CHECK(!m);
+    return true;
+}
+
+static bool answer_auth(struct pop3_adapter *x, struct span word, struct span text)
+{
+    if (span_eq(word, SPAN("challenge"))) {
+        pop3_auth_challenge(x->engine, text, &x->out);
+    } else if (span_eq(word, SPAN("invalid"))) {
+        pop3_auth_invalid(x->engine, &x->out);
+    } else {
+        return answer_login(x, word, text);
+    }
     return true;
 }
 
@@ -227,20 +368,27 @@ static bool answer_fetch(struct pop3_adapter *x, enum err e, struct span text)
     return true;
 }
 
+static bool answer_store(struct pop3_adapter *x, struct span word, struct span text)
+{
+    enum err e = ERR_TEMP;
+    if (!read_err(word, &e) && !span_eq(word, SPAN("broken"))) {
+        return false;
+    }
+    if (x->open == POP3_FETCH) {
+        return answer_fetch(x, e, text);
+    }
+    pop3_commit_answer(x->engine, e, &x->out);
+    return true;
+}
+
 static bool answer(void *engine, struct span text, struct buf *out)
 {
     struct pop3_adapter *x = engine;
-    enum err e = ERR_TEMP;
     size_t n = span_find(text, ' ');
     struct span word = span_first(text, n), rest = span_skip(text, n + 1);
-    bool ok = read_err(word, &e) || span_eq(word, SPAN("broken"));
-    if (ok && x->open == POP3_LOGIN) {
-        ok = answer_login(x, e, rest);
-    } else if (ok && x->open == POP3_FETCH) {
-        ok = answer_fetch(x, e, rest);
-    } else if (ok) {
-        pop3_commit_answer(x->engine, e, &x->out);
-    }
+    bool ok = x->open == POP3_LOGIN  ? answer_login(x, word, rest)
+              : x->open == POP3_AUTH ? answer_auth(x, word, rest)
+                                     : answer_store(x, word, rest);
     drain(x, out);
     return ok;
 }

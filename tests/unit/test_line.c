@@ -73,13 +73,15 @@ static void feed(struct feed *f, struct span in)
 {
     struct span out;
     enum line_result r;
-    while ((r = line_next(&f->line, &in, &out)) != LINE_MORE) {
+    while ((r = line_next(&f->line, LINE_MAX_OCTETS, &in, &out)) != LINE_MORE) {
         assert_true(f->seen < f->e->n);
         const struct expected *x = &f->e->lines[f->seen++];
         assert_int_equal(r, x->result);
         if (r == LINE_READY) {
             assert_int_equal(out.n, x->text.n);
             assert_memory_equal(out.p, x->text.p, out.n);
+            line_done(&f->line);
+            assert_null(f->line.mem);
         }
     }
     assert_int_equal(in.n, 0);
@@ -106,6 +108,7 @@ static void run(const struct example *e, size_t first, size_t step)
         feed_copy(&f, e->input.p + at, n);
     }
     assert_int_equal(f.seen, e->n);
+    line_fini(&f.line);
 }
 
 static void run_every_way(const struct example *e)
@@ -173,22 +176,65 @@ static void a_whole_line_is_not_copied(void **state)
     line_init(&l);
     struct span in = SPAN("NOOP\r\n"), out;
     const char *p = in.p;
-    assert_int_equal(line_next(&l, &in, &out), LINE_READY);
+    assert_int_equal(line_next(&l, LINE_MAX_OCTETS, &in, &out), LINE_READY);
     assert_ptr_equal(out.p, p);
 }
 
-static void starts_afresh_after_init(void **state)
+static void starts_afresh_after_fini(void **state)
 {
     (void)state;
     struct line l;
     struct span out;
     line_init(&l);
     struct span in = SPAN("MAIL FROM");
-    assert_int_equal(line_next(&l, &in, &out), LINE_MORE);
-    line_init(&l);
+    assert_int_equal(line_next(&l, LINE_MAX_OCTETS, &in, &out), LINE_MORE);
+    line_fini(&l);
+    assert_null(l.mem);
     in = SPAN("QUIT\r\n");
-    assert_int_equal(line_next(&l, &in, &out), LINE_READY);
+    assert_int_equal(line_next(&l, LINE_MAX_OCTETS, &in, &out), LINE_READY);
     assert_true(span_eq(out, SPAN("QUIT")));
+}
+
+/* What arrives octet by octet costs memory as it grows, up to the limit and no further. */
+static void grows_up_to_the_limit(void **state)
+{
+    (void)state;
+    static const size_t limits[] = { 1, 100, 256, 257, 300, 12288 };
+    for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+        struct line l;
+        struct span out;
+        line_init(&l);
+        for (size_t n = 1; n <= limits[i]; n++) {
+            struct span in = SPAN("x");
+            assert_int_equal(line_next(&l, limits[i], &in, &out), LINE_MORE);
+            assert_true(l.size >= n && l.size <= limits[i]);
+            assert_true(l.size <= 256 || l.size < 2 * n);
+        }
+        struct span in = SPAN("\n");
+        assert_int_equal(line_next(&l, limits[i], &in, &out), LINE_READY);
+        assert_int_equal(out.n, limits[i]);
+        line_done(&l);
+        assert_null(l.mem);
+    }
+}
+
+/* An overlong line keeps nothing of itself, and the next may have another limit. */
+static void frees_what_is_too_long(void **state)
+{
+    (void)state;
+    struct line l;
+    struct span out;
+    line_init(&l);
+    struct span in = SPAN("12345678");
+    assert_int_equal(line_next(&l, 10, &in, &out), LINE_MORE);
+    in = SPAN("9ab");
+    assert_int_equal(line_next(&l, 10, &in, &out), LINE_MORE);
+    assert_null(l.mem);
+    in = SPAN("\n0123456789abc\n");
+    assert_int_equal(line_next(&l, 10, &in, &out), LINE_TOO_LONG);
+    assert_int_equal(line_next(&l, 13, &in, &out), LINE_READY);
+    assert_int_equal(out.n, 13);
+    line_fini(&l);
 }
 
 int main(void)
@@ -199,7 +245,9 @@ int main(void)
         cmocka_unit_test(bounds_a_line),
         cmocka_unit_test(nothing_in_an_overlong_line_is_a_command),
         cmocka_unit_test(a_whole_line_is_not_copied),
-        cmocka_unit_test(starts_afresh_after_init),
+        cmocka_unit_test(starts_afresh_after_fini),
+        cmocka_unit_test(grows_up_to_the_limit),
+        cmocka_unit_test(frees_what_is_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

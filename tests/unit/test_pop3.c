@@ -2,6 +2,7 @@
  * test_pop3: what a script can't say: large maildrops, a full out, memory. The conversations are in
  * tests/script/pop3.
  */
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +17,8 @@
 
 #define LARGE 100000
 
+static const char *const mechanisms[] = { "PLAIN" };
+
 struct fixture {
     struct pop3 *p;
     struct buf out;
@@ -27,6 +30,7 @@ static void fixture_init(struct fixture *f, size_t limit)
         .plaintext_login = true, .tls_offered = true, .max_errors = 20, .login_tries = 3
     };
     f->p = pop3_new(&o);
+    pop3_offer(f->p, mechanisms, ARRAY_LEN(mechanisms));
     buf_init(&f->out, limit);
 }
 
@@ -68,7 +72,7 @@ static void login(struct fixture *f, size_t n, uint32_t size)
     say(f, "USER a\r\n");
     buf_clear(&f->out);
     assert_int_equal(say(f, "PASS b\r\n").kind, POP3_LOGIN);
-    pop3_login_answer(f->p, ERR_OK, &m, &f->out);
+    pop3_login_answer(f->p, LOGIN_OK, &m, 0, &f->out);
     assert_null(m);
     assert_non_null(pop3_maildrop(f->p));
     buf_clear(&f->out);
@@ -255,29 +259,253 @@ static void gives_an_open_action_again(void **state)
     fixture_fini(&f);
 }
 
-/* The password was lent out of the engine's own memory, which can be looked at afterwards. */
-static void check_wiped(const char *password, size_t n)
+/*
+ * What the engine wipes is recorded: it frees the memory at once, so that nobody can look at it
+ * afterwards. Fortified headers call the second.
+ */
+static struct span wiped[32];
+static size_t n_wiped;
+
+void explicit_bzero(void *p, size_t n)
 {
+    volatile char *octets = p;
     for (size_t i = 0; i < n; i++) {
-        assert_int_equal(password[i], 0);
+        octets[i] = 0;
     }
+    wiped[n_wiped++ % ARRAY_LEN(wiped)] = span_of(p, n);
 }
+
+void __explicit_bzero_chk(void *p, size_t n, size_t size);
+
+void __explicit_bzero_chk(void *p, size_t n, size_t size)
+{
+    CHECK(n <= size);
+    explicit_bzero(p, n);
+}
+
+static void check_wiped(struct span secret)
+{
+    bool found = false;
+    for (size_t i = 0; i < ARRAY_LEN(wiped); i++) {
+        found |=
+            wiped[i].p && secret.p >= wiped[i].p && secret.p + secret.n <= wiped[i].p + wiped[i].n;
+    }
+    assert_true(found);
+    memset(wiped, 0, sizeof wiped);
+}
+
+static const enum login_verdict verdicts[] = { LOGIN_DENIED, LOGIN_FAULT, LOGIN_OK };
 
 static void wipes_the_password(void **state)
 {
     (void)state;
-    static const enum err results[] = { ERR_DENIED, ERR_TEMP, ERR_OK };
-    struct fixture f;
-    fixture_init(&f, POP3_OUT_MIN * 2);
-    for (size_t i = 0; i < ARRAY_LEN(results); i++) {
-        struct maildrop *m = results[i] == ERR_OK ? maildrop_of(1, 1) : NULL;
+    for (size_t i = 0; i < ARRAY_LEN(verdicts); i++) {
+        struct fixture f;
+        fixture_init(&f, POP3_OUT_MIN * 2);
+        struct maildrop *m = verdicts[i] == LOGIN_OK ? maildrop_of(1, 1) : NULL;
         struct pop3_action a = say(&f, "USER alice\r\nPASS sesame\r\n");
         assert_int_equal(a.kind, POP3_LOGIN);
         assert_true(span_eq(a.u.login.user, SPAN("alice")));
         assert_true(span_eq(a.u.login.password, SPAN("sesame")));
-        pop3_login_answer(f.p, results[i], &m, &f.out);
-        check_wiped(a.u.login.password.p, a.u.login.password.n);
+        pop3_login_answer(f.p, verdicts[i], &m, 0, &f.out);
+        check_wiped(a.u.login.password);
+        fixture_fini(&f);
     }
+}
+
+static void wipes_each_response(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct maildrop *m = NULL;
+    fixture_init(&f, POP3_OUT_MIN * 2);
+    struct pop3_action a = say(&f, "AUTH PLAIN c2VzYW1l\r\n");
+    assert_int_equal(a.kind, POP3_AUTH);
+    assert_true(span_eq(a.u.auth.response, SPAN("sesame")));
+    pop3_auth_challenge(f.p, SPAN("?"), &f.out);
+    check_wiped(a.u.auth.response);
+    a = say(&f, "c2VzYW1l\r\n");
+    pop3_auth_invalid(f.p, &f.out);
+    check_wiped(a.u.auth.response);
+    a = say(&f, "AUTH PLAIN c2VzYW1l\r\n");
+    pop3_login_answer(f.p, LOGIN_DENIED, &m, 0, &f.out);
+    check_wiped(a.u.auth.response);
+    a = say(&f, "AUTH PLAIN c2VzYW1l\r\n");
+    fixture_fini(&f);
+    check_wiped(a.u.auth.response);
+}
+
+/* A line that came in parts was kept, and a password with it. */
+static void wipes_a_line_in_parts(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, POP3_OUT_MIN * 2);
+    n_wiped = 0;
+    say(&f, "USER alice\r\n");
+    say(&f, "PASS ses");
+    assert_int_equal(n_wiped, 0);
+    assert_int_equal(say(&f, "ame\r\n").kind, POP3_LOGIN);
+    assert_int_equal(n_wiped, 1);
+    fixture_fini(&f);
+}
+
+/* The longest response there is, and one more octet. */
+static void bounds_a_response(void **state)
+{
+    (void)state;
+    for (size_t more = 0; more <= 2; more++) {
+        struct fixture f;
+        char line[12288 + 5];
+        fixture_init(&f, POP3_OUT_MIN * 2);
+        assert_int_equal(say(&f, "AUTH PLAIN\r\n").kind, POP3_AUTH);
+        pop3_auth_challenge(f.p, SPAN(""), &f.out);
+        buf_clear(&f.out);
+        memset(line, 'A', 12288 + more);
+        memcpy(line + 12288 + more, "\r\n", 3);
+        struct pop3_action a = say(&f, line);
+        assert_int_equal(a.kind, more ? POP3_NEED_INPUT : POP3_AUTH);
+        if (a.kind == POP3_AUTH) {
+            assert_int_equal(a.u.auth.response.n, 12288 / 4 * 3);
+        } else {
+            assert_true(span_starts(buf_span(&f.out), SPAN("-ERR the line is too long")));
+        }
+        fixture_fini(&f);
+    }
+}
+
+/* What was pipelined behind a response waits for the answer; one step of the exchange at a time. */
+static void eats_nothing_behind_a_response(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct maildrop *m = maildrop_of(1, 1);
+    struct span in = SPAN("AUTH PLAIN\r\nYQ==\r\nSTAT\r\n");
+    fixture_init(&f, POP3_OUT_MIN * 2);
+    struct pop3_action a = pop3_step(f.p, &in, &f.out);
+    assert_int_equal(a.kind, POP3_AUTH);
+    assert_true(a.u.auth.first && !a.u.auth.response.p);
+    assert_true(span_eq(in, SPAN("YQ==\r\nSTAT\r\n")));
+    pop3_auth_challenge(f.p, SPAN(""), &f.out);
+    a = pop3_step(f.p, &in, &f.out);
+    assert_int_equal(a.kind, POP3_AUTH);
+    assert_true(!a.u.auth.first && span_eq(a.u.auth.response, SPAN("a")));
+    assert_true(span_eq(in, SPAN("STAT\r\n")));
+    assert_true(span_eq(buf_span(&f.out), SPAN("+ \r\n")));
+    buf_clear(&f.out);
+    pop3_login_answer(f.p, LOGIN_OK, &m, 0, &f.out);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_NEED_INPUT);
+    assert_true(span_eq(buf_span(&f.out), SPAN("+OK 1 messages, 1 octets\r\n+OK 1 1\r\n")));
+    fixture_fini(&f);
+}
+
+/* A mechanism that says more than a line holds ends the exchange, and not the process. */
+static void bounds_a_challenge(void **state)
+{
+    (void)state;
+    static const char octets[POP3_CHALLENGE_MAX + 1];
+    struct fixture f;
+    fixture_init(&f, POP3_OUT_MIN * 2);
+    say(&f, "AUTH PLAIN\r\n");
+    pop3_auth_challenge(f.p, span_of(octets, POP3_CHALLENGE_MAX), &f.out);
+    assert_int_equal(buf_len(&f.out), 4 + (POP3_CHALLENGE_MAX + 2) / 3 * 4);
+    buf_clear(&f.out);
+    assert_int_equal(say(&f, "=\r\n").kind, POP3_NEED_INPUT);
+    buf_clear(&f.out);
+    say(&f, "AUTH PLAIN\r\n");
+    pop3_auth_challenge(f.p, span_of(octets, POP3_CHALLENGE_MAX + 1), &f.out);
+    assert_true(span_starts(buf_span(&f.out), SPAN("-ERR [SYS/TEMP]")));
+    buf_clear(&f.out);
+    assert_int_equal(say(&f, "QUIT\r\n").kind, POP3_CLOSE);
+    fixture_fini(&f);
+}
+
+static const char utf8_message[] =
+    "Received: x with UTF8SMTP id y\r\nSubject: \xc3\xa4\r\n\r\nbody\r\n";
+
+/* One FETCH of a message, whose first piece has so many octets. */
+static void fetch(struct fixture *f, const char *command, const char *message, size_t first)
+{
+    size_t n = strlen(message);
+    buf_clear(&f->out);
+    assert_int_equal(say(f, command).kind, POP3_FETCH);
+    pop3_fetch_answer(f->p, ERR_OK, span_of(message, first), first == n, &f->out);
+}
+
+/* The count is of messages that were begun, each once. */
+static void tells_of_a_conversion_once(void **state)
+{
+    (void)state;
+    struct fixture f;
+    size_t n = strlen(utf8_message);
+    fixture_init(&f, POP3_OUT_MIN * 4);
+    login(&f, 1, (uint32_t)n);
+    fetch(&f, "RETR 1\r\n", utf8_message, n - 3);
+    assert_true(pop3_converted(f.p));
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_MORE);
+    pop3_fetch_answer(f.p, ERR_OK, span_of(utf8_message + n - 3, 3), true, &f.out);
+    assert_false(pop3_converted(f.p));
+    fetch(&f, "RETR 1\r\n", utf8_message, n);
+    assert_true(pop3_converted(f.p));
+    fetch(&f, "RETR 1\r\n", utf8_message, 40); /* in the header */
+    assert_false(pop3_converted(f.p));
+    assert_true(span_starts(buf_span(&f.out), SPAN("-ERR [UTF8]")));
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_STOP);
+    fixture_fini(&f);
+}
+
+/* A first piece that was all envelope decides nothing yet, not even that there is no fault. */
+static void begins_with_a_piece_that_is_not_empty(void **state)
+{
+    (void)state;
+    struct fixture f;
+    size_t n = strlen(utf8_message);
+    fixture_init(&f, POP3_OUT_MIN * 4);
+    login(&f, 1, (uint32_t)n);
+    fetch(&f, "RETR 1\r\n", utf8_message, 0);
+    assert_int_equal(buf_len(&f.out), 0);
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_MORE);
+    pop3_fetch_answer(f.p, ERR_OK, span_str(utf8_message), true, &f.out);
+    assert_true(pop3_converted(f.p));
+    assert_true(span_starts(buf_span(&f.out), SPAN("+OK ")));
+    fetch(&f, "RETR 1\r\n", utf8_message, 0);
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_MORE);
+    pop3_fetch_answer(f.p, ERR_TEMP, SPAN(""), true, &f.out);
+    assert_true(span_starts(buf_span(&f.out), SPAN("-ERR [SYS/TEMP]")));
+    buf_clear(&f.out);
+    assert_int_equal(go_on(&f).kind, POP3_NEED_INPUT);
+    fixture_fini(&f);
+}
+
+/* Whatever room there is, a header that has grown fits or is refused. */
+static void converts_within_the_room(void **state)
+{
+    (void)state;
+    char message[1024] = "Received: x with UTF8SMTP id y\r\n";
+    for (size_t i = 0; i < 100; i++) {
+        strcat(message, "To:\xc3\xa4\r\n");
+    }
+    strcat(message, "\r\n");
+    size_t n = strlen(message), converted = 0;
+    for (size_t room = 2 * n; room < 20 * n; room += 7) {
+        struct fixture f;
+        fixture_init(&f, POP3_OUT_MIN + room);
+        login(&f, 1, (uint32_t)n);
+        fetch(&f, "RETR 1\r\n", message, n);
+        converted += pop3_converted(f.p);
+        assert_true(pop3_converted(f.p) != span_starts(buf_span(&f.out), SPAN("-ERR [UTF8]")));
+        fixture_fini(&f);
+    }
+    assert_true(converted > 100);
+}
+
+/* What thousands of waiting sessions pay: the engine owns nothing else while it waits. */
+static void an_idle_engine_is_small(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, POP3_OUT_MIN * 2);
+    assert_true(malloc_usable_size(f.p) < 512);
     fixture_fini(&f);
 }
 
@@ -299,7 +527,7 @@ static void can_be_freed_in_any_step(void **state)
     }
     struct fixture f;
     fixture_init(&f, 1u << 20);
-    say(&f, "AUTH PLAIN\r\nAGFsaWNlAHNlc2FtZQ==\r\n");
+    say(&f, "AUTH PLAIN AGFsaWNlAHNlc2FtZQ==\r\n");
     fixture_fini(&f);
 }
 
@@ -332,7 +560,16 @@ int main(void)
         cmocka_unit_test(answers_pipelined_commands_as_out_allows),
         cmocka_unit_test(fetches_into_an_empty_out),
         cmocka_unit_test(gives_an_open_action_again),
+        cmocka_unit_test(an_idle_engine_is_small),
         cmocka_unit_test(wipes_the_password),
+        cmocka_unit_test(wipes_each_response),
+        cmocka_unit_test(wipes_a_line_in_parts),
+        cmocka_unit_test(bounds_a_response),
+        cmocka_unit_test(eats_nothing_behind_a_response),
+        cmocka_unit_test(bounds_a_challenge),
+        cmocka_unit_test(tells_of_a_conversion_once),
+        cmocka_unit_test(begins_with_a_piece_that_is_not_empty),
+        cmocka_unit_test(converts_within_the_room),
         cmocka_unit_test(can_be_freed_in_any_step),
         cmocka_unit_test(refuses_instead_of_greeting),
         cmocka_unit_test(names_each_reason_to_close),

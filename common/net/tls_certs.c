@@ -328,7 +328,7 @@ enum err tls_certs_use(const struct tls_certs *c, const char *name, SSL *ssl)
     }
     enum err e = use_all(c, exact, ssl);
     const char *dot = strchr(exact, '.');
-    if (e == ERR_NOTFOUND && dot) {
+    if (e == ERR_NOTFOUND && dot && dot > exact) {
         snprintf(wildcard, sizeof wildcard, "*%s", dot);
         e = use_all(c, wildcard, ssl);
     }

@@ -37,6 +37,16 @@ static bool same(const struct answer *a, const struct answer *b)
     return a->e == b->e && a->used == b->used && memcmp(&a->h, &b->h, sizeof a->h) == 0;
 }
 
+/* These go to logs and trace headers. */
+static void check_text(const char *text, size_t size)
+{
+    size_t n = 0;
+    while (n < size && text[n] > ' ' && text[n] <= '~') {
+        n++;
+    }
+    CHECK(n < size && text[n] == '\0');
+}
+
 static void check_answer(const struct answer *a, struct span in)
 {
     CHECK(a->e == ERR_OK || a->e == ERR_TEMP || a->e == ERR_INVALID);
@@ -45,6 +55,9 @@ static void check_answer(const struct answer *a, struct span in)
         CHECK(a->used > 0 && a->used <= in.n && a->used <= PROXY_HEADER_MAX);
         CHECK(a->h.local || a->h.source.ss_family == a->h.destination.ss_family);
         CHECK(!a->h.local || a->h.source.ss_family == 0);
+        check_text(a->h.tls_version, sizeof a->h.tls_version);
+        check_text(a->h.tls_cipher, sizeof a->h.tls_cipher);
+        check_text(a->h.unique_id, sizeof a->h.unique_id);
     }
     CHECK(a->e != ERR_TEMP || in.n < PROXY_HEADER_MAX);
 }

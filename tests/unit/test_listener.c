@@ -223,6 +223,36 @@ static void test_local_header_leaves_the_addresses(void **state)
     server_close(s);
 }
 
+#define V2_OF_TLS                                                                                  \
+    SPAN("\r\n\r\n\0\r\nQUIT\n\x21\x00\x00\x22"                                                    \
+         "\x20\x00\x19\x01\0\0\0\0\x21\x00\x07TLSv1.3\x23\x00\x07TLS_AES"                          \
+         "\x05\x00\x03"                                                                            \
+         "abc")
+
+/* What the balancer says of TLS counts where it is trusted, and there alone. */
+static void test_tls_of_the_balancer(void **state)
+{
+    (void)state;
+    uint8_t binding[64];
+    struct server *s = server_open(true, false, "127.0.0.0/8", LONG);
+    for (int trust = 0; trust < 2; trust++) {
+        struct peer p;
+        listener_set_proxy(s->ln, s->networks, trust);
+        peer_init(&p, connect_to(&s->at));
+        peer_send(&p, V2_OF_TLS);
+        WAIT(&s->f, &p, s->accepted == trust + 1);
+        assert_int_equal(conn_secure(s->c), trust);
+        assert_false(conn_tls(s->c));
+        assert_string_equal(conn_tls_text(s->c), trust ? "TLSv1.3 TLS_AES" : "");
+        assert_string_equal(conn_unique_id(s->c), "abc");
+        assert_false(conn_tls_exporter(s->c, binding));
+        assert_int_equal(conn_tls_end_point(s->c, binding), 0);
+        end_conn(s);
+        peer_fini(&p);
+    }
+    server_close(s);
+}
+
 static void test_header_is_required(void **state)
 {
     (void)state;
@@ -424,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_header_split_at_every_octet),
         cmocka_unit_test(test_header_in_front_of_tls),
         cmocka_unit_test(test_local_header_leaves_the_addresses),
+        cmocka_unit_test(test_tls_of_the_balancer),
         cmocka_unit_test(test_header_is_required),
         cmocka_unit_test(test_forbidden_network),
         cmocka_unit_test(test_preface_has_a_deadline),

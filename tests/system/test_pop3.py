@@ -2,6 +2,8 @@
 """POP3 as a client meets it: every command, exclusive access, snapshots, and deletes at QUIT."""
 
 import base64
+import email
+import email.policy
 import poplib
 import socket
 import struct
@@ -116,6 +118,79 @@ class Pop3Test(harness.FleetTest):
                 self.assertEqual(pop3.command(response)[:3], "+OK" if good else "-ER")
                 if good:
                     pop3.quit()
+
+    def test_a_response_longer_than_any_command(self):
+        with self.pop3() as pop3:
+            pop3.send(b"AUTH PLAIN\r\n")
+            self.assertEqual(pop3.line().rstrip(), b"+")
+            long = base64.b64encode(b"\0alice\0" + b"x" * 9000)  # no password has as many octets
+            self.refused(pop3, long.decode())
+            pop3.ok("CAPA")
+
+    def test_login_in_utf8(self):
+        with self.pop3() as pop3:
+            pop3.send("USER jörg@quickstart.test\r\n".encode())
+            self.assertTrue(pop3.reply().startswith("+OK"))
+            pop3.send("PASS пароль\r\n".encode())
+            self.assertTrue(pop3.reply().startswith("-ERR [AUTH]"))
+            pop3.send("USER jörg@quickstart.test\r\n".encode("latin-1"))
+            self.assertTrue(pop3.reply().startswith("-ERR this is not UTF-8"))
+
+    # --- internationalized messages ---------------------------------------------------------------
+
+    INTERNATIONAL = ("From: Jörg <jörg@bücher.example>\r\nTo: Zoë <zoe@example.org>\r\n"
+                     "Subject: Grüße\r\nX-Note: ä\r\nMIME-Version: 1.0\r\n"
+                     "Content-Type: text/plain; charset=utf-8\r\n\r\nKörper\r\n.\r\n").encode()
+
+    def internationalized(self):
+        """An account with a message that came by SMTPUTF8, and the same by ESMTP."""
+        account = self.filled(0)
+        for parameters in (" BODY=8BITMIME SMTPUTF8", " BODY=8BITMIME"):
+            with self.smtp() as smtp:
+                self.assertEqual(smtp.mail(parameters=parameters)[0], 250)
+                self.assertEqual(smtp.rcpt(account.address)[0], 250)
+                smtp.content(self.INTERNATIONAL)
+                smtp.finish()
+                smtp.quit()
+        return account
+
+    def test_a_client_without_utf8_gets_ascii(self):
+        account = self.internationalized()
+        with self.pop3(account) as pop3:
+            ok = pop3.command("RETR 1")
+            served = b"".join(line + b"\r\n" for line in pop3.lines())
+            self.assertEqual(ok, f"+OK {len(served)} octets")
+            header, body = served.split(b"\r\n\r\n", 1)
+            self.assertTrue(header.isascii())
+            self.assertEqual(body, "Körper\r\n.\r\n".encode())
+            message = email.message_from_bytes(served, policy=email.policy.default)
+            self.assertEqual(message["Subject"], "Grüße")
+            self.assertEqual(message["To"].addresses[0].display_name, "Zoë")
+            self.assertEqual(message["To"].addresses[0].addr_spec, "zoe@example.org")
+            self.assertIn("jörg@bücher.example", message["From"].addresses[0].display_name)
+            self.assertTrue(message["From"].addresses[0].domain.endswith(".invalid"))
+            self.assertIn("UTF8SMTP", message["Received"])
+            self.assertNotIn("X-Note", message)
+            self.assertEqual(b"\r\n".join(pop3.multi("TOP 1 0")), header + b"\r\n")
+            self.assertEqual(without_trace(pop3.retr(2)), self.INTERNATIONAL)
+            pop3.quit()
+        self.assertIn("\nmailfleet_pop3_converted_total 2\n",
+                      self.fleet.front_ends[0].get("/metrics")[0])
+
+    def test_a_client_with_utf8_gets_all_of_it(self):
+        account = self.internationalized()
+        pop3 = poplib.POP3(HOST, self.fleet.front_ends[0].ports["pop3"], timeout=20)
+        pop3.stls(context=self.tls)
+        self.assertEqual(pop3.capa()["UTF8"], ["USER"])
+        pop3.utf8()
+        pop3.user(account.address)
+        pop3.pass_(account.password)
+        for number in (1, 2):
+            served = b"".join(line + b"\r\n" for line in pop3.retr(number)[1])
+            self.assertEqual(without_trace(served), self.INTERNATIONAL)
+        pop3.quit()
+
+    # --- who may log in ---------------------------------------------------------------------------
 
     def test_wrong_password_and_unknown_user_look_alike(self):
         account = self.filled(1)

@@ -1163,6 +1163,307 @@ static void test_lease_renewed(void **state)
     }
 }
 
+static enum err take_slot(struct fixture *f, struct cache *c, unsigned slots, struct lease **lease)
+{
+    struct result r = { .f = f };
+    cache_lease_take(c, 1, slots, on_lease, &r);
+    assert_false(r.done);
+    await(&r);
+    *lease = r.lease;
+    return r.err;
+}
+
+/* As many as there are places, on whichever node; each is renewed like any other lease. */
+static void test_slots(void **state)
+{
+    struct fixture *f = *state;
+    enum { SLOTS = 5 };
+    struct lease *lease[SLOTS], *other;
+    char key[SLOTS][ITEM_KEY_SIZE];
+    uint64_t cas[SLOTS];
+    for (int i = 0; i < SLOTS; i++) {
+        assert_int_equal(take_slot(f, i % 2 ? f->a : f->b, SLOTS, &lease[i]), ERR_OK);
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        assert_int_equal(take_slot(f, i % 2 ? f->a : f->b, SLOTS, &other), ERR_BUSY);
+        assert_null(other);
+    }
+    assert_int_equal(take(f, f->a, 1, &other), ERR_OK); /* the whole is another thing */
+    assert_int_equal(drop(f, f->a, &other), ERR_OK);
+    assert_int_equal(drop(f, f->b, &lease[2]), ERR_OK);
+    assert_int_equal(take_slot(f, f->b, SLOTS, &lease[2]), ERR_OK);
+    for (int i = 0; i < SLOTS; i++) {
+        snprintf(key[i], sizeof key[i], "mf:0:s:1:%d", i);
+        cas[i] = raw_cas(f->raw, key[i]);
+        assert_true(cas[i]);
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        WAIT_UNTIL(f, raw_cas(f->raw, key[i]) != cas[i]);
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        assert_int_equal(drop(f, i % 2 ? f->a : f->b, &lease[i]), ERR_OK);
+    }
+}
+
+/* A slot that nobody answers for may be free: not known is not taken. */
+static void test_slots_of_a_lost_server(void **state)
+{
+    struct fixture *f = *state;
+    enum { SLOTS = 16 }; /* of both servers */
+    struct lease *lease[SLOTS + 1];
+    size_t n = 0;
+    while (n < SLOTS && take_slot(f, f->a, SLOTS, &lease[n]) == ERR_OK) {
+        n++;
+    }
+    assert_int_equal(n, SLOTS);
+    assert_int_equal(take_slot(f, f->b, SLOTS, &lease[n]), ERR_BUSY);
+    peer_kill(&f->peers[0]);
+    assert_int_equal(take_slot(f, f->b, SLOTS, &lease[n]), ERR_TEMP);
+    assert_null(lease[n]);
+    while (n > 0) {
+        drop(f, f->a, &lease[--n]);
+    }
+}
+
+static void test_slots_cancelled(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease[3];
+    struct result never = { .f = f };
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(take_slot(f, f->a, 3, &lease[i]), ERR_OK);
+    }
+    struct op *op = cache_lease_take(f->a, 1, 3, on_lease, &never);
+    op_cancel(&op);
+    settle(f, f->a);
+    WAIT_UNTIL(f, take_slot(f, f->b, 3, &lease[2]) == ERR_OK);
+    assert_false(never.done);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(drop(f, i == 2 ? f->b : f->a, &lease[i]), ERR_OK);
+    }
+}
+
+/* --- counters, marks and buckets ------------------------------------------------------------- */
+
+static void on_count(void *arg, uint64_t n)
+{
+    struct result *r = arg;
+    r->size = n;
+    complete(r);
+}
+
+static uint64_t add(struct fixture *f, struct cache *c, struct span what, uint64_t more,
+                    uint64_t life_ms)
+{
+    struct result r = { .f = f };
+    cache_count(c, what, more, life_ms, on_count, &r);
+    assert_false(r.done);
+    await(&r);
+    return r.size;
+}
+
+static enum err first(struct fixture *f, struct cache *c, struct span what, uint64_t life_ms)
+{
+    struct result r = { .f = f };
+    cache_first(c, what, life_ms, on_done, &r);
+    assert_false(r.done);
+    await(&r);
+    return r.err;
+}
+
+static enum err leak(struct fixture *f, struct cache *c, uint64_t id, uint64_t interval_ms,
+                     unsigned burst)
+{
+    struct result r = { .f = f };
+    cache_leak(c, id, interval_ms, burst, on_done, &r);
+    assert_false(r.done);
+    await(&r);
+    return r.err;
+}
+
+static void test_counter(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(add(f, f->a, SPAN("one"), 0, 60000), 0);
+    assert_int_equal(add(f, f->a, SPAN("one"), 1, 60000), 1);
+    assert_int_equal(add(f, f->b, SPAN("one"), 1, 60000), 2);
+    assert_int_equal(add(f, f->a, SPAN("one"), 40, 60000), 42);
+    assert_int_equal(add(f, f->b, SPAN("one"), 0, 60000), 42);
+    assert_int_equal(add(f, f->b, SPAN("two"), 0, 60000), 0);
+}
+
+/* From the first one on, whatever comes later. */
+static void test_counter_ends(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(add(f, f->a, SPAN("one"), 1, 1000), 1);
+    add(f, f->a, SPAN("one"), 1, 60000);
+    WAIT_UNTIL(f, add(f, f->a, SPAN("one"), 0, 1000) == 0);
+    assert_int_equal(add(f, f->a, SPAN("one"), 1, 60000), 1);
+}
+
+static void test_first(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(first(f, f->a, SPAN("one"), 60000), ERR_OK);
+    assert_int_equal(first(f, f->b, SPAN("one"), 60000), ERR_BUSY);
+    assert_int_equal(first(f, f->a, SPAN("two"), 1000), ERR_OK);
+    WAIT_UNTIL(f, first(f, f->b, SPAN("two"), 60000) == ERR_OK);
+    assert_int_equal(first(f, f->a, SPAN("one"), 60000), ERR_BUSY);
+}
+
+/* Where a counter is: nobody else can tell, but its name is made as this. */
+static void counter_key(struct fixture *f, struct span what, char out[ITEM_KEY_SIZE])
+{
+    uint8_t mac[SEAL_MAC_SIZE];
+    int n = snprintf(out, ITEM_KEY_SIZE, "mf:0:c:");
+    seal_mac(f->seal, "cache name", &what, 1, mac);
+    for (size_t i = 0; i < 16; i++) {
+        n += snprintf(out + n, ITEM_KEY_SIZE - (size_t)n, "%02x", mac[i]);
+    }
+}
+
+/* What is no number counts for nothing, and gives way to the next that is counted. */
+static void test_counter_forged(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const junk[] = { "", "x", "-1", "1x", "99999999999999999999", "T" };
+    char key[ITEM_KEY_SIZE];
+    counter_key(f, SPAN("one"), key);
+    for (size_t i = 0; i < ARRAY_LEN(junk); i++) {
+        uint64_t forged = count(STAT_cache_forged);
+        raw_set(f->raw, key, span_str(junk[i]), 60);
+        assert_int_equal(add(f, f->a, SPAN("one"), 0, 60000), 0);
+        assert_int_equal(count(STAT_cache_forged), forged + 1);
+        assert_int_equal(add(f, f->a, SPAN("one"), 1, 60000), 1);
+        assert_int_equal(add(f, f->b, SPAN("one"), 1, 60000), 2);
+    }
+    raw_set(f->raw, key, SPAN("41  "), 60); /* as memcached itself may leave it */
+    assert_int_equal(add(f, f->a, SPAN("one"), 0, 60000), 41);
+    assert_true(health_is(""));
+}
+
+static void test_bucket(void **state)
+{
+    struct fixture *f = *state;
+    enum { HOUR = 3600000 };
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(leak(f, i % 2 ? f->a : f->b, 1, HOUR, 3), ERR_OK);
+    }
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(leak(f, i % 2 ? f->a : f->b, 1, HOUR, 3), ERR_LIMIT);
+    }
+    assert_int_equal(leak(f, f->a, 2, HOUR, 1), ERR_OK);
+    assert_int_equal(leak(f, f->a, 2, HOUR, 1), ERR_LIMIT);
+    assert_int_equal(leak(f, f->a, 3, 86400000, 1000), ERR_OK); /* longer than memcached lives */
+    assert_int_equal(leak(f, f->a, 3, 86400000, 1000), ERR_OK);
+}
+
+/* It runs empty at its rate, and who knocks meanwhile does not fill it. */
+static void test_bucket_leaks(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t begun = now_ms();
+    for (int i = 0; i < 4; i++) {
+        WAIT_UNTIL(f, leak(f, f->a, 1, 300, 2) == ERR_OK);
+    }
+    assert_true(now_ms() >= begun + 2 * 300 - 2); /* clocks of milliseconds */
+}
+
+/* Those who come at once don't get in for that. */
+static void test_bucket_at_once(void **state)
+{
+    struct fixture *f = *state;
+    enum { MANY = 40, BURST = 5 };
+    struct result r[MANY] = { 0 };
+    unsigned in = 0;
+    for (int i = 0; i < MANY; i++) {
+        r[i].f = f;
+        cache_leak(i % 2 ? f->a : f->b, 1, 3600000, BURST, on_done, &r[i]);
+    }
+    for (int i = 0; i < MANY; i++) {
+        await(&r[i]);
+        assert_true(r[i].err == ERR_OK || r[i].err == ERR_LIMIT);
+        in += r[i].err == ERR_OK;
+    }
+    assert_in_range(in, 1, BURST);
+}
+
+/* A sealed bucket with these contents, as a node whose clock says now_ms would have written it. */
+static void put_bucket(struct fixture *f, const char *key, uint64_t issued_ms, uint64_t empty_at)
+{
+    struct buf out;
+    unsigned parts;
+    uint64_t wire = htole64(empty_at);
+    buf_init(&out, 1024);
+    assert_int_equal(item_seal(f->seal, key, issued_ms, span_of(&wire, sizeof wire), &out, &parts),
+                     ERR_OK);
+    raw_set(f->raw, key, buf_span(&out), 600);
+    buf_fini(&out);
+}
+
+static uint64_t unix_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* Clocks that differ shut nobody out for longer than a full bucket takes. */
+static void test_bucket_of_another_clock(void **state)
+{
+    struct fixture *f = *state;
+    enum { DAY = 86400000 };
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'b', 1);
+    put_bucket(f, key, unix_ms() + DAY, unix_ms() + DAY + 300); /* no node's clock is that wrong */
+    assert_int_equal(leak(f, f->a, 1, 300, 1), ERR_OK);
+    put_bucket(f, key, unix_ms() + 5000, unix_ms() + DAY);
+    assert_int_equal(leak(f, f->a, 1, 300, 1), ERR_LIMIT);
+    WAIT_UNTIL(f, leak(f, f->a, 1, 300, 1) == ERR_OK);
+    put_bucket(f, key, unix_ms(), unix_ms() - DAY);
+    assert_int_equal(leak(f, f->a, 1, 3600000, 1), ERR_OK);
+    assert_int_equal(leak(f, f->a, 1, 3600000, 1), ERR_LIMIT);
+}
+
+/* Junk, or another mailbox's full bucket: as if there were none. */
+static void test_bucket_forged(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const junk[] = { "", "x", "V", "V\1", "T", "P", "9999" };
+    char full[ITEM_KEY_SIZE], key[ITEM_KEY_SIZE];
+    key_of(key, 'b', 1);
+    key_of(full, 'b', 2);
+    assert_int_equal(leak(f, f->a, 2, 3600000, 1), ERR_OK);
+    for (size_t i = 0; i <= ARRAY_LEN(junk); i++) {
+        uint64_t forged = count(STAT_cache_forged);
+        if (i < ARRAY_LEN(junk)) {
+            raw_set(f->raw, key, span_str(junk[i]), 60);
+        } else {
+            copy_item(f->raw, full, key);
+        }
+        assert_int_equal(leak(f, f->a, 1, 3600000, 1), ERR_OK);
+        assert_int_equal(leak(f, f->b, 1, 3600000, 1), ERR_LIMIT);
+        assert_int_equal(count(STAT_cache_forged), forged + 1);
+    }
+    raw_set(f->raw, key, SPAN("V\2of another release"), 60);
+    assert_int_equal(leak(f, f->a, 1, 3600000, 1), ERR_NOTFOUND);
+}
+
+static void test_counting_without_a_server(void **state)
+{
+    struct fixture *f = *state;
+    if (f->servers.n) {
+        peer_kill(&f->peers[0]);
+    }
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(add(f, f->a, SPAN("one"), 1, 60000), 0);
+        assert_int_equal(add(f, f->a, SPAN("one"), 0, 60000), 0);
+        assert_int_equal(first(f, f->a, SPAN("one"), 60000), ERR_TEMP);
+        assert_int_equal(leak(f, f->a, 1, 3600000, 1), ERR_TEMP);
+    }
+}
+
 /* --- the end --------------------------------------------------------------------------------- */
 
 /* Calls are under way, some of them against a frozen server: nothing leaks, and nobody is told. */
@@ -1177,7 +1478,10 @@ static void test_close_while_busy(void **state)
         struct cache_key k = list_of(i);
         struct op *ops[] = { cache_get(c, &k, on_get, &never),
                              cache_tombstone(c, &k, 1, on_done, &never),
-                             cache_lease_take(c, i, 0, on_lease, &never) };
+                             cache_lease_take(c, i, i % 3, on_lease, &never),
+                             cache_count(c, SPAN("n"), i % 2, 60000, on_count, &never),
+                             cache_first(c, SPAN("n"), 60000, on_done, &never),
+                             cache_leak(c, i, 1000, 1, on_done, &never) };
         cache_put(c, &k, &allowed, SPAN("value"));
         for (size_t o = 0; o < ARRAY_LEN(ops); o++) {
             op_cancel(&ops[o]);
@@ -1233,6 +1537,20 @@ int main(void)
         TEST(test_lease_expires, setup),
         TEST(test_lease_of_another, setup),
         TEST(test_lease_renewed, setup),
+        TEST(test_slots, setup),
+        TEST(test_slots_of_a_lost_server, setup_two),
+        TEST(test_slots_cancelled, setup),
+        TEST(test_counter, setup_two),
+        TEST(test_counter_ends, setup),
+        TEST(test_counter_forged, setup),
+        TEST(test_first, setup_two),
+        TEST(test_bucket, setup_two),
+        TEST(test_bucket_leaks, setup),
+        TEST(test_bucket_at_once, setup),
+        TEST(test_bucket_of_another_clock, setup),
+        TEST(test_bucket_forged, setup),
+        TEST(test_counting_without_a_server, setup),
+        TEST(test_counting_without_a_server, setup_none),
         TEST(test_close_while_busy, setup_two),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -133,6 +133,33 @@ static void test_verbs(void **state)
     peer_kill(&p);
 }
 
+static void test_incr(void **state)
+{
+    (void)state;
+    struct peer p;
+    memcached_open(&p);
+    struct cache_server *s = cache_server_open(p.name, TIMEOUT_MS);
+    struct cache_server_item it = item("n");
+    uint64_t n = 7;
+    assert_int_equal(cache_server_incr(s, "n", 1, &n), ERR_NOTFOUND);
+    assert_int_equal(n, 7);
+    assert_int_equal(cache_server_add(s, "n", SPAN("9"), 60), ERR_OK);
+    assert_int_equal(cache_server_incr(s, "n", 1, &n), ERR_OK);
+    assert_int_equal(n, 10);
+    assert_int_equal(cache_server_incr(s, "n", 90, &n), ERR_OK);
+    assert_int_equal(n, 100);
+    assert_int_equal(get(s, &it, 1), ERR_OK);
+    assert_value(&it, SPAN("100"));
+    assert_int_equal(cache_server_set(s, "n", SPAN("18446744073709551615"), 60), ERR_OK);
+    assert_int_equal(cache_server_incr(s, "n", 2, &n), ERR_CORRUPT); /* memcached begins anew */
+    assert_int_equal(cache_server_set(s, "n", SPAN("no number"), 60), ERR_OK);
+    assert_int_equal(cache_server_incr(s, "n", 1, &n), ERR_CORRUPT);
+    assert_int_equal(n, 100);
+    assert_int_equal(cache_server_pause(s), 0); /* it did answer */
+    cache_server_close(&s);
+    peer_kill(&p);
+}
+
 static void test_long_value(void **state)
 {
     (void)state;
@@ -266,6 +293,41 @@ static void test_store_answers(void **state)
     }
 }
 
+static void test_incr_answers(void **state)
+{
+    (void)state;
+    const struct {
+        struct span answer;
+        enum err e;
+    } cases[] = {
+        { SPAN("8\r\n"), ERR_OK },
+        { SPAN("18446744073709551615\r\n"), ERR_OK },
+        { SPAN("2\r\n"), ERR_CORRUPT }, /* less than was added */
+        { SPAN("NOT_FOUND\r\n"), ERR_NOTFOUND },
+        { SPAN("CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"), ERR_CORRUPT },
+        { SPAN("SERVER_ERROR out of memory in incr\r\n"), ERR_LIMIT },
+        { SPAN("18446744073709551616\r\n"), ERR_TEMP },
+        { SPAN("-1\r\n"), ERR_TEMP },
+        { SPAN("8 9\r\n"), ERR_TEMP },
+        { SPAN("8x\r\n"), ERR_TEMP },
+        { SPAN("\r\n"), ERR_TEMP },
+        { SPAN("STORED\r\n"), ERR_TEMP },
+        { SPAN("ERROR\r\n"), ERR_TEMP },
+        { SPAN("CLIENT_ERROR invalid numeric delta argument\r\n"), ERR_TEMP },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct peer p;
+        uint64_t n = 7;
+        scripted(&p, &cases[i].answer, 1, 0);
+        struct cache_server *s = cache_server_open(p.name, TIMEOUT_MS);
+        assert_int_equal(cache_server_incr(s, "key", 3, &n), cases[i].e);
+        assert_int_equal(n == 7, cases[i].e != ERR_OK);
+        assert_int_equal(cache_server_pause(s) > 0, cases[i].e == ERR_TEMP);
+        cache_server_close(&s);
+        peer_kill(&p);
+    }
+}
+
 /* What is left over of one answer is never taken for the next. */
 static void test_left_over(void **state)
 {
@@ -380,6 +442,7 @@ int main(void)
         cmocka_unit_test(test_left_over),    cmocka_unit_test(test_octet_by_octet),
         cmocka_unit_test(test_drip),         cmocka_unit_test(test_breaker),
         cmocka_unit_test(test_no_such_host), cmocka_unit_test(test_name),
+        cmocka_unit_test(test_incr),         cmocka_unit_test(test_incr_answers),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

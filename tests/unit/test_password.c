@@ -20,6 +20,7 @@ struct fixture {
     unsigned pending;
     enum err result;
     unsigned results[ERR_COUNT];
+    char *keys; /* as they were last made */
 };
 
 static int setup(void **state)
@@ -36,6 +37,7 @@ static int teardown(void **state)
     struct fixture *f = *state;
     password_close(&f->password);
     loop_close(&f->loop);
+    free(f->keys);
     free(f);
     return 0;
 }
@@ -122,6 +124,60 @@ static void test_cancel(void **state)
     assert_int_equal(f->results[ERR_OK], 0);
 }
 
+static void on_keys(void *arg, enum err e, struct span keys)
+{
+    struct fixture *f = arg;
+    assert_int_equal(keys.n > 0, e == ERR_OK);
+    f->keys = span_dup(keys);
+    on_check(arg, e);
+}
+
+static enum err derive(struct fixture *f, struct span secret, size_t n)
+{
+    static const enum scram_hash both[] = { SCRAM_SHA_256, SCRAM_SHA_1 };
+    free(f->keys);
+    f->pending++;
+    assert_non_null(password_derive(f->password, secret, both, n, 5000, on_keys, f));
+    assert_int_equal(f->pending, 1); /* never inline */
+    loop_run(f->loop);
+    return f->result;
+}
+
+static void test_derive(void **state)
+{
+    struct fixture *f = *state;
+    struct scram_keys k;
+    assert_int_equal(derive(f, SPAN("secret"), 1), ERR_OK);
+    assert_int_equal(scram_parse(span_str(f->keys), SCRAM_SHA_256, &k), ERR_OK);
+    assert_int_equal(k.iterations, 5000);
+    assert_int_equal(scram_parse(span_str(f->keys), SCRAM_SHA_1, &k), ERR_NOTFOUND);
+    assert_int_equal(derive(f, SPAN("secret"), 2), ERR_OK);
+    assert_int_equal(scram_parse(span_str(f->keys), SCRAM_SHA_256, &k), ERR_OK);
+    assert_int_equal(scram_parse(span_str(f->keys), SCRAM_SHA_1, &k), ERR_OK);
+    assert_int_equal(derive(f,
+                            SPAN("not\xff"
+                                 "text"),
+                            1),
+                     ERR_INVALID);
+}
+
+/* It waits for nobody: with half the queue full there is none of it. */
+static void test_derive_gives_way(void **state)
+{
+    struct fixture *f = *state;
+    const enum scram_hash h = SCRAM_SHA_256;
+    for (int i = 0; i < 4; i++) { /* two threads, half of four places */
+        start(f, SPAN("secret"), SHA512);
+    }
+    assert_null(password_derive(f->password, SPAN("secret"), &h, 1, 4096, on_keys, f));
+    loop_run(f->loop);
+    assert_int_equal(f->results[ERR_OK], 4);
+    assert_int_equal(derive(f, SPAN("secret"), 1), ERR_OK);
+    struct op *op = password_derive(f->password, SPAN("secret"), &h, 1, 4096, on_keys, f);
+    op_cancel(&op);
+    assert_int_equal(check(f, SPAN("wrong"), SHA512), ERR_DENIED);
+}
+
 /* What still runs at the close is detached and freed. */
 static void test_close_while_hashing(void **state)
 {
@@ -176,9 +232,17 @@ static void test_unknown_scheme(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_schemes),        TEST(test_nobody),           TEST(test_unusable),
-        TEST(test_limit),          TEST(test_cancel),           TEST(test_close_while_hashing),
-        TEST(test_unknown_scheme), cmocka_unit_test(test_hash), cmocka_unit_test(test_valid),
+        TEST(test_schemes),
+        TEST(test_nobody),
+        TEST(test_unusable),
+        TEST(test_limit),
+        TEST(test_cancel),
+        TEST(test_close_while_hashing),
+        TEST(test_derive),
+        TEST(test_derive_gives_way),
+        TEST(test_unknown_scheme),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_valid),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

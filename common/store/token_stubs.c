@@ -1,7 +1,4 @@
-/* Not part of the change: until net/throttle.c and store/token.c are there. */
-#include <stdio.h>
-
-#include "net/netaddr.h"
+/* Not part of the change: until store/token.c is there. */
 #include "store/token.h"
 
 enum err token_open(struct loop *l, const struct config *c, struct token_checker **out, char *why,

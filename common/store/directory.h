@@ -47,6 +47,12 @@ struct entry {
     char **targets; /* canonical addresses; owned */
 };
 
+/* How long the mailboxes of the fleet keep their mail, in days: what may be said before a login. */
+struct retention {
+    uint32_t least; /* of those that do not keep it for ever; 0: all do */
+    bool differs;   /* not all keep it for the same time */
+};
+
 struct entry *entry_new(enum entry_kind kind);
 /* Copies. LIMIT: it has ENTRY_TARGETS_MAX. INVALID: empty, too long, or a NUL in it. */
 enum err entry_add_target(struct entry *e, struct span addr);

@@ -33,6 +33,7 @@ struct call {
         index_room_fn *room;
         index_done_fn *done;
         index_changed_fn *changed;
+        index_retention_fn *retention;
         index_volumes_fn *volumes;
     } done;
     uint64_t mailbox_id;
@@ -690,6 +691,40 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
     free(seqs);
     free(ids);
     return call_submit(ix, c, PG_WRITE, b, on_handles);
+}
+
+/* --- retention -------------------------------------------------------------------------------- */
+
+static void on_retention(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    struct retention out = { 0 };
+    enum err e = call_err(c, r);
+    if (e == ERR_OK &&
+        (!pg_shape(r->r[0], "ii") || PQntuples(r->r[0]) != 1 || pg_get_i64(r->r[0], 0, 0) < 0)) {
+        e = malformed(c);
+    } else if (e == ERR_OK) {
+        out.least = (uint32_t)pg_get_i64(r->r[0], 0, 0);
+        out.differs = pg_get_i64(r->r[0], 0, 1) != 0;
+    }
+    if (!c->op.cancelled) {
+        c->done.retention(c->op.arg, e, e == ERR_OK ? &out : NULL);
+    }
+    call_free(c);
+}
+
+struct op *index_retention(struct index *ix, index_retention_fn *done, void *arg)
+{
+    struct call *c = call_new("retention", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.retention = done;
+    /* A min() or max() with no other condition is a look at the index's edge, whatever the
+     * statistics say; so each stands alone. */
+    pg_stmt(b, "SELECT coalesce((SELECT min(retention_days) FROM mailbox"
+               "                  WHERE retention_days > 0), 0),"
+               "       (SELECT min(retention_days) FROM mailbox)"
+               "       IS DISTINCT FROM (SELECT max(retention_days) FROM mailbox)");
+    return call_submit(ix, c, PG_READ, b, on_retention);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------- */

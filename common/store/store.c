@@ -47,9 +47,19 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
                    e == ERR_OK && n > 0 ? VOLUMES_EVERY_MS : VOLUMES_RETRY_MS, 0);
 }
 
+static void on_retention(void *arg, enum err e, const struct retention *r)
+{
+    struct store *s = arg;
+    if (e == ERR_OK) {
+        s->retention = *r;
+    }
+}
+
+/* Two calls in one round trip, so that neither fails with the other. */
 static void volumes_ask(uv_timer_t *t)
 {
     struct store *s = t->data;
+    index_retention(s->index, on_retention, s);
     index_volumes(s->index, on_volumes, s);
 }
 
@@ -97,6 +107,11 @@ static void close_login(struct store *s)
     token_close(&s->tokens);
     password_close(&s->password);
     netset_free(&s->exempt);
+}
+
+struct retention store_retention(const struct store *s)
+{
+    return s->retention;
 }
 
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,

@@ -73,8 +73,8 @@ CREATE INDEX address_mailbox ON address (mailbox_id) WHERE mailbox_id IS NOT NUL
 
 CREATE SEQUENCE mailbox_ids;
 
--- The hot row of a mailbox: counters and limits move under one lock, so quotas are exact. No other
--- index and a fillfactor, so that its updates stay on their page.
+-- The hot row of a mailbox: counters and limits move under one lock, so quotas are exact. No index on
+-- what a delivery changes and a fillfactor, so that its updates stay on their page.
 CREATE TABLE mailbox (
     mailbox_id   bigint   PRIMARY KEY,
     version      bigint   NOT NULL DEFAULT 0,  -- rises with each change of its pointers
@@ -87,6 +87,10 @@ CREATE TABLE mailbox (
     state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1)),   -- enum account_state
     retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0) -- 0: kept for ever
 ) WITH (fillfactor = 70);
+-- All mailboxes, not only those that expire: whether some mailbox keeps its mail for ever is then one
+-- look at the index's edge. By an index on one half it would be one only while the statistics are
+-- fresh, and else a walk through the table.
+CREATE INDEX mailbox_retention ON mailbox (retention_days, mailbox_id);
 
 -- The cold row: what only a login needs.
 CREATE TABLE account (
@@ -315,6 +319,35 @@ BEGIN
     RETURN n;
 END $$;
 
+-- The least id that a message of this time can have.
+CREATE FUNCTION ms_id(ms bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
+RETURN rpad(lpad(to_hex(greatest(ms, 0)), 12, '0'), 32, '0')::uuid;
+
+-- Moves to the ledger what is older than the mailbox keeps it, at most so many; returns how many.
+-- Days are read under the lock: they may have been changed since the mailbox was chosen. A suspended
+-- mailbox keeps what it has, as nobody can fetch it.
+CREATE FUNCTION expire(box bigint, now_ms bigint, grace_ms bigint, most bigint, who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    days  bigint;
+    seqs  bigint[];
+    blobs uuid[];
+BEGIN
+    SELECT b.retention_days INTO days FROM mailbox b
+     WHERE b.mailbox_id = box AND b.state = 0 AND b.retention_days > 0 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    SELECT array_agg(o.seq), array_agg(o.blob_id) INTO seqs, blobs
+      FROM (SELECT m.seq, m.blob_id FROM message m
+             WHERE m.mailbox_id = box AND m.blob_id < ms_id(now_ms - days * 86400000)
+             ORDER BY m.seq LIMIT most) o;
+    IF seqs IS NULL THEN
+        RETURN 0;
+    END IF;
+    RETURN expunge(box, seqs, blobs, now_ms, grace_ms, who);
+END $$;
+
 -- Ends a mailbox: its pointers go to the ledger, its rows go. Returns how many pointers.
 CREATE FUNCTION remove_mailbox(box bigint, now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
@@ -340,6 +373,8 @@ BEGIN
 END $$;
 
 -- The reaper. Any number may run at once:
+--   0. mailboxes with a retention, by mailbox_retention, whose first pointers are older: expire()
+--      until it has nothing more;
 --   1. the mailboxes of ledger rows that are due, by ledger_due;
 --   2. claim() what is due of each, on the volumes that can be reached. A claim that is older than
 --      stale_ms was a dead reaper's.

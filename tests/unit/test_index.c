@@ -29,6 +29,7 @@ struct answer {
     struct maildrop *maildrop;
     struct entry *entries[8];
     struct volume volumes[4];
+    struct retention retention;
 };
 
 static void turn(void)
@@ -99,6 +100,15 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
     a->n = n;
     for (size_t i = 0; i < n && i < ARRAY_LEN(a->volumes); i++) {
         a->volumes[i] = v[i];
+    }
+}
+
+static void on_retention(void *arg, enum err e, const struct retention *r)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    if (r) {
+        a->retention = *r;
     }
 }
 
@@ -1001,6 +1011,49 @@ static void test_volumes(void **state)
     assert_int_equal(a.volumes[1].free_floor, 9);
 }
 
+static void assert_retention(uint32_t least, bool differs)
+{
+    struct answer a = { 0 };
+    index_retention(ix, on_retention, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    assert_int_equal(a.retention.least, least);
+    assert_int_equal(a.retention.differs, differs);
+}
+
+static void test_retention(void **state)
+{
+    (void)state;
+    assert_retention(0, false);
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 30");
+    assert_retention(30, false);
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 0 WHERE mailbox_id = 3");
+    assert_retention(30, true);
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 7 WHERE mailbox_id = 3");
+    assert_retention(7, true);
+    postgres_sql(server, "DELETE FROM mailbox");
+    assert_retention(0, false);
+}
+
+/* Three looks at the index, though the statistics are of when no mailbox had a retention. */
+static void test_retention_is_cheap(void **state)
+{
+    (void)state;
+    postgres_sql(server, "INSERT INTO mailbox (mailbox_id) SELECT generate_series(21, 20000)");
+    postgres_sql(server, "ANALYZE mailbox");
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 30");
+    postgres_sql(server, "SELECT pg_stat_force_next_flush()");
+    postgres_sql(server, "SELECT pg_stat_reset_single_table_counters('mailbox'::regclass),"
+                         " pg_stat_reset_single_table_counters('mailbox_retention'::regclass)");
+    assert_retention(30, false);
+    index_close(&ix); /* a backend that ends has told what it read */
+    wait_until("SELECT idx_scan / 3 FROM pg_stat_all_indexes"
+               " WHERE indexrelname = 'mailbox_retention'");
+    assert_int_equal(postgres_sql(server, "SELECT seq_scan FROM pg_stat_all_tables"
+                                          " WHERE relname = 'mailbox'"),
+                     0);
+    open_index(20000);
+}
+
 static void test_epoch(void **state)
 {
     (void)state;
@@ -1097,6 +1150,69 @@ static void test_shared_counts_down_once(void **state)
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM blob_shared"), 0);
 }
 
+/* --- retention -------------------------------------------------------------------------------- */
+
+#define DAY_MS 86400000LL
+
+/* Messages of one mailbox, delivered in the order of seq, that are so many days old at day 100. */
+static void make_messages(uint64_t mailbox_id, const char *ages)
+{
+    postgres_sql(server,
+                 "INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared)"
+                 " SELECT %llu, n, (lpad(to_hex((100 - age) * %lld), 12, '0')"
+                 "                  || lpad(to_hex(%llu * 100000 + n), 20, '0'))::uuid,"
+                 "        10, 1, 1, false"
+                 "   FROM unnest(ARRAY[%s]::bigint[]) WITH ORDINALITY AS a (age, n);"
+                 "UPDATE mailbox b SET next_seq = 1000,"
+                 "       (msgs, octets) = (SELECT count(*), coalesce(sum(size), 0) FROM message m"
+                 "                          WHERE m.mailbox_id = b.mailbox_id)"
+                 " WHERE mailbox_id = %llu",
+                 (unsigned long long)mailbox_id, DAY_MS, (unsigned long long)mailbox_id, ages,
+                 (unsigned long long)mailbox_id);
+}
+
+static long long expire(uint64_t mailbox_id, unsigned most)
+{
+    return postgres_sql(server, "SELECT expire(%llu, %lld, 1000, %u, 'expired')",
+                        (unsigned long long)mailbox_id, 100 * DAY_MS, most);
+}
+
+/* Where a message is exactly as old as it may be, it stays. */
+static void test_expire(void **state)
+{
+    (void)state;
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 30");
+    make_messages(1, "90, 31, 30, 29, 40, 0");
+    make_messages(2, "90, 80");
+    assert_int_equal(expire(1, 2), 2);
+    assert_int_equal(expire(1, 2), 1);
+    assert_int_equal(expire(1, 2), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM message WHERE mailbox_id = 1"
+                                          " AND seq IN (3, 4, 6)"),
+                     3);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE mailbox_id = 1"
+                                          " AND seq IN (1, 2, 5) AND by_whom = 'expired'"
+                                          " AND unlink_after = deleted_at + interval '1 second'"),
+                     3);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 3);
+    assert_int_equal(postgres_sql(server, "SELECT version FROM mailbox WHERE mailbox_id = 1"), 2);
+    assert_counters_exact();
+}
+
+/* What its owner was told is kept for ever, or can't fetch, is not touched. */
+static void test_expire_spares(void **state)
+{
+    (void)state;
+    make_messages(1, "90, 80");
+    make_messages(2, "90, 80");
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 30, state = 1 WHERE mailbox_id = 2");
+    assert_int_equal(expire(1, 9), 0);
+    assert_int_equal(expire(2, 9), 0);
+    assert_int_equal(expire(999, 9), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT sum(version) FROM mailbox"), 0);
+}
+
 static void test_remove_mailbox(void **state)
 {
     (void)state;
@@ -1141,11 +1257,15 @@ int main(void)
         TEST(test_lookup),
         TEST(test_enroll),
         TEST(test_volumes),
+        TEST(test_retention),
+        TEST(test_retention_is_cheap),
         TEST(test_epoch),
         TEST(test_cancel),
         TEST(test_claims),
         TEST(test_claim_spares_what_is_named),
         TEST(test_shared_counts_down_once),
+        TEST(test_expire),
+        TEST(test_expire_spares),
         TEST(test_remove_mailbox),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -266,7 +266,8 @@ enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t 
     enum err first = drop_keys(a, keys, n);
     e = admin_run(a, PG_WRITE);
     enum err second = drop_keys(a, keys, n);
-    if (first != ERR_OK || second != ERR_OK) {
+    if ((first != ERR_OK || second != ERR_OK) && !a->cache_was_late) {
+        a->cache_was_late = true;
         admin_say("a cache server could not be told; nodes that reach it may use the old state for "
                   "up to %llu s",
                   (unsigned long long)(a->config->cache_account_ttl / 1000));

@@ -25,6 +25,7 @@ struct admin {
     struct pg *pg;
     struct seal *seal; /* the cache's */
     struct cache *cache;
+    bool cache_was_late;    /* and that was said */
     struct pg_batch *batch; /* being made */
     PGresult **results;     /* of the last batch; freed by the next */
     size_t n_results;
@@ -58,7 +59,7 @@ int admin_rows(const struct admin *a, size_t i);
 /*
  * Changes pointers or accounts as the cache protocol asks: tombstones, the batch that was made,
  * tombstones again. keys are those that the change makes wrong. A cache that can't be reached is
- * said on standard error and stops nothing.
+ * said on standard error, once, and stops nothing.
  */
 enum err admin_run_change(struct admin *a, const struct cache_key *keys, size_t n);
 

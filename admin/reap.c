@@ -1,6 +1,6 @@
 /*
- * reap: the one place in mailfleet that unlinks. It takes the ledger rows whose grace is over,
- * mailbox by mailbox:
+ * reap: the one place in mailfleet that unlinks. First expire.c moves to the ledger what is older
+ * than its mailbox keeps it. Then it takes the ledger rows whose grace is over, mailbox by mailbox:
  *
  *   claim     the rows are this reaper's; another leaves them alone for STALE_MS
  *   unlink    the file of a row that shares it with nobody
@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/fault.h"
 #include "commands.h"
+#include "expire.h"
 #include "store/spool.h"
 #include "table.h"
 
@@ -43,7 +44,7 @@ struct reaper {
     size_t n_usable;
     uint64_t left; /* rows it may still take */
     size_t pending;
-    uint64_t rows, files, failed;
+    uint64_t expired, rows, files, failed;
     struct victim victims[CLAIM_MOST];
     size_t n;
 };
@@ -362,10 +363,18 @@ static int reap_count(struct admin *a)
     static const struct column columns[] = {
         { "due", "Ledger rows due", COLUMN_NUMBER },
         { "octets", "Octets", COLUMN_NUMBER },
+        { "expiring", "Messages that would expire", COLUMN_NUMBER },
     };
+    uint64_t due = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0), expiring = 0;
+    uint64_t octets = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1);
+    int code = expire_count(a, &expiring);
+    if (code != EX_OK) {
+        return code;
+    }
     struct table *t = table_new(columns, ARRAY_LEN(columns));
-    table_number(t, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
-    table_number(t, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1));
+    table_number(t, due);
+    table_number(t, octets);
+    table_number(t, expiring);
     table_print_record(t, a->json, stdout);
     table_free(&t);
     return EX_OK;
@@ -374,11 +383,13 @@ static int reap_count(struct admin *a)
 static void print_result(const struct reaper *r)
 {
     static const struct column columns[] = {
+        { "expired", "Messages expired", COLUMN_NUMBER },
         { "rows", "Ledger rows released", COLUMN_NUMBER },
         { "files", "Files unlinked", COLUMN_NUMBER },
         { "failed", "Files and volumes left for a later run", COLUMN_NUMBER },
     };
     struct table *t = table_new(columns, ARRAY_LEN(columns));
+    table_number(t, r->expired);
     table_number(t, r->rows);
     table_number(t, r->files);
     table_number(t, r->failed);
@@ -399,7 +410,10 @@ int command_reap(struct admin *a, const struct args *args)
     struct reaper *r = NEW(struct reaper);
     r->admin = a;
     r->left = limit;
-    int code = open_volumes(r);
+    int code = expire_messages(a, limit, &r->expired);
+    if (code == EX_OK) {
+        code = open_volumes(r);
+    }
     if (code == EX_OK) {
         code = reap_ledger(r);
         if (code == EX_OK) {

@@ -194,7 +194,7 @@ class OnTheWire(harness.FleetTest):
         self.exactly(delete)
         time.sleep(1.1)  # the grace period
         calls, told = self.counted(self.reap)
-        self.assertEqual(told, {"rows": MESSAGES, "files": MESSAGES, "failed": 0})
+        self.assertEqual(told, {"expired": 0, "rows": MESSAGES, "files": MESSAGES, "failed": 0})
         self.assertEqual(calls.pop("REMOVE"), MESSAGES)
         # Its own beginning, with a first look. It looks up the sentinel, the day and a few of the
         # day's directories; then it lists them.

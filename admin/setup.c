@@ -2,10 +2,13 @@
  * setup: init, migrate, check, settings, epoch: what an operator runs when a node or a fleet is
  * made, and when something is wrong.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pwd.h>
 #include <stdlib.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -213,6 +216,85 @@ static void check_tls(struct admin *a, struct checks *c)
     }
 }
 
+/* One file of tls.directory: chain and key. */
+static bool check_sni_file(const char *path, char *why, size_t why_size)
+{
+    struct tls *t;
+    if (tls_load(path, path, &t, why, why_size) != ERR_OK) {
+        return false;
+    }
+    tls_unref(&t);
+    return true;
+}
+
+/* Every NAME.pem in it; the first that is wrong is told. */
+static void check_sni(struct admin *a, struct checks *c)
+{
+    const char *folder = a->config->tls_directory;
+    char path[PATH_MAX], why[256], says[300];
+    size_t n = 0;
+    bool ok = true;
+    DIR *d = *folder ? opendir(folder) : NULL;
+    if (!*folder) {
+        return;
+    }
+    if (!d) {
+        snprintf(says, sizeof says, "%s: %s", folder, strerror(errno));
+        report(c, false, "tls.directory", says);
+        return;
+    }
+    for (const struct dirent *e; ok && (e = readdir(d)) != NULL;) {
+        const char *dot = strrchr(e->d_name, '.');
+        if (e->d_name[0] == '.' || !dot || strcmp(dot, ".pem") != 0) {
+            continue;
+        }
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        ok = check_sni_file(path, why, sizeof why);
+        n++;
+    }
+    closedir(d);
+    snprintf(says, sizeof says, "%zu certificates", n);
+    report(c, ok, "tls.directory", ok ? says : why);
+}
+
+/* The mechanisms that auth.mechanisms may name, and what each needs to be of use. */
+static const char *mechanism_lacks(const struct config *c, const char *name)
+{
+    static const char *const plain[] = { "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS",
+                                         "SCRAM-SHA-1" };
+    for (size_t i = 0; i < ARRAY_LEN(plain); i++) {
+        if (strcasecmp(name, plain[i]) == 0) {
+            return NULL;
+        }
+    }
+    if (strcasecmp(name, "OAUTHBEARER") == 0 || strcasecmp(name, "XOAUTH2") == 0) {
+        return *c->oauth_introspection_url || *c->oauth_jwks_file
+                   ? NULL
+                   : "needs oauth.introspection_url or oauth.jwks_file";
+    }
+    if (strcasecmp(name, "EXTERNAL") == 0) {
+        return *c->tls_client_ca ? NULL : "needs tls.client_ca";
+    }
+    return "is not known";
+}
+
+static void check_mechanisms(struct admin *a, struct checks *c)
+{
+    const struct config_list *l = &a->config->auth_mechanisms;
+    char says[256] = "";
+    for (size_t i = 0; i < l->n; i++) {
+        const char *lacks = mechanism_lacks(a->config, l->v[i]);
+        size_t n = strlen(says);
+        if (lacks) {
+            snprintf(says, sizeof says, "%s %s", l->v[i], lacks);
+            report(c, false, "auth.mechanisms", says);
+            return;
+        }
+        snprintf(says + n, sizeof says - n, "%s%s", n ? " " : "", l->v[i]);
+    }
+    report(c, true, "auth.mechanisms", *says ? says : "none: USER and PASS alone");
+}
+
 static bool check_database(struct admin *a, struct checks *c)
 {
     char says[128];
@@ -264,6 +346,47 @@ static void check_caches(struct admin *a, struct checks *c)
     }
 }
 
+/* Whether path is root or below it, as the kernel would find them. */
+static bool is_below(const char *path, const char *root)
+{
+    char real_path[PATH_MAX], real_root[PATH_MAX];
+    if (!realpath(path, real_path) || !realpath(root, real_root)) {
+        return false;
+    }
+    size_t n = strlen(real_root);
+    return strncmp(real_path, real_root, n) == 0 &&
+           (n == 1 || real_path[n] == '/' || real_path[n] == '\0');
+}
+
+/* Workers can open nothing outside spool.roots; the operator's command can, so it must ask. */
+static bool within_roots(const struct config *c, const struct volume *v)
+{
+    static const char scheme[] = "file://";
+    if (c->node_sandbox != SANDBOX_ON || strncmp(v->url, scheme, sizeof scheme - 1) != 0) {
+        return true;
+    }
+    for (size_t i = 0; i < c->spool_roots.n; i++) {
+        if (is_below(v->url + sizeof scheme - 1, c->spool_roots.v[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void check_volume(struct admin *a, struct checks *c, const struct volume *v,
+                         const struct spool_options *o)
+{
+    char what[32], why[256];
+    snprintf(what, sizeof what, "volume %u", v->volume_id);
+    if (volume_check(v, o, why, sizeof why) != ERR_OK) {
+        report(c, false, what, why);
+    } else if (!within_roots(a->config, v)) {
+        report(c, false, what, "not in spool.roots: workers can't open it");
+    } else {
+        report(c, true, what, v->url);
+    }
+}
+
 static void check_volumes(struct admin *a, struct checks *c)
 {
     struct volume *v;
@@ -282,10 +405,7 @@ static void check_volumes(struct admin *a, struct checks *c)
         n = 0;
     }
     for (size_t i = 0; i < n; i++) {
-        char what[32];
-        snprintf(what, sizeof what, "volume %u", v[i].volume_id);
-        enum err e = volume_check(&v[i], &o, why, sizeof why);
-        report(c, e == ERR_OK, what, e == ERR_OK ? v[i].url : why);
+        check_volume(a, c, &v[i], &o);
     }
     free(v);
 }
@@ -297,6 +417,8 @@ int command_check(struct admin *a, const struct args *args)
     report(&c, true, "configuration", a->config_path);
     check_key(a, &c);
     check_tls(a, &c);
+    check_sni(a, &c);
+    check_mechanisms(a, &c);
     check_caches(a, &c);
     if (check_database(a, &c) && check_schema(a, &c)) {
         check_volumes(a, &c);

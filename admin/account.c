@@ -7,8 +7,8 @@
 #include "base/check.h"
 #include "commands.h"
 #include "quota.h"
+#include "secret.h"
 #include "store/directory.h"
-#include "store/password.h"
 #include "table.h"
 
 /* The account that the first word names; EX_OK, or a code after a message. */
@@ -27,39 +27,15 @@ static int change_account(struct admin *a, const struct address *addr)
     return EX_OK;
 }
 
-/* The hash that the options ask for; EX_OK, or a code after a message. */
-static int new_hash(struct admin *a, const struct args *args, char out[PASSWORD_HASH_MAX + 1])
-{
-    const char *hash = args->opt[ARG_hash];
-    if (hash) {
-        if (strlen(hash) > PASSWORD_HASH_MAX || !password_hash_valid(hash)) {
-            return admin_fail(EX_DATAERR, "--hash: not a hash that crypt(3) knows here");
-        }
-        memcpy(out, hash, strlen(hash) + 1);
-        return EX_OK;
-    }
-    char *secret = admin_read_password(args->opt[ARG_password_stdin] != NULL);
-    if (!secret) {
-        return EX_DATAERR;
-    }
-    enum err e =
-        password_hash(span_str(secret), a->config->auth_scheme, out, PASSWORD_HASH_MAX + 1);
-    explicit_bzero(secret, strlen(secret));
-    free(secret);
-    if (e != ERR_OK) {
-        return admin_fail(EX_CONFIG, "auth.scheme %s: can't make such a hash",
-                          a->config->auth_scheme);
-    }
-    return EX_OK;
-}
+/* --- changes --------------------------------------------------------------------------------- */
 
-/* The id of a new mailbox and the limits of its domain. */
+/* The id of a new mailbox, and the limits and retention of its domain. */
 static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mailbox_id,
                        int64_t limits[QUOTA_COUNT])
 {
     struct span domain = span_str(addr->canon + addr->local + 1);
-    admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size FROM domain "
-                 "WHERE name = $1");
+    admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size, "
+                 "retention_days FROM domain WHERE name = $1");
     pg_text(a->batch, domain);
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, addr->canon);
@@ -79,28 +55,29 @@ int command_account_add(struct admin *a, const struct args *args)
 {
     struct address addr;
     struct quota q;
-    char hash[PASSWORD_HASH_MAX + 1];
+    struct secret s;
     int64_t id = 0, limits[QUOTA_COUNT];
     if (!admin_address(args->v[0], &addr) || !quota_parse(args, &q)) {
         return EX_DATAERR;
     }
     int code = new_mailbox(a, &addr, &id, limits);
     if (code == EX_OK) {
-        code = new_hash(a, args, hash);
+        code = secret_new(a, args, &s);
     }
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size) "
-                 "VALUES ($1, $2, $3, $4)");
+    admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size, "
+                 "retention_days) VALUES ($1, $2, $3, $4, $5::bigint)");
     pg_i64(a->batch, id);
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
         pg_i64(a->batch, q.given[i] ? (int64_t)q.value[i] : limits[i]);
     }
-    admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash) VALUES ($1, $2, $3)");
+    admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash, scram) VALUES ($1, $2, $3, $4)");
     pg_i64(a->batch, id);
     pg_text(a->batch, span_str(addr.canon));
-    pg_text(a->batch, span_str(hash));
+    pg_text(a->batch, span_str(s.hash));
+    pg_text(a->batch, span_str(s.scram));
     admin_sql(a, "INSERT INTO address (addr, domain, mailbox_id) VALUES ($1, $2, $3)");
     pg_text(a->batch, span_str(addr.canon));
     pg_text(a->batch, span_str(addr.canon + addr.local + 1));
@@ -112,17 +89,18 @@ int command_account_passwd(struct admin *a, const struct args *args)
 {
     struct address addr;
     uint64_t id;
-    char hash[PASSWORD_HASH_MAX + 1];
+    struct secret s;
     int code = find_account(a, args, &addr, &id);
     if (code == EX_OK) {
-        code = new_hash(a, args, hash);
+        code = secret_new(a, args, &s);
     }
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "UPDATE account SET hash = $2 WHERE mailbox_id = $1");
+    admin_sql(a, "UPDATE account SET hash = $2, scram = $3 WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)id);
-    pg_text(a->batch, span_str(hash));
+    pg_text(a->batch, span_str(s.hash));
+    pg_text(a->batch, span_str(s.scram));
     return change_account(a, &addr);
 }
 
@@ -143,9 +121,27 @@ int command_account_quota(struct admin *a, const struct args *args)
     }
     admin_sql(a, "UPDATE mailbox SET max_octets = coalesce($2::bigint, max_octets), "
                  "max_messages = coalesce($3::bigint, max_messages), "
-                 "max_size = coalesce($4::bigint, max_size) WHERE mailbox_id = $1");
+                 "max_size = coalesce($4::bigint, max_size), "
+                 "retention_days = coalesce($5::bigint, retention_days) WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)id);
     quota_sql(&q, a->batch);
+    return change_account(a, &addr);
+}
+
+int command_account_retention(struct admin *a, const struct args *args)
+{
+    struct address addr;
+    uint64_t id, days;
+    if (!retention_parse(args->v[1], &days)) {
+        return EX_DATAERR;
+    }
+    int code = find_account(a, args, &addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "UPDATE mailbox SET retention_days = $2::bigint WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    pg_i64(a->batch, (int64_t)days);
     return change_account(a, &addr);
 }
 
@@ -213,12 +209,20 @@ static const struct column columns[] = {
     { "max_messages", "MAX MESSAGES", COLUMN_NUMBER },
     { "max_octets", "MAX OCTETS", COLUMN_NUMBER },
     { "max_size", "MAX SIZE", COLUMN_NUMBER },
+    { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
     { "password", "PASSWORD", COLUMN_FLAG },
+    { "scram", "SCRAM", COLUMN_TEXT },
 };
+
+/* The hashes that a column `scram` has keys of: shown for people, counted for the fleet. */
+#define HAS_SHA_256 "position('SCRAM-SHA-256$' in scram) > 0"
+#define HAS_SHA_1   "position('SCRAM-SHA-1$' in scram) > 0"
 
 #define ACCOUNT_COLUMNS                                                                            \
     "SELECT c.addr, b.mailbox_id, b.state, b.msgs, b.octets, b.max_messages, b.max_octets, "       \
-    "b.max_size, c.hash <> '' FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "
+    "b.max_size, b.retention_days, c.hash <> '', concat_ws(' ', "                                  \
+    "CASE WHEN " HAS_SHA_256 " THEN 'SHA-256' END, CASE WHEN " HAS_SHA_1 " THEN 'SHA-1' END) "     \
+    "FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "
 
 static void add_account(struct table *t, const PGresult *r, int row)
 {
@@ -227,10 +231,12 @@ static void add_account(struct table *t, const PGresult *r, int row)
     table_text(t, pg_get_i64(r, row, 2) == ACCOUNT_ACTIVE ? SPAN("active") : SPAN("suspended"));
     table_number(t, (uint64_t)pg_get_i64(r, row, 3));
     table_number(t, (uint64_t)pg_get_i64(r, row, 4));
-    for (int c = 5; c < 8; c++) {
+    for (int c = 5; c < 9; c++) {
         table_limit(t, (uint64_t)pg_get_i64(r, row, c));
     }
-    table_flag(t, pg_get_i64(r, row, 8) != 0);
+    table_flag(t, pg_get_i64(r, row, 9) != 0);
+    struct span scram = pg_get_span(r, row, 10);
+    scram.n ? table_text(t, scram) : table_none(t);
 }
 
 int command_account_show(struct admin *a, const struct args *args)
@@ -297,4 +303,56 @@ int command_account_list(struct admin *a, const struct args *args)
     }
     table_free(&t);
     return code;
+}
+
+/* --- counting -------------------------------------------------------------------------------- */
+
+#define COUNT_PAGE 20000 /* rows in one statement, which has a deadline */
+
+enum { COUNT_ACCOUNTS, COUNT_HASH, COUNT_SHA_256, COUNT_SHA_1, COUNT_LAST, COUNT_COLUMNS };
+
+/* Of a page of accounts, added to the sums; the last column is the page's last mailbox. */
+static int count_page(struct admin *a, int64_t sums[COUNT_COLUMNS], bool *ended)
+{
+    admin_sql(a, "SELECT count(*), count(*) FILTER (WHERE hash <> ''), "
+                 "count(*) FILTER (WHERE " HAS_SHA_256 "), count(*) FILTER (WHERE " HAS_SHA_1 "), "
+                 "coalesce(max(mailbox_id), 0) FROM (SELECT mailbox_id, hash, scram FROM account "
+                 "WHERE mailbox_id > $1 ORDER BY mailbox_id LIMIT $2) page");
+    pg_i64(a->batch, sums[COUNT_LAST]);
+    pg_i64(a->batch, COUNT_PAGE);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "accounts");
+    }
+    for (int c = 0; c < COUNT_LAST; c++) {
+        sums[c] += pg_get_i64(admin_result(a, 0), 0, c);
+    }
+    sums[COUNT_LAST] = pg_get_i64(admin_result(a, 0), 0, COUNT_LAST);
+    *ended = pg_get_i64(admin_result(a, 0), 0, COUNT_ACCOUNTS) < COUNT_PAGE;
+    return EX_OK;
+}
+
+int command_account_count(struct admin *a, const struct args *args)
+{
+    static const struct column titles[] = {
+        { "accounts", "Accounts", COLUMN_NUMBER },
+        { "password", "With a password hash", COLUMN_NUMBER },
+        { "scram_sha_256", "With SCRAM-SHA-256 keys", COLUMN_NUMBER },
+        { "scram_sha_1", "With SCRAM-SHA-1 keys", COLUMN_NUMBER },
+    };
+    int64_t sums[COUNT_COLUMNS] = { 0 };
+    bool ended = false;
+    (void)args;
+    while (!ended) {
+        int code = count_page(a, sums, &ended);
+        if (code != EX_OK) {
+            return code;
+        }
+    }
+    struct table *t = table_new(titles, ARRAY_LEN(titles));
+    for (int c = 0; c < COUNT_LAST; c++) {
+        table_number(t, (uint64_t)sums[c]);
+    }
+    table_print_record(t, a->json, stdout);
+    table_free(&t);
+    return EX_OK;
 }

@@ -14,6 +14,8 @@
 #define ARG_LIST(X)                                                                               \
     X(password_stdin, "password-stdin", "", "read the password from standard input")              \
     X(hash, "hash", "HASH", "a crypt(3) hash in place of a password")                             \
+    X(scram, "scram", "KEYS", "SCRAM keys (RFC 5803), with or without --hash")                   \
+    X(retention, "retention", "DAYS", "how long messages are kept; never: they do not expire")    \
     X(quota_octets, "quota-octets", "SIZE", "most octets of a mailbox; none: no limit")           \
     X(quota_messages, "quota-messages", "N", "most messages of a mailbox; none: no limit")        \
     X(max_size, "max-size", "SIZE", "largest message of a mailbox; none: the fleet's limit")      \

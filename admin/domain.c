@@ -64,8 +64,9 @@ int command_domain_add(struct admin *a, const struct args *args)
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "INSERT INTO domain (name, max_octets, max_messages, max_size) VALUES ($1, "
-                 "coalesce($2::bigint, 0), coalesce($3::bigint, 0), coalesce($4::bigint, 0))");
+    admin_sql(a, "INSERT INTO domain (name, max_octets, max_messages, max_size, retention_days) "
+                 "VALUES ($1, coalesce($2::bigint, 0), coalesce($3::bigint, 0), "
+                 "coalesce($4::bigint, 0), coalesce($5::bigint, 0))");
     pg_text(a->batch, span_str(at + 1));
     quota_sql(&q, a->batch);
     admin_sql(a, "INSERT INTO address (addr, domain, targets) VALUES ($1, $2, $3)");
@@ -92,7 +93,9 @@ int command_domain_set(struct admin *a, const struct args *args)
     }
     admin_sql(a, "UPDATE domain SET max_octets = coalesce($2::bigint, max_octets), "
                  "max_messages = coalesce($3::bigint, max_messages), "
-                 "max_size = coalesce($4::bigint, max_size) WHERE name = $1 RETURNING 1");
+                 "max_size = coalesce($4::bigint, max_size), "
+                 "retention_days = coalesce($5::bigint, retention_days) "
+                 "WHERE name = $1 RETURNING 1");
     pg_text(a->batch, span_str(at + 1));
     quota_sql(&q, a->batch);
     if (args->opt[ARG_catch_all]) {
@@ -142,10 +145,11 @@ int command_domain_list(struct admin *a, const struct args *args)
         { "max_octets", "OCTETS", COLUMN_NUMBER },
         { "max_messages", "MESSAGES", COLUMN_NUMBER },
         { "max_size", "MESSAGE SIZE", COLUMN_NUMBER },
+        { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
     };
     (void)args;
     admin_sql(a, "SELECT d.name, coalesce(array_to_string(a.targets, ' '), ''), d.max_octets, "
-                 "d.max_messages, d.max_size FROM domain d LEFT JOIN address a "
+                 "d.max_messages, d.max_size, d.retention_days FROM domain d LEFT JOIN address a "
                  "ON a.addr = '@' || d.name ORDER BY d.name");
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "domains");
@@ -156,7 +160,7 @@ int command_domain_list(struct admin *a, const struct args *args)
         table_text(t, pg_get_span(r, i, 0));
         struct span catch_all = pg_get_span(r, i, 1);
         catch_all.n ? table_text(t, catch_all) : table_none(t);
-        for (int c = 2; c < 5; c++) {
+        for (int c = 2; c < 6; c++) {
             table_limit(t, (uint64_t)pg_get_i64(r, i, c));
         }
     }

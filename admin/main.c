@@ -14,7 +14,8 @@
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
 
 #define LIMIT_ARGS    (ARG_BIT(quota_octets) | ARG_BIT(quota_messages) | ARG_BIT(max_size))
-#define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash))
+#define KEEP_ARGS     (LIMIT_ARGS | ARG_BIT(retention))
+#define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash) | ARG_BIT(scram))
 #define VOLUME_ARGS   (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
 
 static const struct command {
@@ -32,19 +33,21 @@ static const struct command {
     { "check", "", 0, 0, 0, false, command_check, "try the configuration and every connection" },
     { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
     { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },
-    { "domain add", "NAME", 1, 1, LIMIT_ARGS | ARG_BIT(catch_all), false, command_domain_add,
+    { "domain add", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_add,
       "take mail for a domain" },
-    { "domain set", "NAME", 1, 1, LIMIT_ARGS | ARG_BIT(catch_all), false, command_domain_set,
-      "change its catch-all and the limits of new accounts" },
+    { "domain set", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_set,
+      "change its catch-all, and the limits and retention of new accounts" },
     { "domain remove", "NAME", 1, 1, 0, false, command_domain_remove,
       "forget a domain without addresses" },
     { "domain list", "", 0, 0, 0, false, command_domain_list, "list domains" },
-    { "account add", "ADDRESS", 1, 1, LIMIT_ARGS | PASSWORD_ARGS, false, command_account_add,
+    { "account add", "ADDRESS", 1, 1, KEEP_ARGS | PASSWORD_ARGS, false, command_account_add,
       "make a mailbox" },
     { "account passwd", "ADDRESS", 1, 1, PASSWORD_ARGS, false, command_account_passwd,
       "change a password" },
     { "account quota", "ADDRESS", 1, 1, LIMIT_ARGS, false, command_account_quota,
       "change the limits of a mailbox" },
+    { "account retention", "ADDRESS DAYS", 2, 2, 0, false, command_account_retention,
+      "expire messages after so many days, or never" },
     { "account suspend", "ADDRESS", 1, 1, 0, false, command_account_suspend,
       "no logins and no new mail; what is there stays" },
     { "account resume", "ADDRESS", 1, 1, 0, false, command_account_resume, "undo suspend" },
@@ -52,6 +55,8 @@ static const struct command {
       "end a mailbox; its messages go to the ledger" },
     { "account show", "ADDRESS", 1, 1, 0, false, command_account_show, "show a mailbox" },
     { "account list", "[DOMAIN]", 0, 1, 0, false, command_account_list, "list mailboxes" },
+    { "account count", "", 0, 0, 0, false, command_account_count,
+      "count accounts, and those that can log in by SCRAM" },
     { "alias add", "ALIAS TARGET...", 2, 1001, 0, false, command_alias_add,
       "let an address lead to others, or to more of them" },
     { "alias remove", "ALIAS [TARGET...]", 1, 1001, 0, false, command_alias_remove,
@@ -65,7 +70,7 @@ static const struct command {
     { "messages", "ADDRESS", 1, 1, ARG_BIT(limit), false, command_messages,
       "list the pointers of a mailbox" },
     { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(dry_run), false, command_reap,
-      "unlink the files that the grace period has released" },
+      "expire messages, and unlink the files that the grace period has released" },
 };
 
 static void print_usage(void)

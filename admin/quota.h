@@ -1,5 +1,5 @@
 /*
- * quota: the three limits of a mailbox as options say them.
+ * quota: what bounds a mailbox, as options say it: three limits, and how long mail is kept.
  */
 #ifndef MAILFLEET_ADMIN_QUOTA_H
 #define MAILFLEET_ADMIN_QUOTA_H
@@ -7,17 +7,19 @@
 #include "admin.h"
 #include "args.h"
 
-enum { QUOTA_OCTETS, QUOTA_MESSAGES, QUOTA_SIZE, QUOTA_COUNT };
+enum { QUOTA_OCTETS, QUOTA_MESSAGES, QUOTA_SIZE, QUOTA_RETENTION, QUOTA_COUNT };
 
 struct quota {
     bool given[QUOTA_COUNT];
-    uint64_t value[QUOTA_COUNT]; /* 0 is none */
+    uint64_t value[QUOTA_COUNT]; /* 0 is none; of retention days, 0 is for ever */
 };
 
 /* False after a message. */
 bool quota_parse(const struct args *args, struct quota *out);
 bool quota_any(const struct quota *q);
-/* Adds the three as arguments: the given value, or NULL where the statement keeps what is. */
+/* `30` or `never`, which is 0; false after a message. */
+bool retention_parse(const char *text, uint64_t *days);
+/* Adds the four as arguments: the given value, or NULL where the statement keeps what is. */
 void quota_sql(const struct quota *q, struct pg_batch *b);
 
 #endif

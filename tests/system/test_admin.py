@@ -2,7 +2,10 @@
 """The operator's command: what it makes, what it refuses, what it says, and that a change is in
 force on every node when it ends. Its JSON has the keys that mailfleet(8) promises."""
 
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import pty
@@ -14,7 +17,7 @@ from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOHOST, EX_NOUS
 
 import harness
 from harness import DOMAIN, Account
-from mail import Refused, plain
+from mail import Refused, plain, without_trace
 
 HELLO = b"Subject: hello\r\n\r\nhello\r\n"
 
@@ -54,6 +57,13 @@ class AdminTest(harness.FleetTest):
             self.assertTrue(line.startswith("mailfleet: "), line)
             self.assertTrue(line.isprintable(), line)
 
+    def config(self, name, **settings):
+        """A configuration that differs from the fleet's in this."""
+        path = self.fleet.state / "config" / f"{name}.conf"
+        self.fleet.write_config(path, {key.replace("__", "."): value
+                                       for key, value in settings.items()})
+        return path
+
     def nodes_are_ready(self):
         """Again, after something was broken."""
         for node in self.fleet.delivery_nodes + self.fleet.front_ends:
@@ -70,13 +80,6 @@ class AdminTest(harness.FleetTest):
 
 
 class Setup(AdminTest):
-    def config(self, name, **settings):
-        """A configuration that differs from the fleet's in this."""
-        path = self.fleet.state / "config" / f"{name}.conf"
-        self.fleet.write_config(path, {key.replace("__", "."): value
-                                       for key, value in settings.items()})
-        return path
-
     def empty_database(self, name):
         self.fleet.sql(f"CREATE DATABASE {name} OWNER mailfleet", superuser=True,
                        database="postgres")
@@ -146,7 +149,7 @@ class Setup(AdminTest):
         rows = self.check()
         self.only_wrong(rows)
         self.assertEqual(
-            set(rows), {"configuration", "fleet key", "tls", "database", "schema", "volume 1",
+            set(rows), {"configuration", "fleet key", "tls", "auth.mechanisms", "database", "schema", "volume 1",
                         f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
         text = self.ok("check").splitlines()
         self.assertEqual(len(text), 1 + len(rows))
@@ -170,6 +173,46 @@ class Setup(AdminTest):
             password, "wrong")))
         self.only_wrong(rows, "database", "volumes")
         self.assertIn("password", rows["database"][1])
+
+    def test_check_finds_what_no_login_could_use(self):
+        for mechanisms, wrong in (("plain, SCRAM-SHA-1", None), ("", None),
+                                  ("PLAIN,CRAM-MD5", "CRAM-MD5 is not known"),
+                                  ("PLAIN,XOAUTH2", "XOAUTH2 needs oauth."),
+                                  ("EXTERNAL", "EXTERNAL needs tls.client_ca")):
+            with self.subTest(mechanisms=mechanisms):
+                rows = self.check(self.config("sasl", auth__mechanisms=mechanisms))
+                self.only_wrong(rows, *(["auth.mechanisms"] if wrong else []))
+                self.assertIn(wrong or "", rows["auth.mechanisms"][1])
+
+    def test_check_finds_a_bad_certificate_among_several(self):
+        folder = self.fleet.state / "sni"
+        folder.mkdir()
+        config = self.config("sni", tls__directory=folder)
+        tls = self.fleet.state / "tls"
+        (folder / "a.test.pem").write_text((tls / "node.pem").read_text() +
+                                           (tls / "node.key").read_text())
+        folder.chmod(0o755)
+        (folder / "README").write_text("none of them\n")
+        rows = self.check(config)
+        self.only_wrong(rows)
+        self.assertEqual(rows["tls.directory"][1], "1 certificates")
+        (folder / "b.test.pem").write_text((tls / "node.pem").read_text())
+        self.only_wrong(self.check(config), "tls.directory")
+        self.only_wrong(self.check(self.config("nosni", tls__directory="/nonexistent")),
+                        "tls.directory")
+
+    def test_check_finds_a_volume_that_workers_can_not_open(self):
+        spool = self.fleet.spool
+        link = self.fleet.state / "link"
+        link.symlink_to(spool)
+        for roots, good in ((spool, True), (f"/nonexistent, {spool.parent}", True), (link, True),
+                            ("/", True), ("/nonexistent", False), (f"{spool}/below", False),
+                            (str(spool)[:-1], False), ("", False)):
+            with self.subTest(roots=roots):
+                rows = self.check(self.config("roots", spool__roots=roots))
+                self.only_wrong(rows, *([] if good else ["volume 1"]))
+        self.assertIn("spool.roots", rows["volume 1"][1])
+        self.only_wrong(self.check(self.config("open", spool__roots="", node__sandbox="off")))
 
     def test_check_finds_a_cache_server_that_is_down(self):
         memcached, cache = self.fleet["memcached"], f"cache 127.0.0.1:{self.fleet.ports.memcached}"
@@ -348,6 +391,88 @@ class Accounts(AdminTest):
             self.assertNotIn("--password ", self.ok(*command, "--help"))
         self.fails(EX_NOUSER, "", "account", "show", f"word@{DOMAIN}")
 
+    # --- SCRAM keys -----------------------------------------------------------------------------
+
+    CRYPT = "$6$salt$.WRzbHeD9FKfFaADZoacfyq34JzeYhKzBSgl.0bgqjaUiIKJ.mrPLKvtFxcl8.BFTpSY3Pmuzy" \
+            "PrjckkY7rW//"
+    KEYS = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT" \
+           "4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    OLD_KEYS = "SCRAM-SHA-1$4096:QSXCR+Q6sek8bf92$6dlGYMOdZcOPutkcNY8U2g7vK9Y=:" \
+               "D+CSWLOshSulAsxiupA+qs2/fTE="
+
+    def stored(self, address):
+        """The hash and the keys of an account."""
+        return self.fleet.sql(f"SELECT hash, scram FROM account WHERE addr = '{address}'")[0]
+
+    def check_keys(self, text, name, password):
+        """They are the password's, as RFC 5802 makes them."""
+        scheme, parameters, keys = text.split("$")
+        iterations, salt = parameters.split(":")
+        digest = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-1": "sha1"}[name]
+        salted = hashlib.pbkdf2_hmac(digest, password.encode(), base64.b64decode(salt),
+                                     int(iterations))
+        client = hmac.digest(salted, b"Client Key", digest)
+        expected = hashlib.new(digest, client).digest(), hmac.digest(salted, b"Server Key", digest)
+        self.assertEqual(scheme, name)
+        self.assertEqual(tuple(map(base64.b64decode, keys.split(":"))), expected)
+
+    def test_a_password_makes_keys(self):
+        address = f"keys@{DOMAIN}"
+        self.ok("account", "add", address, "--password-stdin", stdin="pencil\n")
+        first = self.stored(address)[1]
+        self.check_keys(first, "SCRAM-SHA-256", "pencil")
+        self.assertEqual(self.json("account", "show", address)["scram"], "SHA-256")
+        config = self.config("sha1", auth__mechanisms="PLAIN,SCRAM-SHA-1",
+                             auth__scram_iterations=5000)
+        self.ok("account", "passwd", address, "--password-stdin", stdin="rubber\n", config=config)
+        new, old = self.stored(address)[1].split(" ")
+        self.check_keys(new, "SCRAM-SHA-256", "rubber")
+        self.check_keys(old, "SCRAM-SHA-1", "rubber")
+        self.assertTrue(new.startswith("SCRAM-SHA-256$5000:"))
+        self.assertEqual(self.json("account", "show", address)["scram"], "SHA-256 SHA-1")
+        self.mailbox(Account(address, "rubber"))
+
+    def test_a_password_that_scram_does_not_allow_has_no_keys(self):
+        account = Account(f"private@{DOMAIN}", "private\ue000use")
+        done = self.run_admin("account", "add", account.address, "--password-stdin",
+                              stdin=account.password + "\n")
+        self.assertEqual(done.returncode, EX_OK)
+        self.assertIn("has no keys", done.stderr)
+        self.assertEqual(self.stored(account.address)[1], "")
+        self.assertIsNone(self.show(account)["scram"])
+        self.mailbox(account)
+
+    def test_what_is_imported_is_of_one_password(self):
+        address = f"imported@{DOMAIN}"
+        both = f"{self.KEYS} {self.OLD_KEYS}"  # as CRYPT of `pencil`
+        self.ok("account", "add", address, "--password-stdin", stdin="rubber\n")
+        for options, stored in ((("--hash", self.CRYPT), [self.CRYPT, ""]),
+                                (("--hash", self.CRYPT, "--scram", self.KEYS),
+                                 [self.CRYPT, self.KEYS]),
+                                (("--scram", both), ["", both])):
+            self.ok("account", "passwd", address, *options)
+            self.assertEqual(self.stored(address), stored)
+            self.refused_everywhere(Account(address, "rubber"))
+            if stored[0]:
+                self.mailbox(Account(address, "pencil"))
+        for bad in ("", "pencil", " ", self.KEYS[:-1], f"{self.KEYS} ", f"{self.KEYS} x",
+                    f"{self.KEYS} {self.KEYS}", self.KEYS.replace("256$", "512$"),
+                    self.KEYS.replace("4096", "0"), self.OLD_KEYS.replace("-1", "-256")):
+            with self.subTest(bad=bad):
+                self.fails(EX_DATAERR, "--scram", "account", "passwd", address, "--scram", bad)
+        self.fails(EX_USAGE, "in its place", "account", "passwd", address, "--scram", self.KEYS,
+                   "--password-stdin", stdin="pencil\n")
+        self.assertEqual(self.stored(address), ["", both])
+
+    def test_accounts_with_keys_are_counted(self):
+        before = self.json("account", "count")
+        self.ok("account", "add", f"count1@{DOMAIN}", "--hash", self.CRYPT)
+        self.ok("account", "add", f"count2@{DOMAIN}", "--scram", self.OLD_KEYS)
+        self.ok("account", "add", f"count3@{DOMAIN}", "--password-stdin", stdin="pencil\n")
+        after = self.json("account", "count")
+        self.assertEqual({key: after[key] - before[key] for key in after},
+                         {"accounts": 3, "password": 2, "scram_sha_256": 1, "scram_sha_1": 1})
+
     # --- in force at once -----------------------------------------------------------------------
 
     def test_a_new_password_is_in_force_at_once(self):
@@ -485,6 +610,29 @@ class Accounts(AdminTest):
                           ("b@limits.test", None, 7, 10 << 20)])
         self.fails(EX_DATAERR, "still has 2 addresses", "domain", "remove", "limits.test")
 
+    def test_the_retention_of_a_domain_is_that_of_new_accounts(self):
+        hashed = "--hash", self.CRYPT
+        self.ok("domain", "add", "kept.test", "--retention", "60")
+        self.ok("account", "add", "a@kept.test", *hashed)
+        self.ok("account", "add", "b@kept.test", *hashed, "--retention", "never")
+        self.ok("domain", "set", "kept.test", "--retention", "90", "--max-size", "1M")
+        self.ok("account", "add", "c@kept.test", *hashed)
+        self.ok("account", "retention", "a@kept.test", "7")
+        self.ok("domain", "set", "kept.test", "--max-size", "none")
+        self.assertEqual([(row["address"][0], row["retention_days"])
+                          for row in self.json("account", "list", "kept.test")],
+                         [("a", 7), ("b", None), ("c", 90)])
+        self.assertEqual([row["retention_days"] for row in self.json("domain", "list")
+                          if row["name"] in ("kept.test", DOMAIN)], [90, None])
+        self.ok("account", "retention", "a@kept.test", "never")
+        self.assertIsNone(self.json("account", "show", "a@kept.test")["retention_days"])
+        for bad in "0", "1.5", "30d", "", "3651", "always":
+            with self.subTest(bad=bad):
+                says = f"{bad}: a number of days"
+                self.fails(EX_DATAERR, says, "account", "retention", "c@kept.test", bad)
+                self.fails(EX_DATAERR, says, "domain", "set", "kept.test", "--retention", bad)
+        self.fails(EX_NOUSER, "no such account", "account", "retention", "d@kept.test", "30")
+
     # --- what is refused --------------------------------------------------------------------------
 
     def test_bad_addresses(self):
@@ -579,7 +727,7 @@ class Accounts(AdminTest):
         page = (harness.ROOT / "docs/man/mailfleet.8").read_text()
         section = page[page.index(".Ss JSON"):page.index(".Sh FILES")]
         documented = {}
-        for item, keys in re.findall(r"^\.It Cm (.*)\n([a-z_, \n]+)\n(?=\.)", section,
+        for item, keys in re.findall(r"^\.It Cm (.*)\n([a-z0-9_, \n]+)\n(?=\.)", section,
                                      re.MULTILINE):
             for command in item.split(" , Cm "):
                 name = command.replace(" Ns *", "").replace("Fl -", "--")
@@ -587,7 +735,7 @@ class Accounts(AdminTest):
         self.ok("alias", "add", f"shown@{DOMAIN}", self.alice.address)
         self.deliver(HELLO, self.alice)
         words = {"account show": [self.alice.address], "messages": [self.alice.address]}
-        self.assertEqual(len(documented), 10)
+        self.assertEqual(len(documented), 11)
         for name, (one, keys) in documented.items():
             with self.subTest(command=name):
                 shown = self.json(*name.split(), *words.get(name, []))
@@ -684,17 +832,17 @@ class Reaper(AdminTest):
         kept = self.account("kept")
         self.deliver(HELLO, kept)
         files = self.deleted("grace", 3)
-        self.assertEqual(self.reap("--dry-run"), {"due": 0, "octets": 0})
-        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.assertEqual(self.reap("--dry-run"), {"due": 0, "octets": 0, "expiring": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.pass_time(14 * self.DAY - 300)
-        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.assertEqual(self.there(files), files)
         self.pass_time(300)
         self.assertEqual(self.reap("--dry-run")["due"], 3)
         self.assertEqual(self.there(files), files)
-        self.assertEqual(self.reap("--limit", "1"), {"rows": 1, "files": 1, "failed": 0})
+        self.assertEqual(self.reap("--limit", "1"), {"expired": 0, "rows": 1, "files": 1, "failed": 0})
         self.assertEqual(len(self.there(files)), 2)
-        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 2, "files": 2, "failed": 0})
         self.assertEqual((self.there(files), self.ledger()), (set(), 0))
         self.assertEqual(self.mailbox(kept), [HELLO])
 
@@ -706,8 +854,117 @@ class Reaper(AdminTest):
         self.ok("account", "remove", account.address)
         self.assertEqual(self.reap()["files"], 0)
         self.pass_time(15 * self.DAY)
-        self.assertEqual(self.reap(), {"rows": 1, "files": 1, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 1, "files": 1, "failed": 0})
         self.assertEqual(self.there(files), set())
+
+    # --- what expires -----------------------------------------------------------------------------
+
+    def age(self, account, days):
+        """Makes messages old: seq -> days. Their files keep their names, the pointers lose them."""
+        for seq, n in days.items():
+            self.fleet.sql(f"""
+                UPDATE message m SET blob_id = (lpad(to_hex(
+                    (extract(epoch FROM now()) * 1000 - {n} * 86400000.0)::bigint), 12, '0')
+                    || right(replace(blob_id::text, '-', ''), 20))::uuid
+                  FROM account c WHERE c.addr = '{account.address}' AND m.seq = {seq}
+                   AND m.mailbox_id = c.mailbox_id""")
+
+    def expired(self):
+        """Mailbox and place of all that has."""
+        return [int(seq) for seq, in self.fleet.sql(
+            "SELECT seq FROM ledger WHERE by_whom = 'expired' ORDER BY mailbox_id, seq")]
+
+    def test_old_messages_expire(self):
+        account = self.account("expiring", "--retention", "30")
+        messages = [b"Subject: %d\r\n\r\nhello\r\n" % n for n in range(5)]
+        for message in messages:
+            self.deliver(message, account)
+        with self.pop3(account) as pop3:
+            self.age(account, {1: 31, 2: 29.9, 4: 400})
+            self.assertEqual(self.reap("--dry-run")["expiring"], 2)
+            self.assertEqual(self.expired(), [])
+            self.assertEqual(self.reap(), {"expired": 2, "rows": 0, "files": 0, "failed": 0})
+            self.assertEqual(self.expired(), [1, 4])
+            # It has its list from before, and reads every message of it.
+            self.assertEqual([without_trace(pop3.retr(n)) for n in pop3.list()], messages)
+            pop3.ok("DELE 1")
+            pop3.ok("DELE 5")
+            pop3.quit()
+        for node in 0, 1:
+            with self.pop3(account, node) as pop3:
+                self.assertEqual(len(pop3.list()), 2)
+                pop3.quit()
+        self.assertEqual(self.reap()["expired"], 0)
+        self.assertEqual(self.show(account)["messages"], 2)
+
+    def test_an_old_list_is_shown_by_no_node(self):
+        account = self.account("listed", "--retention", "1")
+        for _ in range(3):
+            self.deliver(HELLO, account)
+        self.until_cached(account)
+        self.age(account, {1: 2, 2: 2})
+        self.assertEqual(self.reap()["expired"], 2)
+        for node in 0, 1:
+            self.assertEqual(self.mailbox(account, node), [HELLO])
+
+    def test_what_is_kept_for_ever_or_suspended_does_not_expire(self):
+        account = self.account("forever")
+        for _ in range(3):
+            self.deliver(HELLO, account)
+        self.age(account, {1: 3000, 2: 20, 3: 10})
+        self.assertEqual(self.reap()["expired"], 0)
+        self.ok("account", "retention", account.address, "365")
+        self.ok("account", "suspend", account.address)
+        self.assertEqual(self.reap("--dry-run")["expiring"], 0)
+        self.assertEqual(self.reap()["expired"], 0)
+        self.ok("account", "resume", account.address)
+        self.assertEqual(self.reap()["expired"], 1)
+        self.ok("account", "retention", account.address, "5")
+        self.assertEqual(self.reap("--limit", "1")["expired"], 1)
+        self.ok("account", "retention", account.address, "never")
+        self.assertEqual(self.reap()["expired"], 0)
+        self.assertEqual(self.expired(), [1, 2])
+
+    def test_old_messages_behind_young_ones_expire_late(self):
+        """Late, not early, and not never: an import may have brought them."""
+        account = self.account("behind", "--retention", "30")
+        for _ in range(66):
+            self.deliver(HELLO, account)
+        self.age(account, {66: 40})
+        self.assertEqual(self.reap()["expired"], 0)
+        self.age(account, {1: 40})
+        self.assertEqual(self.reap()["expired"], 2)
+        self.assertEqual(self.expired(), [1, 66])
+
+    def test_several_reapers_expire_at_once(self):
+        """More mailboxes than a page, more messages than a transaction; one reaper is killed."""
+        mailboxes, many = 600, 2500
+        total = 2 * mailboxes + many
+        self.fleet.sql(f"""
+            INSERT INTO mailbox (mailbox_id, retention_days, next_seq)
+                SELECT 2000000 + n, 30 + n % 3, 10000 FROM generate_series(1, {mailboxes}) n;
+            INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared)
+                SELECT 2000000 + n, seq, (lpad('1', 12, '0') || lpad(to_hex(n * 10000 + seq), 20,
+                       '0'))::uuid, 10, 0, 1, false
+                  FROM generate_series(1, {mailboxes}) n,
+                       generate_series(1, CASE n WHEN 7 THEN {many} + 2 ELSE 2 END) seq;
+            UPDATE mailbox b SET (msgs, octets) =
+                   (SELECT count(*), sum(size) FROM message m WHERE m.mailbox_id = b.mailbox_id)
+             WHERE mailbox_id > 2000000""")
+        self.killed("reap_expired:3")
+        before = len(self.expired())
+        self.assertGreater(before, 0)
+        reapers = [self.popen("reap", "--json") for _ in range(3)]
+        done = [reaper.communicate(timeout=100) for reaper in reapers]
+        self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 3, done)
+        self.assertEqual(before + sum(json.loads(out)["expired"] for out, _ in done), total)
+        self.assertEqual(len(self.expired()), total)
+        self.assertEqual(self.fleet.sql("SELECT DISTINCT msgs, octets FROM mailbox"
+                                        " WHERE mailbox_id > 2000000"), [["0", "0"]])
+        self.fleet.sql("DELETE FROM ledger WHERE mailbox_id > 2000000;"
+                       "DELETE FROM mailbox WHERE mailbox_id > 2000000")
+
+    # --- what is unlinked -------------------------------------------------------------------------
 
     def shared(self, name, count):
         """Accounts that share one file."""
@@ -725,7 +982,7 @@ class Reaper(AdminTest):
             self.assertEqual(self.reap()["rows"], 0)
             self.pass_time(15 * self.DAY)
             self.assertEqual(self.there(files), files)
-            self.assertEqual(self.reap(), {"rows": 1, "files": 0 if left else 1, "failed": 0})
+            self.assertEqual(self.reap(), {"expired": 0, "rows": 1, "files": 0 if left else 1, "failed": 0})
             for account in accounts[:left]:
                 self.assertEqual(self.mailbox(account), [HELLO])
         self.assertEqual(self.there(files), set())
@@ -780,7 +1037,7 @@ class Reaper(AdminTest):
         self.killed("reap_unlinked:2")
         self.assertEqual((self.there(files), self.ledger()), (set(), 0))
         self.assertEqual(self.fleet.sql("SELECT refs FROM blob_shared"), [["0"]])
-        self.assertEqual(self.reap(), {"rows": 0, "files": 1, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 1, "failed": 0})
         self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
 
     def test_a_volume_that_is_away_is_passed_over(self):
@@ -792,10 +1049,10 @@ class Reaper(AdminTest):
         done = self.run_admin("reap", "--json")
         self.assertEqual(done.returncode, EX_TEMPFAIL)
         self.assertIn("volume 1 is not well", done.stderr)
-        self.assertEqual(json.loads(done.stdout), {"rows": 0, "files": 0, "failed": 1})
+        self.assertEqual(json.loads(done.stdout), {"expired": 0, "rows": 0, "files": 0, "failed": 1})
         away.rename(spool)
         self.assertEqual(self.there(files), files)
-        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 2, "files": 2, "failed": 0})
         self.nodes_are_ready()
 
     def test_nothing_is_unlinked_on_a_read_only_volume(self):
@@ -803,10 +1060,10 @@ class Reaper(AdminTest):
         self.pass_time(15 * self.DAY)
         self.addCleanup(self.ok, "volume", "set", "1", "--state", "active")
         self.ok("volume", "set", "1", "--state", "readonly")
-        self.assertEqual(self.reap(), {"rows": 0, "files": 0, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.assertEqual(self.there(files), files)
         self.ok("volume", "set", "1", "--state", "drain")
-        self.assertEqual(self.reap(), {"rows": 2, "files": 2, "failed": 0})
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 2, "files": 2, "failed": 0})
 
     def test_volumes_take_new_files_as_their_state_says(self):
         second = self.fleet.spool / "second"  # a directory that the daemons' user can make

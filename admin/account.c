@@ -33,7 +33,7 @@ static int change_account(struct admin *a, const struct address *addr)
 static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mailbox_id,
                        int64_t limits[QUOTA_COUNT])
 {
-    struct span domain = span_str(addr->canon + addr->local + 1);
+    struct span domain = span_str(addr->canon + addr->canon_local + 1);
     admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size, "
                  "retention_days FROM domain WHERE name = $1");
     pg_text(a->batch, domain);
@@ -80,7 +80,7 @@ int command_account_add(struct admin *a, const struct args *args)
     pg_text(a->batch, span_str(s.scram));
     admin_sql(a, "INSERT INTO address (addr, domain, mailbox_id) VALUES ($1, $2, $3)");
     pg_text(a->batch, span_str(addr.canon));
-    pg_text(a->batch, span_str(addr.canon + addr.local + 1));
+    pg_text(a->batch, span_str(addr.canon + addr.canon_local + 1));
     pg_i64(a->batch, id);
     return change_account(a, &addr);
 }

@@ -305,7 +305,7 @@ bool admin_address(const char *text, struct address *out)
 {
     enum err e = address_parse(span_str(text), out);
     if (e != ERR_OK) {
-        admin_say("%s: %s", text, e == ERR_LIMIT ? "the address is too long" : "not an address");
+        admin_say("%s: %s", text, address_explain(span_str(text)));
     }
     return e == ERR_OK;
 }
@@ -344,7 +344,7 @@ int admin_check_domains(struct admin *a, const struct address *addrs, size_t n)
 {
     struct span *domains = NEW_ARRAY(struct span, n);
     for (size_t i = 0; i < n; i++) {
-        domains[i] = span_str(addrs[i].canon + addrs[i].local + 1);
+        domains[i] = span_str(addrs[i].canon + addrs[i].canon_local + 1);
     }
     admin_sql(a, "SELECT w.name FROM unnest($1::text[]) w (name) "
                  "WHERE NOT EXISTS (SELECT FROM domain d WHERE d.name = w.name)");

@@ -58,7 +58,7 @@ static int add_targets(struct admin *a, const struct address *alias, const struc
                  "unnest(a.targets || excluded.targets) w (t) ORDER BY w.t) "
                  "WHERE a.mailbox_id IS NULL RETURNING 1");
     pg_text(a->batch, span_str(alias->canon));
-    pg_text(a->batch, span_str(alias->canon + alias->local + 1));
+    pg_text(a->batch, span_str(alias->canon + alias->canon_local + 1));
     pg_texts(a->batch, t->spans, t->n);
     code = change_alias(a, alias);
     if (code == EX_OK && admin_rows(a, 0) == 0) {

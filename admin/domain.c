@@ -35,7 +35,7 @@ static int parse_catch_all(struct admin *a, const struct args *args, const char 
     if (!admin_address(text, &out->target)) {
         return EX_DATAERR;
     }
-    if (strcmp(out->target.canon + out->target.local, at) == 0) {
+    if (strcmp(out->target.canon + out->target.canon_local, at) == 0) {
         return EX_OK; /* this domain itself, which is not there yet when it is added */
     }
     return admin_check_domains(a, &out->target, 1);

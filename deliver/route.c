@@ -277,7 +277,7 @@ struct op *route_resolve(struct store *s, const struct address *a, const struct 
                          .size = o->size,
                          .max = o->max };
     char bare[ADDRESS_MAX + 1];
-    struct span first = span_of(a->canon, a->len);
+    struct span first = span_of(a->canon, a->canon_len);
     if (a->local == a->len) { /* <postmaster>, RFC 5321, section 4.5.1 */
         int n = snprintf(bare, sizeof bare, "%.*s@%s", SPAN_ARG(first), o->hostname);
         first = span_of(bare, (size_t)n < sizeof bare ? (size_t)n : sizeof bare - 1);

@@ -17,6 +17,7 @@
  */
 #include "session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -87,6 +88,7 @@ static void session_close(struct session *s, const char *reason)
         F_STR("peer", s->peer), F_SPAN("helo", smtp_helo(s->engine)),
         F_STR("tls", conn_tls_text(s->conn)), F_U64("accepted", s->accepted),
         F_U64("refused", s->refused), F_STR("reason", reason));
+    stats_add(STAT_smtp_chunks, smtp_chunks(s->engine));
     session_reset(s);
     op_cancel(&s->op);
     smtp_free(&s->engine);
@@ -129,7 +131,8 @@ static void session_count(struct session *s, enum smtp_verdict v)
         return;
     }
     s->refused++;
-    bool later = v == SMTP_FAULT || v == SMTP_OVER_QUOTA || v == SMTP_TOO_MANY;
+    bool later = v == SMTP_FAULT || v == SMTP_OVER_QUOTA || v == SMTP_TOO_MANY ||
+                 v == SMTP_TOO_FAST || v == SMTP_NO_MEMORY;
     stats_add(later ? STAT_smtp_deferred : STAT_smtp_rejected, 1);
 }
 
@@ -207,6 +210,32 @@ static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enu
 }
 
 /* --- actions of the engine ------------------------------------------------------------------- */
+
+/* `ADDR` and `PORT` as one address; false when it is none. */
+static bool read_peer(const struct smtp_xclient *x, struct sockaddr_storage *out)
+{
+    const char *host = x->value[XCLIENT_ADDR];
+    bool v6 = strchr(host, ':');
+    char text[2 * NETADDR_TEXT];
+    int n = snprintf(text, sizeof text, v6 ? "[%s]:%s" : "%s:%s", host,
+                     xclient_has(x, XCLIENT_PORT) ? x->value[XCLIENT_PORT] : "1");
+    return n > 0 && (size_t)n < sizeof text && netaddr_parse(text, out) == ERR_OK;
+}
+
+/* The client that a relay of ours speaks for is the peer from now on: for logs and limits. */
+static bool take_xclient(struct session *s, const struct smtp_xclient *x)
+{
+    struct sockaddr_storage peer;
+    if (!xclient_has(x, XCLIENT_ADDR)) {
+        return true;
+    }
+    if (!read_peer(x, &peer)) {
+        return false;
+    }
+    conn_set_addresses(s->conn, (struct sockaddr *)&peer, conn_local(s->conn));
+    netaddr_host(conn_peer(s->conn), s->peer);
+    return true;
+}
 
 static void begin_rcpt(struct session *s, const struct address *rcpt)
 {
@@ -305,6 +334,12 @@ static bool session_act(struct session *s, const struct smtp_action *a)
         return true;
     case SMTP_RESET:
         session_reset(s);
+        return true;
+    case SMTP_XCLIENT:
+        smtp_xclient_answer(s->engine, take_xclient(s, a->u.xclient), conn_out(s->conn));
+        return true;
+    case SMTP_MAIL:
+        smtp_mail_answer(s->engine, SMTP_OK, conn_out(s->conn));
         return true;
     case SMTP_DATA_BEGIN:
         begin_data(s);
@@ -436,15 +471,30 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
     }
 }
 
+/* The setting was checked when it was read. */
+static bool may_xclient(const struct config *cf, const struct sockaddr *peer)
+{
+    struct netset *set;
+    const char *bad;
+    if (cf->smtp_xclient.n == 0 || netset_parse(&cf->smtp_xclient, &set, &bad) != ERR_OK) {
+        return false;
+    }
+    bool found = netset_has(set, peer);
+    netset_free(&set);
+    return found;
+}
+
 void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
 {
     const struct config *cf = w->config;
     struct smtp_options o = { .lmtp = tag == SESSION_LMTP,
                               .tls_offered = w->tls != NULL,
+                              .xclient = may_xclient(cf, conn_peer(c)),
                               .normalize_newlines = cf->smtp_bare_newline == BARE_NEWLINE_NORMALIZE,
                               .max_size = cf->smtp_max_size,
                               .max_recipients = (unsigned)cf->smtp_max_recipients,
                               .max_received = (unsigned)cf->smtp_max_received,
+                              .max_messages = (unsigned)cf->smtp_max_messages,
                               .max_errors = (unsigned)cf->smtp_max_errors,
                               .hostname = w->hostname };
     if (refused) {

@@ -7,8 +7,6 @@
  * only counts, because what becomes of them is the session's business.
  *
  * It doesn't decide who is a recipient, keeps no message, writes no trace header, knows no time.
- * CHUNKING, DSN and AUTH are not offered: BDAT and the others are unknown commands, ORCPT= and its
- * kin unknown parameters.
  */
 #include "smtp.h"
 
@@ -17,8 +15,10 @@
 
 #include "base/check.h"
 #include "hops.h"
+#include "parameters.h"
 #include "proto/dot.h"
 #include "proto/line.h"
+#include "replies.h"
 
 /* Octets of a DATA action: a buf keeps memory of this size when it is cleared. */
 #define PIECE_MAX   16384
@@ -29,102 +29,37 @@
  */
 #define IDLE_COMMANDS_MAX 100
 
-/*
- * Every reply but the greeting and the answers to EHLO and HELO, which carry the host's name. The
- * enhanced code is RFC 3463's; RFC 2034, section 4, wants none in answers to EHLO, HELO and LHLO.
- * The first rows are enum smtp_verdict's, in its order.
- */
-/* clang-format off */
-#define REPLY_LIST(X)                                                                  \
-    X(OK,              250, "2.0.0", "Delivered")                                      \
-    X(UNKNOWN,         550, "5.1.1", "No such mailbox here")                           \
-    X(NO_RELAY,        550, "5.7.1", "Relaying denied: not a domain of ours")          \
-    X(SUSPENDED,       550, "5.2.1", "Mailbox is disabled")                            \
-    X(OVER_QUOTA,      452, "4.2.2", "Mailbox is full")                                \
-    X(TOO_LARGE,       552, "5.3.4", "Message is too large")                           \
-    X(TOO_MANY,        452, "4.5.3", "Too many recipients")                            \
-    X(FAULT,           451, "4.3.0", "Temporary fault, try again later")               \
-                                                                                       \
-    X(SENDER_OK,       250, "2.1.0", "Sender ok")                                      \
-    X(RCPT_OK,         250, "2.1.5", "Recipient ok")                                   \
-    X(RESET_OK,        250, "2.0.0", "Transaction reset")                              \
-    X(NOOP_OK,         250, "2.0.0", "Nothing done")                                   \
-    X(BYE,             221, "2.0.0", "Goodbye")                                        \
-    X(TLS_GO,          220, "2.0.0", "Start TLS now")                                  \
-    X(HELP_TEXT,       214, "2.0.0", "The commands are those of RFC 5321 and RFC 2033") \
-    X(VRFY_TEXT,       252, "2.0.0", "Not verified; send it a message to find out")    \
-    X(START_DATA,      354, NULL,    "Start mail input; end with <CRLF>.<CRLF>")       \
-                                                                                       \
-    X(UNKNOWN_COMMAND, 500, "5.5.1", "Unknown command")                                \
-    X(NOT_IMPLEMENTED, 502, "5.5.1", "Command not implemented")                        \
-    X(LINE_TOO_LONG,   500, "5.5.2", "Line is too long")                               \
-    X(USE_LHLO,        500, NULL,    "This is LMTP: send LHLO")                        \
-    X(NEED_EHLO,       503, "5.5.1", "Send EHLO first")                                \
-    X(NEED_LHLO,       503, "5.5.1", "Send LHLO first")                                \
-    X(NEED_MAIL,       503, "5.5.1", "Send MAIL first")                                \
-    X(NEED_RCPT,       503, "5.5.1", "No valid recipients")                            \
-    X(MAIL_IS_OPEN,    503, "5.5.1", "A transaction is open; end it with RSET")        \
-    X(TLS_IS_UP,       503, "5.5.1", "TLS is already active")                          \
-    X(NO_TLS,          502, "5.5.1", "TLS is not offered")                             \
-                                                                                       \
-    X(NO_ARGUMENT,     501, "5.5.4", "This command takes no argument")                 \
-    X(HELO_SYNTAX,     501, NULL,    "Send your host name, and nothing else")          \
-    X(VRFY_SYNTAX,     501, "5.5.4", "Syntax: VRFY address")                           \
-    X(MAIL_SYNTAX,     501, "5.5.4", "Syntax: MAIL FROM:<address> [parameters]")       \
-    X(RCPT_SYNTAX,     501, "5.5.4", "Syntax: RCPT TO:<address>")                      \
-    X(PARAM_UNKNOWN,   555, "5.5.4", "Unknown parameter")                              \
-    X(PARAM_VALUE,     501, "5.5.4", "A parameter has a bad value")                    \
-    X(PARAM_TWICE,     501, "5.5.4", "A parameter was given twice")                    \
-    X(SENDER_BAD,      501, "5.1.7", "Not a valid sender address")                     \
-    X(SENDER_LONG,     501, "5.1.7", "Sender address is too long")                     \
-    X(RCPT_BAD,        501, "5.1.3", "Not a valid recipient address")                  \
-    X(RCPT_LONG,       501, "5.1.3", "Recipient address is too long")                  \
-    X(NEED_SMTPUTF8,   553, "5.6.7", "Non-ASCII address without SMTPUTF8")             \
-                                                                                       \
-    X(MAIL_LOOP,       554, "5.4.6", "Too many Received: headers; mail is looping")    \
-    X(BARE_NEWLINE,    550, "5.6.0", "A CR or LF stands alone; lines end in CRLF")     \
-    X(TOO_MANY_ERRORS, 421, "4.7.0", "Too many errors, closing the connection")        \
-    X(GOING_DOWN,      421, "4.3.2", "Shutting down, try again later")                 \
-    X(TOO_SLOW,        421, "4.4.2", "Waited too long, closing the connection")
-/* clang-format on */
+#define CHUNKS_END_ROOM 4    /* what dot_decode_chunks_end may append */
+#define TLS_HANDSHAKE   0x16 /* the first octet of a client that begins with TLS */
+#define DETAIL_MAX      128  /* octets behind the words of a refusal */
+#define TEXT_MAX        255  /* octets of a refusal that a filter words */
 
-enum reply {
-#define X(name, code, enhanced, text) REPLY_##name,
-    REPLY_LIST(X)
-#undef X
-};
-#define X(name, word)                                                                              \
-    _Static_assert((int)SMTP_##name == (int)REPLY_##name, "the verdicts are the first replies");
-SMTP_VERDICT_LIST(X)
-#undef X
-
-static const struct {
-    unsigned code;
-    const char *enhanced;
-    const char *text;
-} replies[] = {
-#define X(name, code, enhanced, text) { code, enhanced, text },
-    REPLY_LIST(X)
-#undef X
-};
-
-/* The first four are those that commands are read in. */
+/* The first five are those that commands are read in. */
 enum phase {
-    PHASE_NEW,     /* not greeted, or TLS came up since */
-    PHASE_IDLE,    /* no transaction */
-    PHASE_MAIL,    /* a sender, no recipient */
-    PHASE_RCPT,    /* at least one recipient */
-    PHASE_DATA,    /* inside the message */
-    PHASE_END,     /* the message is complete; its last piece may have gone out just now */
-    PHASE_REPLIES, /* the replies to the message are going out */
+    PHASE_NEW,       /* not greeted, or TLS came up since */
+    PHASE_IDLE,      /* no transaction */
+    PHASE_MAIL,      /* a sender, no recipient */
+    PHASE_RCPT,      /* at least one recipient */
+    PHASE_CHUNKS,    /* between two chunks of a message */
+    PHASE_DATA,      /* inside the message */
+    PHASE_CHUNK,     /* inside a chunk, to be kept or not */
+    PHASE_CHUNK_END, /* it is complete; as the next */
+    PHASE_END,       /* the message is complete; its last piece may have gone out just now */
+    PHASE_REPLIES,   /* the replies to the message are going out */
     PHASE_CLOSED
 };
 
-struct mail {
-    struct address from;
-    uint64_t declared; /* SIZE= */
-    bool utf8;         /* SMTPUTF8 */
-    unsigned given;    /* a bit for each row of params */
+struct chunk {
+    uint64_t size, left;
+    bool last;
+    enum phase from; /* where its command came */
+};
+
+/* A refusal that a filter worded. */
+struct custom {
+    unsigned code; /* 0: none yet */
+    char enhanced[12];
+    char text[TEXT_MAX + 1];
 };
 
 struct smtp {
@@ -133,24 +68,38 @@ struct smtp {
     enum smtp_action_kind open; /* waits for its answer; SMTP_NEED_INPUT when none does */
     enum smtp_close close;
     struct line line;
+    bool spoken; /* the client, at all */
     bool tls;
     bool esmtp;
     char helo[DOMAIN_MAX + 1];
-    unsigned errors; /* these two since the last message that was delivered */
+    struct smtp_xclient *xclient; /* NULL: nothing was said */
+    struct smtp_xclient *claimed; /* of the open XCLIENT action */
+    unsigned errors;              /* these two since the last message that was delivered */
     unsigned idle_commands;
+    unsigned messages; /* MAIL commands of the session */
+    uint64_t chunks;   /* BDAT commands of the session */
 
-    struct mail mail;
+    struct address from;
+    struct parameters parameters;
+    char *words;         /* MAIL's parameters; NULL without any */
     struct address rcpt; /* of the open RCPT action */
     unsigned recipients; /* that were answered with OK */
 
+    bool chunked; /* the message comes by BDAT */
+    struct chunk chunk;
     struct dot_decoder dot;
     struct hops hops;
-    struct buf piece; /* of the message, decoded */
-    uint64_t size;    /* of the message so far */
+    struct buf piece;   /* of the message, decoded */
+    uint64_t size;      /* of the message so far */
+    enum reply refusal; /* of the message, whatever it is like; OK when none */
 
     unsigned char *outcome; /* an enum reply for each reply that the message gets */
     size_t replied;
     char receipt[RECEIPT_MAX + 1];
+
+    char detail[DETAIL_MAX + 1];
+    struct custom custom;
+    bool hang_up; /* the filter's reply was a 421 */
 };
 
 const char *smtp_close_text(enum smtp_close c)
@@ -208,6 +157,11 @@ static enum reply reply_of(enum smtp_verdict v)
     return (enum reply)v;
 }
 
+static bool granted(enum smtp_verdict v)
+{
+    return v == SMTP_OK || v == SMTP_DISCARDED;
+}
+
 static void close_with(struct smtp *s, enum reply r, enum smtp_close why, struct buf *out)
 {
     put_reply(r, out);
@@ -220,6 +174,89 @@ static void count_error(struct smtp *s, struct buf *out)
     if (++s->errors == s->o.max_errors) {
         close_with(s, REPLY_TOO_MANY_ERRORS, SMTP_CLOSE_ERRORS, out);
     }
+}
+
+/* A refusal by the session. */
+static void put_refusal(struct smtp *s, enum reply r, struct span subject, struct buf *out)
+{
+    const struct custom *c = &s->custom;
+    if (r == REPLY_FILTERED && c->code) {
+        must(buf_addf(out, "%u %s %s\r\n", c->code, c->enhanced, c->text));
+        s->hang_up = s->hang_up || c->code == 421;
+        return;
+    }
+    bool explained = r == REPLY_BLOCKED || r == REPLY_TOO_FAST;
+    put_reply_on(r, subject, span_str(explained ? s->detail : ""), out);
+}
+
+/* The answer to a command has gone out: ends the conversation if it was a 421. */
+static void hang_up(struct smtp *s)
+{
+    if (s->hang_up) {
+        s->close = SMTP_CLOSE_FILTER;
+        s->phase = PHASE_CLOSED;
+    }
+}
+
+/*
+ * The same for a sender or a recipient. A lasting refusal is an error, or a client could try names
+ * for ever; but behind LMTP stands a gateway of our own, whose connection carries the mail of many.
+ */
+static void refuse_address(struct smtp *s, enum reply r, struct span subject, struct buf *out)
+{
+    put_refusal(s, r, subject, out);
+    s->detail[0] = '\0';
+    bool lasting =
+        r == REPLY_FILTERED && s->custom.code ? s->custom.code >= 500 : replies[r].code >= 500;
+    if (s->hang_up) {
+        hang_up(s);
+    } else if (lasting && !s->o.lmtp) {
+        count_error(s, out);
+    }
+}
+
+/* Octets that may stand in a reply, cut at size - 1. */
+static void copy_printable(struct span from, char *to, size_t size)
+{
+    from = span_first(from, size - 1);
+    for (size_t i = 0; i < from.n; i++) {
+        to[i] = from.p[i] < ' ' || from.p[i] > '~' ? '?' : from.p[i];
+    }
+    to[from.n] = '\0';
+}
+
+void smtp_reply_text(struct smtp *s, struct span text)
+{
+    copy_printable(text, s->detail, sizeof s->detail);
+}
+
+/* RFC 2034, section 4: class "." 1*3digit "." 1*3digit, of the same class as the code. */
+static bool is_enhanced(struct span s, unsigned code)
+{
+    for (int part = 0; part < 3; part++) {
+        size_t dot = span_find(s, '.');
+        uint64_t n;
+        bool ends = dot == s.n;
+        if (dot > 3 || span_u64(span_first(s, dot), 999, &n) != ERR_OK || ends != (part == 2) ||
+            (part == 0 && n != code / 100)) {
+            return false;
+        }
+        s = span_skip(s, dot + 1);
+    }
+    return true;
+}
+
+void smtp_custom_reply(struct smtp *s, unsigned code, struct span enhanced, struct span text)
+{
+    struct custom *c = &s->custom;
+    c->code = code >= 400 && code <= 559 && code / 10 % 10 <= 5 ? code : 451;
+    if (is_enhanced(enhanced, c->code) && enhanced.n < sizeof c->enhanced) {
+        memcpy(c->enhanced, enhanced.p, enhanced.n);
+        c->enhanced[enhanced.n] = '\0';
+    } else {
+        memcpy(c->enhanced, c->code < 500 ? "4.7.1" : "5.7.1", 6);
+    }
+    copy_printable(text.n ? text : span_str(replies[REPLY_FILTERED].text), c->text, sizeof c->text);
 }
 
 /* Commands return the action that they lead to, most of them none. */
@@ -240,7 +277,9 @@ static enum smtp_action_kind refuse(struct smtp *s, enum reply r, struct buf *ou
 
 static bool in_transaction(const struct smtp *s)
 {
-    return s->phase > PHASE_IDLE;
+    bool in_chunk = s->phase == PHASE_CHUNK || s->phase == PHASE_CHUNK_END;
+    enum phase p = in_chunk ? s->chunk.from : s->phase;
+    return p > PHASE_IDLE;
 }
 
 static void end_transaction(struct smtp *s)
@@ -248,8 +287,13 @@ static void end_transaction(struct smtp *s)
     if (in_transaction(s)) {
         s->phase = PHASE_IDLE;
     }
-    s->mail = (struct mail){ 0 };
+    s->from = (struct address){ 0 };
+    s->parameters = (struct parameters){ 0 };
+    free(s->words);
+    s->words = NULL;
     s->recipients = 0;
+    s->size = 0;
+    s->refusal = REPLY_OK;
     buf_release(&s->piece);
     free(s->outcome);
     s->outcome = NULL;
@@ -266,37 +310,54 @@ static enum smtp_action_kind abandon(struct smtp *s)
 
 /* EHLO, HELO, LHLO. */
 
+/* RFC 9422, section 3: a value has at most six digits. */
+static unsigned limit_value(unsigned n)
+{
+    return n > 999999 ? 999999 : n;
+}
+
+static void put_limits(const struct smtp *s, struct buf *out)
+{
+    must(buf_addf(out, "250-LIMITS RCPTMAX=%u", limit_value(s->o.max_recipients)));
+    if (s->o.max_messages) {
+        must(buf_addf(out, " MAILMAX=%u", limit_value(s->o.max_messages)));
+    }
+    must(buf_add(out, SPAN("\r\n")));
+}
+
+static void put_xclient(struct buf *out)
+{
+    must(buf_add(out, SPAN("250-XCLIENT")));
+    for (enum xclient_attribute a = 0; a < XCLIENT_ATTRIBUTES; a++) {
+        must(buf_addf(out, " %s", xclient_name(a)));
+    }
+    must(buf_add(out, SPAN("\r\n")));
+}
+
 static void put_extensions(const struct smtp *s, struct buf *out)
 {
     must(buf_addf(out, "250-%s\r\n", s->o.hostname));
     must(buf_addf(out, "250-SIZE %llu\r\n", (unsigned long long)s->o.max_size));
     must(buf_add(out, SPAN("250-PIPELINING\r\n"
                            "250-8BITMIME\r\n"
-                           "250-SMTPUTF8\r\n")));
+                           "250-SMTPUTF8\r\n"
+                           "250-CHUNKING\r\n")));
+    put_limits(s, out);
     if (s->o.tls_offered && !s->tls) {
         must(buf_add(out, SPAN("250-STARTTLS\r\n")));
+    }
+    if (s->tls) {
+        must(buf_add(out, SPAN("250-REQUIRETLS\r\n")));
+    }
+    if (s->o.xclient) {
+        put_xclient(out);
     }
     must(buf_add(out, SPAN("250 ENHANCEDSTATUSCODES\r\n")));
 }
 
-/*
- * Clients in the field send names that are no domains; those are taken as they are. What would
- * break the syntax of a Received: header or the log, where the name ends up, is not.
- */
-static bool is_helo_name(struct span name)
-{
-    for (size_t i = 0; i < name.n; i++) {
-        char c = name.p[i];
-        if (c <= ' ' || c > '~' || memchr("()<>@,;\\\"", c, 9)) {
-            return false;
-        }
-    }
-    return name.n > 0 && name.n <= DOMAIN_MAX;
-}
-
 static enum smtp_action_kind greet(struct smtp *s, struct span name, bool esmtp, struct buf *out)
 {
-    if (!is_helo_name(name)) {
+    if (!xclient_is_helo(name)) {
         return refuse(s, REPLY_HELO_SYNTAX, out);
     }
     enum smtp_action_kind kind = abandon(s);
@@ -310,6 +371,13 @@ static enum smtp_action_kind greet(struct smtp *s, struct span name, bool esmtp,
         must(buf_addf(out, "250 %s\r\n", s->o.hostname));
     }
     return kind;
+}
+
+static void forget_greeting(struct smtp *s)
+{
+    s->phase = PHASE_NEW;
+    s->esmtp = false;
+    s->helo[0] = '\0';
 }
 
 static enum smtp_action_kind run_ehlo(struct smtp *s, struct span arg, struct buf *out)
@@ -332,141 +400,106 @@ static enum smtp_action_kind run_lhlo(struct smtp *s, struct span arg, struct bu
 struct path_rule {
     const char *keyword;
     bool null_ok;
-    enum reply ok, syntax, bad, too_long;
+    enum reply syntax, bad;
 };
 
 static const struct path_rule reverse_path = {
     .keyword = "FROM:",
     .null_ok = true,
-    .ok = REPLY_SENDER_OK,
     .syntax = REPLY_MAIL_SYNTAX,
     .bad = REPLY_SENDER_BAD,
-    .too_long = REPLY_SENDER_LONG,
 };
 static const struct path_rule forward_path = {
     .keyword = "TO:",
     .null_ok = false,
-    .ok = REPLY_RCPT_OK,
     .syntax = REPLY_RCPT_SYNTAX,
     .bad = REPLY_RCPT_BAD,
-    .too_long = REPLY_RCPT_LONG,
 };
 
-/* Leaves the parameters in *arg. A blank behind the colon is wrong but common. */
-static enum reply read_path(const struct path_rule *rule, struct span *arg, struct address *path)
+static void refuse_path(struct smtp *s, const struct path_rule *rule, struct span path,
+                        struct buf *out)
+{
+    struct span why = span_str(address_explain_path(path, rule->null_ok));
+    put_reply_on(rule->bad, SPAN(""), why, out);
+    count_error(s, out);
+}
+
+/*
+ * Reads the path and leaves the parameters in *arg; false: it was refused. A blank behind the colon
+ * is wrong but common.
+ */
+static bool read_path(struct smtp *s, const struct path_rule *rule, struct span *arg,
+                      struct address *path, struct buf *out)
 {
     struct span keyword = span_str(rule->keyword);
     if (!span_starts_nocase(*arg, keyword)) {
-        return rule->syntax;
+        refuse(s, rule->syntax, out);
+        return false;
     }
     *arg = span_trim(span_skip(*arg, keyword.n));
-    enum err e = address_parse_path(arg, rule->null_ok, path);
-    if (e) {
-        return e == ERR_LIMIT ? rule->too_long : rule->bad;
+    if (address_parse_path(arg, rule->null_ok, path) != ERR_OK) {
+        refuse_path(s, rule, *arg, out);
+        return false;
     }
-    bool word_ends = arg->n == 0 || *arg->p == ' ' || *arg->p == '\t';
-    return word_ends ? rule->ok : rule->syntax;
-}
-
-/* Each takes the value of a parameter; its p is NULL when there was no equals sign. */
-
-static enum reply set_size(const struct smtp *s, struct span value, struct mail *m)
-{
-    enum err e = span_u64(value, s->o.max_size, &m->declared);
-    if (e) {
-        return e == ERR_LIMIT ? REPLY_TOO_LARGE : REPLY_PARAM_VALUE;
+    if (arg->n > 0 && *arg->p != ' ' && *arg->p != '\t') {
+        refuse(s, rule->syntax, out);
+        return false;
     }
-    return REPLY_SENDER_OK;
+    *arg = span_trim(*arg);
+    return true;
 }
 
-/* Messages are kept as they come, so both mean the same here. */
-static enum reply set_body(const struct smtp *s, struct span value, struct mail *m)
-{
-    (void)s;
-    (void)m;
-    bool known = span_eq_nocase(value, SPAN("7BIT")) || span_eq_nocase(value, SPAN("8BITMIME"));
-    return known ? REPLY_SENDER_OK : REPLY_PARAM_VALUE;
-}
-
-static enum reply set_utf8(const struct smtp *s, struct span value, struct mail *m)
-{
-    (void)s;
-    m->utf8 = true;
-    return value.p ? REPLY_PARAM_VALUE : REPLY_SENDER_OK;
-}
-
-static const struct {
-    const char *name;
-    enum reply (*set)(const struct smtp *s, struct span value, struct mail *m);
-} params[] = {
-    { "SIZE", set_size },
-    { "BODY", set_body },
-    { "SMTPUTF8", set_utf8 },
-};
-
-static enum reply read_param(const struct smtp *s, struct span word, struct mail *m)
-{
-    size_t equals = span_find(word, '=');
-    struct span name = span_first(word, equals);
-    struct span value = equals < word.n ? span_skip(word, equals + 1) : (struct span){ 0 };
-    for (unsigned i = 0; i < ARRAY_LEN(params); i++) {
-        if (!span_eq_nocase(name, span_str(params[i].name))) {
-            continue;
-        }
-        if (m->given & 1u << i) {
-            return REPLY_PARAM_TWICE;
-        }
-        m->given |= 1u << i;
-        return params[i].set(s, value, m);
-    }
-    return REPLY_PARAM_UNKNOWN;
-}
-
-/* The whole of MAIL's argument; SENDER_OK when all of it is right. */
-static enum reply read_mail(const struct smtp *s, struct span arg, struct mail *m)
-{
-    enum reply r = read_path(&reverse_path, &arg, &m->from);
-    while (r == REPLY_SENDER_OK) {
-        struct span word = span_word(&arg);
-        if (word.n == 0) {
-            break;
-        }
-        r = read_param(s, word, m);
-    }
-    if (r == REPLY_SENDER_OK && m->from.utf8 && !m->utf8) {
-        r = REPLY_NEED_SMTPUTF8;
-    }
-    return r;
-}
-
+/*
+ * What the session may ask about stands in the engine while it decides; none of it outlives a
+ * refusal.
+ */
 static enum smtp_action_kind run_mail(struct smtp *s, struct span arg, struct buf *out)
 {
-    struct mail m = { 0 };
-    enum reply r = read_mail(s, arg, &m);
-    if (r != REPLY_SENDER_OK) {
-        return refuse(s, r, out);
+    struct address from;
+    struct parameters p = { .max_size = s->o.max_size, .tls = s->tls };
+    if (s->o.max_messages && ++s->messages > s->o.max_messages) {
+        close_with(s, REPLY_TOO_MANY_MAILS, SMTP_CLOSE_MESSAGES, out);
+        return SMTP_CLOSE;
     }
-    s->mail = m;
-    s->phase = PHASE_MAIL;
-    return grant(r, out);
-}
-
-static enum reply read_rcpt(const struct smtp *s, struct span arg, struct address *path)
-{
-    enum reply r = read_path(&forward_path, &arg, path);
-    if (r == REPLY_RCPT_OK && arg.n > 0) {
-        r = REPLY_PARAM_UNKNOWN;
+    if (!read_path(s, &reverse_path, &arg, &from, out)) {
+        return SMTP_NEED_INPUT;
     }
-    if (r == REPLY_RCPT_OK && path->utf8 && !s->mail.utf8) {
+    enum reply r = parameters_mail(arg, &p);
+    if (r == REPLY_OK && from.utf8 && !p.utf8) {
         r = REPLY_NEED_SMTPUTF8;
     }
-    return r;
+    if (r != REPLY_OK) {
+        return refuse(s, r, out);
+    }
+    s->from = from;
+    s->parameters = p;
+    s->words = arg.n ? span_dup(arg) : NULL;
+    return SMTP_MAIL;
+}
+
+void smtp_mail_answer(struct smtp *s, enum smtp_verdict v, struct buf *out)
+{
+    CHECK(s->open == SMTP_MAIL);
+    s->open = SMTP_NEED_INPUT;
+    if (granted(v)) {
+        put_reply(REPLY_SENDER_OK, out);
+        s->phase = PHASE_MAIL;
+        return;
+    }
+    end_transaction(s);
+    refuse_address(s, reply_of(v), SPAN(""), out);
 }
 
 static enum smtp_action_kind run_rcpt(struct smtp *s, struct span arg, struct buf *out)
 {
-    enum reply r = read_rcpt(s, arg, &s->rcpt);
-    if (r != REPLY_RCPT_OK) {
+    if (!read_path(s, &forward_path, &arg, &s->rcpt, out)) {
+        return SMTP_NEED_INPUT;
+    }
+    enum reply r = parameters_rcpt(arg, &s->parameters);
+    if (r == REPLY_OK && s->rcpt.utf8 && !s->parameters.utf8) {
+        r = REPLY_NEED_SMTPUTF8;
+    }
+    if (r != REPLY_OK) {
         return refuse(s, r, out);
     }
     if (s->recipients >= s->o.max_recipients) {
@@ -475,174 +508,18 @@ static enum smtp_action_kind run_rcpt(struct smtp *s, struct span arg, struct bu
     return SMTP_RCPT;
 }
 
-/*
- * Refused recipients count as errors, or a client could try names for ever. Behind LMTP stands a
- * gateway of our own, whose connection carries the mail of many senders.
- */
 void smtp_rcpt_answer(struct smtp *s, enum smtp_verdict v, struct buf *out)
 {
     CHECK(s->open == SMTP_RCPT);
     s->open = SMTP_NEED_INPUT;
-    enum reply r = v == SMTP_OK ? REPLY_RCPT_OK : reply_of(v);
-    put_reply_on(r, span_of(s->rcpt.text, s->rcpt.len), SPAN(""), out);
-    if (v == SMTP_OK) {
+    struct span subject = span_of(s->rcpt.text, s->rcpt.len);
+    if (granted(v)) {
+        put_reply_on(REPLY_RCPT_OK, subject, SPAN(""), out);
         s->recipients++;
         s->phase = PHASE_RCPT;
-    } else if (replies[r].code >= 500 && !s->o.lmtp) {
-        count_error(s, out);
+    } else {
+        refuse_address(s, reply_of(v), subject, out);
     }
-}
-
-/* The other commands. */
-
-static enum smtp_action_kind run_data(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)s;
-    (void)arg;
-    (void)out;
-    return SMTP_DATA_BEGIN;
-}
-
-static enum smtp_action_kind run_rset(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)arg;
-    put_reply(REPLY_RESET_OK, out);
-    return abandon(s);
-}
-
-static enum smtp_action_kind run_noop(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)s;
-    (void)arg;
-    return grant(REPLY_NOOP_OK, out);
-}
-
-static enum smtp_action_kind run_help(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)s;
-    (void)arg;
-    return grant(REPLY_HELP_TEXT, out);
-}
-
-/* Tells nothing about who has a mailbox here (RFC 5321, section 7.3). */
-static enum smtp_action_kind run_vrfy(struct smtp *s, struct span arg, struct buf *out)
-{
-    return arg.n ? grant(REPLY_VRFY_TEXT, out) : refuse(s, REPLY_VRFY_SYNTAX, out);
-}
-
-static enum smtp_action_kind run_expn(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)arg;
-    return refuse(s, REPLY_NOT_IMPLEMENTED, out);
-}
-
-static enum smtp_action_kind run_starttls(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)arg;
-    if (s->tls) {
-        return refuse(s, REPLY_TLS_IS_UP, out);
-    }
-    if (!s->o.tls_offered) {
-        return refuse(s, REPLY_NO_TLS, out);
-    }
-    put_reply(REPLY_TLS_GO, out);
-    return SMTP_STARTTLS;
-}
-
-static enum smtp_action_kind run_quit(struct smtp *s, struct span arg, struct buf *out)
-{
-    (void)arg;
-    close_with(s, REPLY_BYE, SMTP_CLOSE_QUIT, out);
-    return SMTP_CLOSE;
-}
-
-enum {
-    IN_IDLE = 1 << PHASE_IDLE,
-    IN_MAIL = 1 << PHASE_MAIL,
-    IN_RCPT = 1 << PHASE_RCPT,
-    ANYTIME = 1 << PHASE_NEW | IN_IDLE | IN_MAIL | IN_RCPT /* RFC 5321, section 4.1.4 */
-};
-
-static const struct command {
-    const char *verb;
-    unsigned phases; /* in which it is allowed */
-    bool takes_argument;
-    bool idle; /* counts towards IDLE_COMMANDS_MAX */
-    enum smtp_action_kind (*run)(struct smtp *s, struct span arg, struct buf *out);
-} commands[] = {
-    { "EHLO", ANYTIME, true, true, run_ehlo },
-    { "HELO", ANYTIME, true, true, run_helo },
-    { "LHLO", ANYTIME, true, true, run_lhlo },
-    { "STARTTLS", IN_IDLE, false, false, run_starttls },
-    { "MAIL", IN_IDLE, true, false, run_mail },
-    { "RCPT", IN_MAIL | IN_RCPT, true, false, run_rcpt },
-    { "DATA", IN_RCPT, false, false, run_data },
-    { "RSET", ANYTIME, false, true, run_rset },
-    { "NOOP", ANYTIME, true, true, run_noop },
-    { "HELP", ANYTIME, true, true, run_help },
-    { "VRFY", ANYTIME, true, true, run_vrfy },
-    { "EXPN", ANYTIME, true, true, run_expn },
-    { "QUIT", ANYTIME, false, false, run_quit },
-};
-
-static const struct command *find_command(struct span verb)
-{
-    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-        if (span_eq_nocase(verb, span_str(commands[i].verb))) {
-            return &commands[i];
-        }
-    }
-    return NULL;
-}
-
-/* What was missing, for a command that is not allowed in this phase. */
-static enum reply out_of_order(const struct smtp *s, const struct command *c)
-{
-    switch (s->phase) {
-    case PHASE_NEW:
-        return s->o.lmtp ? REPLY_NEED_LHLO : REPLY_NEED_EHLO;
-    case PHASE_IDLE:
-        return REPLY_NEED_MAIL;
-    default:
-        return c->phases & IN_RCPT ? REPLY_NEED_RCPT : REPLY_MAIL_IS_OPEN;
-    }
-}
-
-static enum smtp_action_kind run_line(struct smtp *s, struct span line, struct buf *out)
-{
-    struct span verb = span_word(&line);
-    const struct command *c = find_command(verb);
-    if (!c) {
-        return refuse(s, REPLY_UNKNOWN_COMMAND, out);
-    }
-    if (!(c->phases & 1u << s->phase)) {
-        return refuse(s, out_of_order(s, c), out);
-    }
-    if (line.n > 0 && !c->takes_argument) {
-        return refuse(s, REPLY_NO_ARGUMENT, out);
-    }
-    enum smtp_action_kind kind = c->run(s, line, out);
-    if (c->idle && ++s->idle_commands > IDLE_COMMANDS_MAX) {
-        count_error(s, out);
-    }
-    return kind;
-}
-
-static enum smtp_action_kind step_command(struct smtp *s, struct span *in, struct buf *out)
-{
-    struct span line;
-    switch (line_next(&s->line, LINE_MAX_OCTETS, in, &line)) {
-    case LINE_READY: {
-        enum smtp_action_kind kind = run_line(s, line, out);
-        line_done(&s->line);
-        return kind;
-    }
-    case LINE_TOO_LONG:
-        return refuse(s, REPLY_LINE_TOO_LONG, out);
-    case LINE_MORE:
-        return SMTP_NEED_INPUT;
-    }
-    UNREACHABLE();
 }
 
 /* The message and its replies. */
@@ -653,6 +530,9 @@ static enum smtp_action_kind step_command(struct smtp *s, struct span *in, struc
  */
 static enum reply judge(const struct smtp *s)
 {
+    if (s->refusal != REPLY_OK) {
+        return s->refusal;
+    }
     if (s->size > s->o.max_size) {
         return REPLY_TOO_LARGE;
     }
@@ -684,14 +564,20 @@ static enum smtp_action_kind step_replies(struct smtp *s, struct buf *out)
             return SMTP_FLUSH;
         }
         enum reply r = s->outcome[s->replied++];
-        struct span receipt = span_str(r == REPLY_OK ? s->receipt : "");
-        put_reply_on(r, SPAN(""), receipt, out);
+        if (granted((enum smtp_verdict)r)) {
+            put_reply_on(r, SPAN(""), span_str(s->receipt), out);
+        } else {
+            put_refusal(s, r, SPAN(""), out);
+        }
     }
+    enum smtp_action_kind kind = SMTP_NEED_INPUT;
     if (judge(s) != REPLY_OK) {
-        return abandon(s);
+        kind = abandon(s);
+    } else {
+        end_transaction(s);
     }
-    end_transaction(s);
-    return SMTP_NEED_INPUT;
+    hang_up(s);
+    return kind;
 }
 
 static enum smtp_action_kind step_end(struct smtp *s, struct buf *out)
@@ -705,37 +591,193 @@ static enum smtp_action_kind step_end(struct smtp *s, struct buf *out)
     return step_replies(s, out);
 }
 
+/* What was decoded: goes out unless the message will be refused. */
+static bool take_piece(struct smtp *s)
+{
+    struct span piece = buf_span(&s->piece);
+    s->size += piece.n;
+    hops_scan(&s->hops, piece);
+    return piece.n > 0 && judge(s) == REPLY_OK;
+}
+
 /* A message that will be refused is eaten to its end, as nothing in it may pass for a command. */
 static enum smtp_action_kind step_data(struct smtp *s, struct span *in, struct buf *out)
 {
     buf_clear(&s->piece);
     bool complete = dot_decode(&s->dot, in, &s->piece);
-    struct span piece = buf_span(&s->piece);
-    s->size += piece.n;
-    hops_scan(&s->hops, piece);
+    bool wanted = take_piece(s);
     if (complete) {
         s->phase = PHASE_END;
     }
-    if (piece.n > 0 && judge(s) == REPLY_OK) {
+    if (wanted) {
         return SMTP_DATA;
     }
     return complete ? step_end(s, out) : SMTP_NEED_INPUT;
 }
 
+/* Chunks (RFC 3030). */
+
+static bool is_message(const struct chunk *c)
+{
+    return c->from == PHASE_RCPT || c->from == PHASE_CHUNKS;
+}
+
+/*
+ * A chunk where none may be. That is no error until there are very many: the client may have sent
+ * all of them at once, before it knew that there is no recipient or that the first was refused.
+ */
+static enum smtp_action_kind end_stray_chunk(struct smtp *s, struct buf *out)
+{
+    enum reply need_greeting = s->o.lmtp ? REPLY_NEED_LHLO : REPLY_NEED_EHLO;
+    s->phase = s->chunk.from;
+    put_reply(s->phase == PHASE_NEW    ? need_greeting
+              : s->phase == PHASE_IDLE ? REPLY_NEED_MAIL
+                                       : REPLY_NEED_RCPT,
+              out);
+    if (++s->idle_commands > IDLE_COMMANDS_MAX) {
+        count_error(s, out);
+    }
+    return SMTP_NEED_INPUT;
+}
+
+/* The message goes on after this chunk, or has been refused. */
+static enum smtp_action_kind end_chunk(struct smtp *s, struct buf *out)
+{
+    enum reply r = judge(s);
+    if (r != REPLY_OK) {
+        put_refusal(s, r, SPAN(""), out);
+        enum smtp_action_kind kind = abandon(s);
+        hang_up(s);
+        return kind;
+    }
+    must(buf_addf(out, "%u %s %llu %s\r\n", replies[REPLY_CHUNK_OK].code,
+                  replies[REPLY_CHUNK_OK].enhanced, (unsigned long long)s->chunk.size,
+                  replies[REPLY_CHUNK_OK].text));
+    s->phase = PHASE_CHUNKS;
+    return SMTP_NEED_INPUT;
+}
+
+/* Octets of the chunk that lie in *in. */
+static struct span chunk_octets(const struct smtp *s, struct span in)
+{
+    return span_first(in, s->chunk.left < in.n ? (size_t)s->chunk.left : in.n);
+}
+
+static void eat_octets(struct smtp *s, size_t n, struct span *in)
+{
+    s->chunk.left -= n;
+    *in = span_skip(*in, n);
+}
+
+/* True when the chunk is complete, and with the last one the message. */
+static bool decode_chunk(struct smtp *s, struct span *in)
+{
+    struct span octets = chunk_octets(s, *in), rest = octets;
+    dot_decode(&s->dot, &rest, &s->piece);
+    eat_octets(s, octets.n - rest.n, in);
+    if (s->chunk.left > 0 || buf_room(&s->piece) < CHUNKS_END_ROOM) {
+        return false;
+    }
+    if (s->chunk.last) {
+        dot_decode_chunks_end(&s->dot, &s->piece);
+    }
+    return true;
+}
+
+static enum smtp_action_kind step_chunk_end(struct smtp *s, struct buf *out)
+{
+    if (!is_message(&s->chunk)) {
+        return end_stray_chunk(s, out);
+    }
+    return s->chunk.last ? step_end(s, out) : end_chunk(s, out);
+}
+
+static enum smtp_action_kind step_chunk(struct smtp *s, struct span *in, struct buf *out)
+{
+    bool complete, wanted = false;
+    buf_clear(&s->piece);
+    if (!is_message(&s->chunk) || s->refusal != REPLY_OK) {
+        eat_octets(s, chunk_octets(s, *in).n, in);
+        complete = s->chunk.left == 0;
+    } else {
+        complete = decode_chunk(s, in);
+        wanted = take_piece(s);
+    }
+    if (complete) {
+        s->phase = PHASE_CHUNK_END;
+    }
+    if (wanted) {
+        return SMTP_DATA;
+    }
+    return complete ? step_chunk_end(s, out) : SMTP_NEED_INPUT;
+}
+
+static enum err read_chunk(struct span arg, struct chunk *c)
+{
+    struct span size = span_word(&arg), last = span_word(&arg);
+    enum err e = span_u64(size, UINT64_MAX, &c->size);
+    c->left = c->size;
+    c->last = last.n > 0;
+    return e || arg.n > 0 || (last.n > 0 && !span_eq_nocase(last, SPAN("LAST"))) ? ERR_INVALID
+                                                                                 : ERR_OK;
+}
+
+/*
+ * Without the size nobody knows what behind the line is message and what command, and a message
+ * that is read as commands is what smuggling needs. So a bad BDAT is the end.
+ *
+ * Decoding makes a message longer, never shorter, so one that can't fit is known by its size; it is
+ * eaten, as RFC 3030, section 2, asks, and refused behind it.
+ */
+static enum smtp_action_kind run_bdat(struct smtp *s, struct span arg, struct buf *out)
+{
+    struct chunk c = { .from = s->phase };
+    if (read_chunk(arg, &c) != ERR_OK) {
+        close_with(s, REPLY_BDAT_SYNTAX, SMTP_CLOSE_CHUNK, out);
+        return SMTP_CLOSE;
+    }
+    s->chunk = c;
+    s->chunked = true;
+    s->chunks++;
+    if (is_message(&c) && c.size > s->o.max_size - s->size) {
+        s->refusal = REPLY_TOO_LARGE;
+    } else if (c.from == PHASE_RCPT) {
+        return SMTP_DATA_BEGIN;
+    }
+    s->phase = PHASE_CHUNK;
+    return step_chunk(s, &(struct span){ 0 }, out); /* it may be empty */
+}
+
+static void begin_message(struct smtp *s)
+{
+    hops_init(&s->hops);
+    if (s->chunked) {
+        dot_decode_chunks_init(&s->dot, s->o.normalize_newlines);
+        s->phase = PHASE_CHUNK;
+    } else {
+        dot_decode_init(&s->dot, s->o.normalize_newlines);
+        s->phase = PHASE_DATA;
+    }
+}
+
+/* The refusal of a chunk waits until it has been eaten. */
 void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out)
 {
     CHECK(s->open == SMTP_DATA_BEGIN);
     s->open = SMTP_NEED_INPUT;
-    if (v != SMTP_OK) {
-        put_reply(reply_of(v), out);
+    if (granted(v)) {
+        if (!s->chunked) {
+            put_reply(REPLY_START_DATA, out);
+        }
+        begin_message(s);
+    } else if (s->chunked) {
+        s->refusal = reply_of(v);
+        s->phase = PHASE_CHUNK;
+    } else {
+        put_refusal(s, reply_of(v), SPAN(""), out);
         end_transaction(s);
-        return;
+        hang_up(s);
     }
-    put_reply(REPLY_START_DATA, out);
-    dot_decode_init(&s->dot, s->o.normalize_newlines);
-    hops_init(&s->hops);
-    s->size = 0;
-    s->phase = PHASE_DATA;
 }
 
 void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struct span text,
@@ -754,6 +796,257 @@ void smtp_end_answer(struct smtp *s, const enum smtp_verdict *v, size_t n, struc
     step_replies(s, out); /* a FLUSH comes again from smtp_step */
 }
 
+/* The other commands. */
+
+static enum smtp_action_kind run_data(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)arg;
+    (void)out;
+    s->chunked = false;
+    return SMTP_DATA_BEGIN;
+}
+
+static enum smtp_action_kind run_rset(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)arg;
+    put_reply(REPLY_RESET_OK, out);
+    return abandon(s);
+}
+
+static enum smtp_action_kind run_noop(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)s;
+    (void)arg;
+    return grant(REPLY_NOOP_OK, out);
+}
+
+static enum smtp_action_kind run_help(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)s;
+    (void)arg;
+    return grant(REPLY_HELP_TEXT, out);
+}
+
+/* The last word, taken off; RFC 6531, section 3.7.4.2, has SMTPUTF8 there. */
+static bool take_utf8_word(struct span *arg)
+{
+    const char *blank = arg->n ? memrchr(arg->p, ' ', arg->n) : NULL;
+    size_t n = blank ? (size_t)(blank - arg->p) : 0;
+    if (!blank || !span_eq_nocase(span_skip(*arg, n + 1), SPAN("SMTPUTF8"))) {
+        return false;
+    }
+    *arg = span_trim(span_first(*arg, n));
+    return true;
+}
+
+static bool is_ascii(struct span s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if ((unsigned char)s.p[i] > 127) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Tells nothing about who has a mailbox here (RFC 5321, section 7.3). */
+static enum smtp_action_kind run_vrfy(struct smtp *s, struct span arg, struct buf *out)
+{
+    arg = span_trim(arg);
+    bool utf8 = take_utf8_word(&arg);
+    if (arg.n == 0 || !span_utf8(arg)) {
+        return refuse(s, REPLY_VRFY_SYNTAX, out);
+    }
+    return utf8 || is_ascii(arg) ? grant(REPLY_VRFY_TEXT, out)
+                                 : refuse(s, REPLY_NEED_SMTPUTF8, out);
+}
+
+static enum smtp_action_kind run_expn(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)arg;
+    return refuse(s, REPLY_NOT_IMPLEMENTED, out);
+}
+
+static enum smtp_action_kind run_starttls(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)arg;
+    if (s->tls) {
+        return refuse(s, REPLY_TLS_IS_UP, out);
+    }
+    if (!s->o.tls_offered) {
+        return refuse(s, REPLY_NO_TLS, out);
+    }
+    put_reply(REPLY_TLS_GO, out);
+    return SMTP_STARTTLS;
+}
+
+/*
+ * What the relay said before holds until it says otherwise: it may name one attribute at a time.
+ */
+static enum smtp_action_kind run_xclient(struct smtp *s, struct span arg, struct buf *out)
+{
+    if (!s->o.xclient) {
+        return refuse(s, REPLY_NO_XCLIENT, out);
+    }
+    s->claimed = NEW(struct smtp_xclient);
+    if (s->xclient) {
+        *s->claimed = *s->xclient;
+    }
+    if (xclient_parse(arg, s->claimed) != ERR_OK) {
+        free(s->claimed);
+        s->claimed = NULL;
+        return refuse(s, REPLY_XCLIENT_SYNTAX, out);
+    }
+    return SMTP_XCLIENT;
+}
+
+/*
+ * A new conversation, but with the same peer: its errors and messages still count. HELO and PROTO
+ * are the client's and go into the trace header, whatever the relay itself greets with.
+ */
+void smtp_xclient_answer(struct smtp *s, bool ok, struct buf *out)
+{
+    CHECK(s->open == SMTP_XCLIENT);
+    s->open = SMTP_NEED_INPUT;
+    struct smtp_xclient *unwanted = ok ? s->xclient : s->claimed;
+    s->xclient = ok ? s->claimed : s->xclient;
+    s->claimed = NULL;
+    free(unwanted);
+    if (!ok) {
+        refuse(s, REPLY_XCLIENT_SYNTAX, out);
+        return;
+    }
+    forget_greeting(s);
+    smtp_greet(s, out);
+}
+
+static enum smtp_action_kind run_quit(struct smtp *s, struct span arg, struct buf *out)
+{
+    (void)arg;
+    close_with(s, REPLY_BYE, SMTP_CLOSE_QUIT, out);
+    return SMTP_CLOSE;
+}
+
+enum {
+    IN_IDLE = 1 << PHASE_IDLE,
+    IN_MAIL = 1 << PHASE_MAIL,
+    IN_RCPT = 1 << PHASE_RCPT,
+    IN_NEW = 1 << PHASE_NEW,
+    ANYTIME = IN_NEW | IN_IDLE | IN_MAIL | IN_RCPT | 1 << PHASE_CHUNKS /* RFC 5321, 4.1.4 */
+};
+
+static const struct command {
+    const char *verb;
+    unsigned phases; /* in which it is allowed */
+    bool takes_argument;
+    bool idle; /* counts towards IDLE_COMMANDS_MAX */
+    enum smtp_action_kind (*run)(struct smtp *s, struct span arg, struct buf *out);
+} commands[] = {
+    { "EHLO", ANYTIME, true, true, run_ehlo },
+    { "HELO", ANYTIME, true, true, run_helo },
+    { "LHLO", ANYTIME, true, true, run_lhlo },
+    { "STARTTLS", IN_IDLE, false, false, run_starttls },
+    { "MAIL", IN_IDLE, true, false, run_mail },
+    { "RCPT", IN_MAIL | IN_RCPT, true, false, run_rcpt },
+    { "DATA", IN_RCPT, false, false, run_data },
+    { "BDAT", ANYTIME, true, false, run_bdat }, /* its chunk has to be eaten in any phase */
+    { "XCLIENT", IN_NEW | IN_IDLE, true, false, run_xclient },
+    { "RSET", ANYTIME, false, true, run_rset },
+    { "NOOP", ANYTIME, true, true, run_noop },
+    { "HELP", ANYTIME, true, true, run_help },
+    { "VRFY", ANYTIME, true, true, run_vrfy },
+    { "EXPN", ANYTIME, true, true, run_expn },
+    { "QUIT", ANYTIME, false, false, run_quit },
+};
+
+static const struct command *find_command(struct span verb)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (span_eq_nocase(verb, span_str(commands[i].verb))) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+/* What was missing, for a command that is not allowed in this phase. */
+static enum reply out_of_order(const struct smtp *s, const struct command *c)
+{
+    switch (s->phase) {
+    case PHASE_NEW:
+        return s->o.lmtp ? REPLY_NEED_LHLO : REPLY_NEED_EHLO;
+    case PHASE_IDLE:
+        return REPLY_NEED_MAIL;
+    case PHASE_CHUNKS:
+        return REPLY_NEED_CHUNK;
+    default:
+        return c->phases & IN_RCPT ? REPLY_NEED_RCPT : REPLY_MAIL_IS_OPEN;
+    }
+}
+
+/*
+ * A browser was led here, by a page that has SMTP in what it makes the browser send: the rest must
+ * not be read. A client that has greeted is no browser.
+ */
+static bool is_http(const struct smtp *s, struct span verb)
+{
+    static const char *const words[] = { "GET",   "POST", "PUT",   "HEAD",   "OPTIONS", "CONNECT",
+                                         "PATCH", "PRI",  "TRACE", "DELETE", "Host:" };
+    bool found = false;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        found = found || span_eq_nocase(verb, span_str(words[i]));
+    }
+    return found && s->phase == PHASE_NEW;
+}
+
+static enum smtp_action_kind run_line(struct smtp *s, struct span line, struct buf *out)
+{
+    struct span verb = span_word(&line);
+    if (is_http(s, verb)) {
+        close_with(s, REPLY_NOT_SMTP, SMTP_CLOSE_HTTP, out);
+        return SMTP_CLOSE;
+    }
+    const struct command *c = find_command(verb);
+    if (!c) {
+        return refuse(s, REPLY_UNKNOWN_COMMAND, out);
+    }
+    if (!(c->phases & 1u << s->phase)) {
+        return refuse(s, out_of_order(s, c), out);
+    }
+    if (line.n > 0 && !c->takes_argument) {
+        return refuse(s, REPLY_NO_ARGUMENT, out);
+    }
+    enum smtp_action_kind kind = c->run(s, line, out);
+    if (c->idle && ++s->idle_commands > IDLE_COMMANDS_MAX) {
+        count_error(s, out);
+    }
+    return kind;
+}
+
+static enum smtp_action_kind step_command(struct smtp *s, struct span *in, struct buf *out)
+{
+    struct span line;
+    bool first = !s->spoken && in->n > 0;
+    s->spoken = s->spoken || first;
+    if (first && *in->p == TLS_HANDSHAKE) {
+        *in = span_skip(*in, in->n);
+        close_with(s, REPLY_NOT_SMTP, SMTP_CLOSE_NOT_SMTP, out);
+        return SMTP_CLOSE;
+    }
+    switch (line_next(&s->line, LINE_MAX_OCTETS, in, &line)) {
+    case LINE_READY: {
+        enum smtp_action_kind kind = run_line(s, line, out);
+        line_done(&s->line);
+        return kind;
+    }
+    case LINE_TOO_LONG:
+        return refuse(s, REPLY_LINE_TOO_LONG, out);
+    case LINE_MORE:
+        return SMTP_NEED_INPUT;
+    }
+    UNREACHABLE();
+}
+
 /* The engine as a whole. */
 
 static enum smtp_action_kind step(struct smtp *s, struct span *in, struct buf *out)
@@ -763,9 +1056,14 @@ static enum smtp_action_kind step(struct smtp *s, struct span *in, struct buf *o
     case PHASE_IDLE:
     case PHASE_MAIL:
     case PHASE_RCPT:
+    case PHASE_CHUNKS:
         return step_command(s, in, out);
     case PHASE_DATA:
         return step_data(s, in, out);
+    case PHASE_CHUNK:
+        return step_chunk(s, in, out);
+    case PHASE_CHUNK_END:
+        return step_chunk_end(s, out);
     case PHASE_END:
         return step_end(s, out);
     case PHASE_REPLIES:
@@ -778,14 +1076,18 @@ static enum smtp_action_kind step(struct smtp *s, struct span *in, struct buf *o
 
 static bool needs_answer(enum smtp_action_kind kind)
 {
-    return kind == SMTP_STARTTLS || kind == SMTP_RCPT || kind == SMTP_DATA_BEGIN ||
-           kind == SMTP_DATA_END;
+    return kind == SMTP_STARTTLS || kind == SMTP_XCLIENT || kind == SMTP_MAIL ||
+           kind == SMTP_RCPT || kind == SMTP_DATA_BEGIN || kind == SMTP_DATA_END;
 }
 
 static struct smtp_action action_of(const struct smtp *s, enum smtp_action_kind kind)
 {
     struct smtp_action a = { .kind = kind };
-    if (kind == SMTP_RCPT) {
+    if (kind == SMTP_XCLIENT) {
+        a.u.xclient = s->claimed;
+    } else if (kind == SMTP_MAIL) {
+        a.u.reverse_path = &s->from;
+    } else if (kind == SMTP_RCPT) {
         a.u.rcpt = &s->rcpt;
     } else if (kind == SMTP_DATA) {
         a.u.data = buf_span(&s->piece);
@@ -819,10 +1121,10 @@ void smtp_tls_answer(struct smtp *s)
 {
     CHECK(s->open == SMTP_STARTTLS);
     s->open = SMTP_NEED_INPUT;
-    s->phase = PHASE_NEW;
     s->tls = true;
-    s->esmtp = false;
-    s->helo[0] = '\0';
+    forget_greeting(s);
+    free(s->xclient);
+    s->xclient = NULL;
 }
 
 struct smtp *smtp_new(const struct smtp_options *o)
@@ -841,6 +1143,9 @@ void smtp_free(struct smtp **s)
         line_fini(&(*s)->line);
         buf_fini(&(*s)->piece);
         free((*s)->outcome);
+        free((*s)->words);
+        free((*s)->xclient);
+        free((*s)->claimed);
         free(*s);
         *s = NULL;
     }
@@ -868,7 +1173,7 @@ void smtp_timeout(struct smtp *s, struct buf *out)
 
 const struct address *smtp_reverse_path(const struct smtp *s)
 {
-    return &s->mail.from;
+    return &s->from;
 }
 
 const struct address *smtp_rcpt(const struct smtp *s)
@@ -878,17 +1183,20 @@ const struct address *smtp_rcpt(const struct smtp *s)
 
 struct span smtp_helo(const struct smtp *s)
 {
-    return span_str(s->helo);
+    bool told = s->xclient && xclient_has(s->xclient, XCLIENT_HELO);
+    return span_str(told ? s->xclient->value[XCLIENT_HELO] : s->helo);
 }
 
 bool smtp_esmtp(const struct smtp *s)
 {
-    return s->esmtp;
+    bool told = s->xclient && xclient_has(s->xclient, XCLIENT_PROTO);
+    return told ? span_eq_nocase(span_str(s->xclient->value[XCLIENT_PROTO]), SPAN("ESMTP"))
+                : s->esmtp;
 }
 
 bool smtp_utf8(const struct smtp *s)
 {
-    return s->mail.utf8;
+    return s->parameters.utf8;
 }
 
 bool smtp_tls(const struct smtp *s)
@@ -898,5 +1206,25 @@ bool smtp_tls(const struct smtp *s)
 
 uint64_t smtp_declared_size(const struct smtp *s)
 {
-    return s->mail.declared;
+    return s->parameters.declared;
+}
+
+size_t smtp_mail_parameters(const struct smtp *s, struct span words[PARAMETERS_MAIL_MAX])
+{
+    struct span rest = span_str(s->words);
+    size_t n = 0;
+    for (struct span word; n < PARAMETERS_MAIL_MAX && (word = span_word(&rest)).n > 0;) {
+        words[n++] = word;
+    }
+    return n;
+}
+
+unsigned smtp_errors(const struct smtp *s)
+{
+    return s->errors;
+}
+
+uint64_t smtp_chunks(const struct smtp *s)
+{
+    return s->chunks;
 }

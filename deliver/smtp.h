@@ -1,6 +1,6 @@
 /*
  * smtp: the ESMTP and LMTP server as an engine without I/O (RFC 5321, 2033, 1870, 2034, 2920,
- * 3207, 6152, 6531).
+ * 3030, 3207, 6152, 6531, 8689, 9422; Postfix's XCLIENT).
  *
  * smtp_step eats bytes, appends replies and returns one action by value. The action stays open
  * until it is answered; no input is eaten meanwhile, so the order of pipelined commands and
@@ -11,8 +11,10 @@
  *   NEED_INPUT   more bytes                  nothing to do
  *   FLUSH        smtp_step once out drained  out is full
  *   STARTTLS     smtp_tls_answer             220 is in out: send it, then negotiate
+ *   XCLIENT      smtp_xclient_answer         a relay names the client that it speaks for
+ *   MAIL         smtp_mail_answer            may this sender begin a transaction?
  *   RCPT         smtp_rcpt_answer            who is this recipient?
- *   DATA_BEGIN   smtp_data_answer            open a delivery; 354 follows an OK
+ *   DATA_BEGIN   smtp_data_answer            open a delivery (DATA, or the first BDAT)
  *   DATA         smtp_step once taken        a piece of the message, decoded
  *   DATA_END     smtp_end_answer             commit; the reply is the peer's receipt
  *   RESET        smtp_step                   forget the transaction (RSET, EHLO, a message that the
@@ -24,11 +26,18 @@
 
 #include "address.h"
 #include "base/buffer.h"
+#include "parameters.h"
+#include "xclient.h"
 
 /* clang-format off */
 #define SMTP_CLOSE_LIST(X)         \
     X(QUIT,     "quit")            \
     X(ERRORS,   "too many errors") \
+    X(MESSAGES, "enough messages") \
+    X(CHUNK,    "bad chunk")       \
+    X(FILTER,   "filter")          \
+    X(HTTP,     "http")            \
+    X(NOT_SMTP, "not smtp")        \
     X(SHUTDOWN, "shutdown")        \
     X(TIMEOUT,  "timeout")
 /* clang-format on */
@@ -44,6 +53,8 @@ enum smtp_action_kind {
     SMTP_NEED_INPUT,
     SMTP_FLUSH,
     SMTP_STARTTLS,
+    SMTP_XCLIENT,
+    SMTP_MAIL,
     SMTP_RCPT,
     SMTP_DATA_BEGIN,
     SMTP_DATA,
@@ -55,8 +66,10 @@ enum smtp_action_kind {
 struct smtp_action {
     enum smtp_action_kind kind;
     union {
-        const struct address *rcpt; /* borrowed until the answer */
-        struct span data;           /* borrowed until the next smtp_step */
+        const struct smtp_xclient *xclient; /* borrowed until the answer, as are the next two */
+        const struct address *reverse_path;
+        const struct address *rcpt;
+        struct span data; /* borrowed until the next smtp_step */
         enum smtp_close close;
     } u;
 };
@@ -64,12 +77,14 @@ struct smtp_action {
 struct smtp_options {
     bool lmtp;
     bool tls_offered;
+    bool xclient;            /* the client may use XCLIENT */
     bool normalize_newlines; /* else a bare CR or LF makes the message 550 5.6.0 */
     uint64_t max_size;       /* octets, announced by SIZE */
     unsigned max_recipients;
     unsigned max_received;
-    unsigned max_errors;  /* since the last delivered message; then 421 4.7.0 */
-    const char *hostname; /* at most DOMAIN_MAX octets; borrowed for the engine's life */
+    unsigned max_messages; /* MAIL commands of the session, announced; then 421. 0: no limit */
+    unsigned max_errors;   /* since the last delivered message; then 421 4.7.0 */
+    const char *hostname;  /* at most DOMAIN_MAX octets; borrowed for the engine's life */
 };
 
 struct smtp; /* opaque */
@@ -98,7 +113,12 @@ void smtp_tls_answer(struct smtp *s);
     X(OVER_QUOTA, "over-quota") /* 452 4.2.2 mailbox is full */                     \
     X(TOO_LARGE,  "too-large")  /* 552 5.3.4 larger than this mailbox takes */      \
     X(TOO_MANY,   "too-many")   /* 452 4.5.3 an alias that grows too large */       \
-    X(FAULT,      "fault")      /* 451 4.3.0 try again */
+    X(FAULT,      "fault")      /* 451 4.3.0 try again */                           \
+    X(BLOCKED,    "blocked")    /* 550 5.7.1 a block list has the client's address */ \
+    X(TOO_FAST,   "too-fast")   /* 450 4.7.1 a limit of rate or guesses */          \
+    X(FILTERED,   "filtered")   /* what smtp_custom_reply said */                   \
+    X(NO_MEMORY,  "no-memory")  /* 452 4.3.1 no room for the message now */         \
+    X(DISCARDED,  "discarded")  /* as OK, but nothing is kept */
 /* clang-format on */
 
 enum smtp_verdict {
@@ -110,9 +130,28 @@ enum smtp_verdict {
 /* The word, for logs. */
 const char *smtp_verdict_text(enum smtp_verdict v);
 
+/*
+ * To be said before an answer. reply_text: what stands behind the words of BLOCKED or TOO_FAST, the
+ * zone say; once. custom_reply: the whole of FILTERED; it comes from outside, so what can't be sent
+ * is mended: a code that is not 4xx or 5xx becomes 451, an enhanced one that is none of the same
+ * class X.7.1, an octet that is not printable a question mark; text is cut at 255. 421 also closes.
+ */
+void smtp_reply_text(struct smtp *s, struct span text);
+void smtp_custom_reply(struct smtp *s, unsigned code, struct span enhanced, struct span text);
+
+/* ok: 220, and the conversation begins anew; what is forgotten and what not is in smtp.c. Else 501,
+ * for an address that is none. */
+void smtp_xclient_answer(struct smtp *s, bool ok, struct buf *out);
+
+/* OK: the transaction is open. */
+void smtp_mail_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
+
 void smtp_rcpt_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 
-/* OK: 354, go on. Else the refusal in its place; the transaction is over. */
+/*
+ * OK: go on, after DATA with 354. Else the transaction is over, with the refusal; after BDAT that
+ * is said when the chunk has been eaten, and a RESET comes with it.
+ */
 void smtp_data_answer(struct smtp *s, enum smtp_verdict v, struct buf *out);
 
 /*
@@ -138,5 +177,12 @@ bool smtp_esmtp(const struct smtp *s);       /* greeted with EHLO or LHLO */
 bool smtp_utf8(const struct smtp *s);        /* MAIL said SMTPUTF8 */
 bool smtp_tls(const struct smtp *s);
 uint64_t smtp_declared_size(const struct smtp *s); /* MAIL's SIZE=, 0 when not given */
+/* MAIL's parameters as the client wrote them, for milters; how many. Valid as long as the
+ * transaction, from the MAIL action on. */
+size_t smtp_mail_parameters(const struct smtp *s, struct span words[PARAMETERS_MAIL_MAX]);
+
+/* Of the session. */
+unsigned smtp_errors(const struct smtp *s); /* since the last message that was delivered */
+uint64_t smtp_chunks(const struct smtp *s); /* BDAT commands so far */
 
 #endif

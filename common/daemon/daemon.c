@@ -76,12 +76,23 @@ static const char *health_address(const struct daemon_service *s, const struct c
     return *(const char *const *)(const void *)((const char *)c + s->health);
 }
 
+static bool are_networks(const struct config_list *l, const char *setting, char *why,
+                         size_t why_size)
+{
+    struct netset *networks;
+    const char *bad;
+    if (netset_parse(l, &networks, &bad) != ERR_OK) {
+        snprintf(why, why_size, "%s: %s: not a network", setting, bad);
+        return false;
+    }
+    netset_free(&networks);
+    return true;
+}
+
 /* Whether this service can run with it. */
 static bool usable(const struct daemon_service *s, const struct config *c, char *why,
                    size_t why_size)
 {
-    struct netset *networks;
-    const char *bad;
     size_t n = 0;
     for (size_t i = 0; i < s->n; i++) {
         const struct config_list *l = port_list(c, &s->ports[i]);
@@ -101,21 +112,16 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
         snprintf(why, why_size, "%s has nothing to listen on", s->name);
         return false;
     }
-    if (netset_parse(&c->proxy_networks, &networks, &bad) != ERR_OK) {
-        snprintf(why, why_size, "proxy.networks: %s: not a network", bad);
+    if (!are_networks(&c->proxy_networks, "proxy.networks", why, why_size) ||
+        !are_networks(&c->smtp_xclient, "smtp.xclient", why, why_size) ||
+        !are_networks(&c->limits_exempt, "limits.exempt", why, why_size)) {
         return false;
     }
-    netset_free(&networks);
     if (!*c->tls_certificate && (*c->tls_directory || *c->tls_client_ca)) {
         snprintf(why, why_size, "%s needs tls.certificate",
                  *c->tls_directory ? "tls.directory" : "tls.client_ca");
         return false;
     }
-    if (netset_parse(&c->limits_exempt, &networks, &bad) != ERR_OK) {
-        snprintf(why, why_size, "limits.exempt: %s: not a network", bad);
-        return false;
-    }
-    netset_free(&networks);
     if (!*c->database_url) {
         snprintf(why, why_size, "database.url is not set");
         return false;

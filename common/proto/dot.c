@@ -42,6 +42,11 @@ void dot_decode_init(struct dot_decoder *d, bool normalize)
     *d = (struct dot_decoder){ .state = LINE_START, .normalize = normalize };
 }
 
+void dot_decode_chunks_init(struct dot_decoder *d, bool normalize)
+{
+    *d = (struct dot_decoder){ .state = LINE_START, .normalize = normalize, .chunks = true };
+}
+
 /* A CR or LF that has turned out to be alone. */
 static void decode_bare(struct dot_decoder *d, char c, struct buf *out)
 {
@@ -58,7 +63,7 @@ static bool decode_octet(struct dot_decoder *d, char c, struct buf *out)
 {
     switch (d->state) {
     case LINE_START:
-        if (c == '.') {
+        if (c == '.' && !d->chunks) {
             d->state = DOT;
             return false;
         }
@@ -89,10 +94,25 @@ static bool decode_octet(struct dot_decoder *d, char c, struct buf *out)
     d->state = c == '\r' ? CR : TEXT;
     if (c == '\n') {
         decode_bare(d, c, out);
+        if (d->chunks && d->normalize) {
+            d->state = LINE_START; /* where there are dots, not even then may one be read */
+        }
     } else if (c != '\r') {
         add_octet(out, c);
     }
     return false;
+}
+
+void dot_decode_chunks_end(struct dot_decoder *d, struct buf *out)
+{
+    CHECK(d->chunks);
+    if (d->state == CR) {
+        decode_bare(d, '\r', out);
+    }
+    if (d->state == TEXT || (d->state == CR && !d->normalize)) {
+        add(out, SPAN("\r\n"));
+    }
+    d->state = LINE_START;
 }
 
 /* How many octets pass through unchanged within a line. */

@@ -3,7 +3,8 @@
  *
  * Values embedded in engines; bytes only. The decoder ends a message at CRLF.CRLF alone; a bare CR
  * or LF is never a line end of the protocol, which is what SMTP smuggling lives on. It either
- * turns each into CRLF in the message or reports that one was there, as it was set up.
+ * turns each into CRLF in the message or reports that one was there, as it was set up. It reads
+ * chunks too (RFC 3030), which have no dots and no terminator but the same rule of newlines.
  */
 #ifndef MAILFLEET_PROTO_DOT_H
 #define MAILFLEET_PROTO_DOT_H
@@ -14,6 +15,7 @@ struct dot_decoder {
     unsigned char state; /* see dot.c */
     bool normalize;      /* a bare CR or LF becomes CRLF; else it stays and sets bare */
     bool bare;           /* a bare CR or LF was met */
+    bool chunks;         /* a dot is an octet like any other */
 };
 
 void dot_decode_init(struct dot_decoder *d, bool normalize);
@@ -23,6 +25,12 @@ void dot_decode_init(struct dot_decoder *d, bool normalize);
  * the terminator. The message always ends in CRLF unless it is empty.
  */
 bool dot_decode(struct dot_decoder *d, struct span *in, struct buf *out);
+
+/* A message that comes in chunks: dot_decode is never told that it is complete. */
+void dot_decode_chunks_init(struct dot_decoder *d, bool normalize);
+/* All of it was eaten: appends at most 4 octets, what was held back and the CRLF that is missing.
+ */
+void dot_decode_chunks_end(struct dot_decoder *d, struct buf *out);
 
 struct dot_encoder {
     unsigned char state;

@@ -18,7 +18,8 @@ PURE = set("""
     memchr memcmp memcpy memmem memmove memrchr memset explicit_bzero
     strchr strcmp strcspn strdup strlen strncmp strnlen strrchr strspn strstr
     snprintf vsnprintf
-    u8_check u8_mblen
+    u8_check u8_mblen u8_normalize uninorm_nfc
+    inet_pton idn2_to_ascii_8z idn2_free
 """.split())
 
 # What compilers, sanitizers and fortified headers add; __memcpy_chk is memcpy.

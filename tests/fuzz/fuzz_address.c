@@ -12,34 +12,42 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check_text(const char *text, const struct address *a)
+static void check_text(const char *text, size_t len, bool utf8)
 {
     bool high = false;
-    CHECK(strlen(text) == a->len);
-    for (size_t i = 0; i < a->len; i++) {
+    CHECK(strlen(text) == len && len <= ADDRESS_MAX);
+    for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)text[i];
         CHECK(c >= ' ' && c != 127);
         high = high || c > 127;
     }
-    CHECK(high == a->utf8);
+    CHECK(high == utf8 && span_utf8(span_of(text, len)));
 }
 
 static void check_address(const struct address *a)
 {
-    check_text(a->text, a);
-    check_text(a->canon, a);
+    struct span domain = span_skip(span_of(a->canon, a->canon_len), a->canon_local);
+    bool local_utf8 = false;
+    for (size_t i = 0; i < a->canon_local; i++) {
+        local_utf8 = local_utf8 || (unsigned char)a->canon[i] > 127;
+    }
+    check_text(a->text, a->len, a->utf8);
+    check_text(a->canon, a->canon_len, local_utf8);
+    check_text(domain.p, domain.n, false);
     CHECK(a->local <= LOCAL_MAX && a->local <= a->len);
+    CHECK(a->canon_local <= LOCAL_MAX && a->canon_local <= a->canon_len);
     if (a->local == a->len) {
         CHECK(a->len == 0 || strcmp(a->canon, "postmaster") == 0);
         return;
     }
-    CHECK(a->text[a->local] == '@');
+    CHECK(a->text[a->local] == '@' && *domain.p == '@');
 
     struct address again;
     CHECK(address_parse(span_of(a->text, a->len), &again) == ERR_OK);
     CHECK(strcmp(again.text, a->text) == 0 && again.local == a->local);
-    CHECK(address_parse(span_of(a->canon, a->len), &again) == ERR_OK);
-    CHECK(strcmp(again.canon, a->canon) == 0 && again.local == a->local);
+    CHECK(strcmp(again.canon, a->canon) == 0);
+    CHECK(address_parse(span_of(a->canon, a->canon_len), &again) == ERR_OK);
+    CHECK(strcmp(again.canon, a->canon) == 0 && again.canon_local == a->canon_local);
 }
 
 static void try_path(struct span in, bool null_ok)
@@ -51,6 +59,7 @@ static void try_path(struct span in, bool null_ok)
         check_address(&a);
     } else {
         CHECK(rest.p == in.p && rest.n == in.n);
+        CHECK(*address_explain_path(in, null_ok));
     }
 }
 

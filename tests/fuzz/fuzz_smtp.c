@@ -8,6 +8,7 @@
  * here in the simplest way there is: anything else is a way to smuggle mail.
  */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -92,8 +93,12 @@ static const char *end_of_message(struct span raw)
     return at ? at + 5 : NULL;
 }
 
+/* Of messages that came by DATA; fuzz_bdat has the others. */
 static void check_end(struct run *r, const char *eaten, struct span all)
 {
+    if (!r->raw) {
+        return;
+    }
     size_t n = (size_t)(all.p + all.n - r->raw);
     CHECK(end_of_message(span_of(r->raw, n)) == eaten);
     r->raw = NULL;
@@ -125,23 +130,69 @@ static void end_message(struct run *r)
     buf_clear(&r->message);
 }
 
+static void answer_xclient(struct run *r, const struct smtp_xclient *x)
+{
+    for (enum xclient_attribute a = 0; a < XCLIENT_ATTRIBUTES; a++) {
+        record(r, xclient_has(x, a) ? span_str(x->value[a]) : SPAN(""));
+    }
+    smtp_xclient_answer(r->s, next(&r->verdicts) % 2, &r->out);
+}
+
+/* A filter's reply that has all kinds of mistakes. */
+static void word_refusal(struct run *r, struct span text)
+{
+    char enhanced[16];
+    int n = snprintf(enhanced, sizeof enhanced, "%u.%u.%u", next(&r->verdicts) % 8,
+                     next(&r->verdicts) % 2000, next(&r->verdicts) % 10);
+    smtp_custom_reply(r->s, next(&r->verdicts) % 700, span_of(enhanced, (size_t)n), text);
+    smtp_reply_text(r->s, text);
+}
+
+static void answer_mail(struct run *r, const struct address *from)
+{
+    struct span words[PARAMETERS_MAIL_MAX];
+    size_t n = smtp_mail_parameters(r->s, words);
+    record(r, span_of(from->canon, from->canon_len));
+    for (size_t i = 0; i < n; i++) {
+        record(r, words[i]);
+    }
+    word_refusal(r, span_of(from->text, from->len));
+    smtp_mail_answer(r->s, next_verdict(r), &r->out);
+}
+
 static void answer_rcpt(struct run *r, const struct address *a)
 {
-    record(r, span_of(a->canon, a->len));
+    record(r, span_of(a->canon, a->canon_len));
+    word_refusal(r, span_of(a->text, a->len));
     enum smtp_verdict v = next_verdict(r);
     smtp_rcpt_answer(r->s, v, &r->out);
-    r->recipients += v == SMTP_OK;
+    r->recipients += v == SMTP_OK || v == SMTP_DISCARDED;
     CHECK(r->recipients <= r->o.max_recipients);
 }
 
-static void answer_data(struct run *r, struct span rest)
+/* The line before begins with DATA or BDAT. */
+static bool is_data(struct span rest, struct span all)
+{
+    const char *at = rest.p;
+    while (at > all.p && at[-1] != '\n') {
+        at--;
+    }
+    for (at = at > all.p ? at - 1 : at; at > all.p && at[-1] != '\n';) {
+        at--;
+    }
+    struct span line = span_of(at, (size_t)(rest.p - at));
+    return span_starts_nocase(span_trim(line), SPAN("DATA"));
+}
+
+static void answer_data(struct run *r, struct span rest, struct span all)
 {
     enum smtp_verdict v = next_verdict(r);
+    bool data = is_data(rest, all);
     CHECK(r->recipients > 0);
     smtp_data_answer(r->s, v, &r->out);
-    if (v == SMTP_OK) {
-        r->raw = rest.p;
-    } else {
+    if (v == SMTP_OK || v == SMTP_DISCARDED) {
+        r->raw = data ? rest.p : NULL;
+    } else if (data) {
         r->recipients = 0;
     }
 }
@@ -161,14 +212,20 @@ static bool feed(struct run *r, struct span piece, struct span all)
         case SMTP_STARTTLS:
             smtp_tls_answer(r->s);
             break;
+        case SMTP_XCLIENT:
+            answer_xclient(r, a.u.xclient);
+            break;
+        case SMTP_MAIL:
+            answer_mail(r, a.u.reverse_path);
+            break;
         case SMTP_RCPT:
             answer_rcpt(r, a.u.rcpt);
             break;
         case SMTP_DATA_BEGIN:
-            answer_data(r, piece);
+            answer_data(r, piece, all);
             break;
         case SMTP_DATA:
-            CHECK(r->raw && a.u.data.n > 0);
+            CHECK(a.u.data.n > 0);
             CHECK(buf_add(&r->message, a.u.data) == ERR_OK);
             break;
         case SMTP_DATA_END:
@@ -176,9 +233,7 @@ static bool feed(struct run *r, struct span piece, struct span all)
             end_message(r);
             break;
         case SMTP_RESET:
-            if (r->raw) {
-                check_end(r, piece.p, all);
-            }
+            check_end(r, piece.p, all);
             r->recipients = 0;
             buf_clear(&r->message);
             break;
@@ -194,6 +249,8 @@ static void run_init(struct run *r, uint8_t flags, uint8_t seed)
         .o = { .lmtp = flags & 1,
                .normalize_newlines = flags & 2,
                .tls_offered = flags & 4,
+               .xclient = flags & 128,
+               .max_messages = flags & 128 ? 2 : 0,
                .max_size = flags & 8 ? 100 : 1000000,
                .max_recipients = flags & 16 ? 2 : 100,
                .max_received = flags & 32 ? 1 : 100,

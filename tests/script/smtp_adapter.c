@@ -5,14 +5,19 @@
  * small as the engine allows, so that every long answer meets a full one, and writes actions as
  *
  *   starttls                                    = up
+ *   xclient NAME=VALUE...                       = ok | bad
+ *   mail <REVERSE-PATH> PARAMETER...            = VERDICT
  *   rcpt CANONICAL-ADDRESS                      = VERDICT
  *   data <FROM> helo=NAME PROTOCOL [size=N] [utf8] [tls]    = VERDICT
  *   message OCTETS (`message of N octets` when long)    = VERDICT... [id=RECEIPT]
  *   reset
  *   close REASON
  *
- * Options: lmtp, tls, reject (bare newlines), max_size=, max_recipients=, max_received=,
- * max_errors=.
+ * A VERDICT may be blocked/ZONE, or CODE/ENHANCED/TEXT for a filter's own reply, where _ is a
+ * blank.
+ *
+ * Options: lmtp, tls, xclient, mail (ask about senders too; else they are all answered with ok),
+ * reject (bare newlines), max_size=, max_recipients=, max_received=, max_errors=, max_messages=.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,13 +31,43 @@
 
 struct adapter {
     struct smtp *engine;
+    bool ask_mail;
     enum smtp_action_kind open; /* waits for a `=` line */
     struct buf out;
     struct buf message;
 };
 
-static bool read_verdict(struct span word, enum smtp_verdict *v)
+/* CODE/ENHANCED/TEXT */
+static bool read_custom(struct adapter *a, struct span word)
 {
+    uint64_t code;
+    size_t first = span_find(word, '/');
+    struct span rest = span_skip(word, first + 1);
+    size_t second = span_find(rest, '/');
+    char *text = span_dup(span_skip(rest, second + 1));
+    bool ok = span_u64(span_first(word, first), UINT32_MAX, &code) == ERR_OK;
+    for (char *p = text; ok && *p; p++) {
+        *p = *p == '_' ? ' ' : *p;
+    }
+    if (ok) {
+        smtp_custom_reply(a->engine, (unsigned)code, span_first(rest, second), span_str(text));
+    }
+    free(text);
+    return ok;
+}
+
+static bool read_verdict(struct adapter *a, struct span word, enum smtp_verdict *v)
+{
+    size_t slash = span_find(word, '/');
+    if (span_eq(span_first(word, slash), SPAN("blocked")) && slash < word.n) {
+        smtp_reply_text(a->engine, span_skip(word, slash + 1));
+        *v = SMTP_BLOCKED;
+        return true;
+    }
+    if (slash < word.n) {
+        *v = SMTP_FILTERED;
+        return read_custom(a, word);
+    }
     for (enum smtp_verdict i = SMTP_OK; i < SMTP_VERDICTS; i++) {
         if (span_eq(word, span_str(smtp_verdict_text(i)))) {
             *v = i;
@@ -61,6 +96,8 @@ static bool read_option(struct span word, struct smtp_options *o)
         o->lmtp = true;
     } else if (span_eq(word, SPAN("tls"))) {
         o->tls_offered = true;
+    } else if (span_eq(word, SPAN("xclient"))) {
+        o->xclient = true;
     } else if (span_eq(word, SPAN("reject"))) {
         o->normalize_newlines = false;
     } else if (read_number(word, "max_size=", &size)) {
@@ -68,7 +105,8 @@ static bool read_option(struct span word, struct smtp_options *o)
     } else {
         return read_number(word, "max_recipients=", &o->max_recipients) ||
                read_number(word, "max_received=", &o->max_received) ||
-               read_number(word, "max_errors=", &o->max_errors);
+               read_number(word, "max_errors=", &o->max_errors) ||
+               read_number(word, "max_messages=", &o->max_messages);
     }
     return true;
 }
@@ -90,13 +128,17 @@ static void *adapter_open(struct span options, struct buf *out)
         .max_errors = 20,
         .hostname = "mx.example.com",
     };
+    bool ask_mail = false;
     for (struct span word; (word = span_word(&options)).n > 0;) {
-        if (!read_option(word, &o)) {
+        if (span_eq(word, SPAN("mail"))) {
+            ask_mail = true;
+        } else if (!read_option(word, &o)) {
             return NULL;
         }
     }
     struct adapter *a = NEW(struct adapter);
     a->engine = smtp_new(&o);
+    a->ask_mail = ask_mail;
     buf_init(&a->out, SMTP_OUT_MIN + 100);
     buf_init(&a->message, MESSAGE_MOST);
     smtp_greet(a->engine, &a->out);
@@ -123,6 +165,26 @@ static void write_data(const struct smtp *s, struct buf *action)
     buf_addf(action, "%s%s", smtp_utf8(s) ? " utf8" : "", smtp_tls(s) ? " tls" : "");
 }
 
+static void write_mail(const struct smtp *s, const struct address *from, struct buf *action)
+{
+    struct span words[PARAMETERS_MAIL_MAX];
+    size_t n = smtp_mail_parameters(s, words);
+    buf_addf(action, "mail <%s>", from->text);
+    for (size_t i = 0; i < n; i++) {
+        buf_addf(action, " %.*s", SPAN_ARG(words[i]));
+    }
+}
+
+static void write_xclient(const struct smtp_xclient *x, struct buf *action)
+{
+    buf_add(action, SPAN("xclient"));
+    for (enum xclient_attribute a = 0; a < XCLIENT_ATTRIBUTES; a++) {
+        if (xclient_has(x, a)) {
+            buf_addf(action, " %s=%s", xclient_name(a), x->value[a]);
+        }
+    }
+}
+
 static void write_message(struct adapter *a, struct buf *action)
 {
     if (buf_len(&a->message) > MESSAGE_SHOWN) {
@@ -140,6 +202,12 @@ static bool write_action(struct adapter *a, const struct smtp_action *act, struc
     switch (act->kind) {
     case SMTP_STARTTLS:
         buf_add(action, SPAN("starttls"));
+        break;
+    case SMTP_XCLIENT:
+        write_xclient(act->u.xclient, action);
+        break;
+    case SMTP_MAIL:
+        write_mail(a->engine, act->u.reverse_path, action);
         break;
     case SMTP_RCPT:
         buf_addf(action, "rcpt %s", act->u.rcpt->canon);
@@ -172,6 +240,9 @@ static bool adapter_step(void *engine, struct span *in, struct buf *out, struct 
         if (act.kind == SMTP_DATA) {
             enum err e = buf_add(&a->message, act.u.data);
             CHECK(e == ERR_OK);
+        } else if (act.kind == SMTP_MAIL && !a->ask_mail) {
+            smtp_mail_answer(a->engine, SMTP_OK, &a->out);
+            forward(&a->out, out);
         } else if (act.kind != SMTP_FLUSH) {
             a->open = act.kind;
             return write_action(a, &act, action);
@@ -182,8 +253,8 @@ static bool adapter_step(void *engine, struct span *in, struct buf *out, struct 
 static bool adapter_waits(void *engine)
 {
     const struct adapter *a = engine;
-    return a->open == SMTP_STARTTLS || a->open == SMTP_RCPT || a->open == SMTP_DATA_BEGIN ||
-           a->open == SMTP_DATA_END;
+    return a->open == SMTP_STARTTLS || a->open == SMTP_XCLIENT || a->open == SMTP_MAIL ||
+           a->open == SMTP_RCPT || a->open == SMTP_DATA_BEGIN || a->open == SMTP_DATA_END;
 }
 
 static bool answer_end(struct adapter *a, struct span text)
@@ -194,7 +265,7 @@ static bool answer_end(struct adapter *a, struct span text)
     for (struct span word; (word = span_word(&text)).n > 0;) {
         if (span_starts(word, SPAN("id="))) {
             receipt = span_skip(word, 3);
-        } else if (n == ARRAY_LEN(v) || !read_verdict(word, &v[n++])) {
+        } else if (n == ARRAY_LEN(v) || !read_verdict(a, word, &v[n++])) {
             return false;
         }
     }
@@ -202,25 +273,32 @@ static bool answer_end(struct adapter *a, struct span text)
     return true;
 }
 
-static bool answer(struct adapter *a, struct span text)
+static bool answer_verdict(struct adapter *a, struct span text,
+                           void (*say)(struct smtp *, enum smtp_verdict, struct buf *))
 {
     enum smtp_verdict v;
+    if (!read_verdict(a, text, &v)) {
+        return false;
+    }
+    say(a->engine, v, &a->out);
+    return true;
+}
+
+static bool answer(struct adapter *a, struct span text)
+{
     switch (a->open) {
     case SMTP_STARTTLS:
         smtp_tls_answer(a->engine);
         return span_eq(text, SPAN("up"));
+    case SMTP_XCLIENT:
+        smtp_xclient_answer(a->engine, span_eq(text, SPAN("ok")), &a->out);
+        return true;
+    case SMTP_MAIL:
+        return answer_verdict(a, text, smtp_mail_answer);
     case SMTP_RCPT:
-        if (!read_verdict(text, &v)) {
-            return false;
-        }
-        smtp_rcpt_answer(a->engine, v, &a->out);
-        return true;
+        return answer_verdict(a, text, smtp_rcpt_answer);
     case SMTP_DATA_BEGIN:
-        if (!read_verdict(text, &v)) {
-            return false;
-        }
-        smtp_data_answer(a->engine, v, &a->out);
-        return true;
+        return answer_verdict(a, text, smtp_data_answer);
     default:
         return answer_end(a, text);
     }

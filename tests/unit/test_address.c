@@ -121,8 +121,20 @@ static const struct row rows[] = {
     { "<a@[192.0.2.1].b>",              BOTH, ERR_INVALID, NULL, NULL },
     { "<a@[192.0.2.1].>",               BOTH, ERR_INVALID, NULL, NULL },
     { "<a@[a b]>",                      BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[192.0.2]>",                  BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[192.0.2.256]>",              BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[192.0.2.1.2]>",              BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[host]>",                     BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[2001:db8::1]>",              BOTH, ERR_OK, "a@[2001:db8::1]", NULL }, /* tag 2001 */
+    { "<a@[IPv6:192.0.2.1]>",           BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[IPv6:::ffff:192.0.2.1]>",    BOTH, ERR_OK, "a@[IPv6:::ffff:192.0.2.1]", "a@[ipv6:::ffff:192.0.2.1]" },
+    { "<a@[IPv6:]>",                    BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[tag:]>",                     BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[tag-:x]>",                   BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@[:x]>",                       BOTH, ERR_INVALID, NULL, NULL },
     { "<a@[a\\]]>",                     BOTH, ERR_INVALID, NULL, NULL },
     { "<a@[\xc3\xbc]>",                 BOTH, ERR_INVALID, NULL, NULL },
+    { "<a@192.0.2.1>",                  BOTH, ERR_OK, "a@192.0.2.1", NULL },
     { "<a@192.0.2.1]>",                 BOTH, ERR_INVALID, NULL, NULL },
 
     /* source routes */
@@ -139,7 +151,7 @@ static const struct row rows[] = {
     { "<@x:postmaster>",                BOTH, ERR_INVALID, NULL, NULL },
 
     /* UTF-8: well formed, no controls; case is ASCII's */
-    { "<\xc3\x9c@b\xc3\xbc" "cher.example>", BOTH, ERR_OK, "\xc3\x9c@b\xc3\xbc" "cher.example", NULL },
+    { "<\xc3\x9c@b\xc3\xbc" "cher.example>", BOTH, ERR_OK, "\xc3\x9c@b\xc3\xbc" "cher.example", "\xc3\x9c@xn--bcher-kva.example" },
     { "<\"\xc3\xbc x\"@b>",             BOTH, ERR_OK, "\"\xc3\xbc x\"@b", NULL },
     { "<\"\xc3\xbc\"@b>",               BOTH, ERR_OK, "\xc3\xbc@b", NULL },
     { "<\xf0\x9f\x90\x98@b>",           BOTH, ERR_OK, "\xf0\x9f\x90\x98@b", NULL },
@@ -156,6 +168,28 @@ static const struct row rows[] = {
     { "<\xe0\x9f\xbf@b>",               BOTH, ERR_INVALID, NULL, NULL },
     { "<\xf0\x8f\xbf\xbf@b>",           BOTH, ERR_INVALID, NULL, NULL },
     { "<\xed\xa0\x80@b>",               BOTH, ERR_INVALID, NULL, NULL }, /* a surrogate */
+    /* internationalized domains: all ways to write one have one canonical form */
+    { "<a@B\xc3\x9c" "CHER.Example>",   BOTH, ERR_OK, "a@B\xc3\x9c" "CHER.Example", "a@xn--bcher-kva.example" },
+    { "<a@bu\xcc\x88" "cher.example>",  BOTH, ERR_OK, "a@bu\xcc\x88" "cher.example", "a@xn--bcher-kva.example" },
+    { "<a@XN--Bcher-KVA.example>",      BOTH, ERR_OK, "a@XN--Bcher-KVA.example", "a@xn--bcher-kva.example" },
+    { "<a@b\xc3\xbc" "cher\xe3\x80\x82" "example>", BOTH, ERR_OK, "a@b\xc3\xbc" "cher\xe3\x80\x82" "example", "a@xn--bcher-kva.example" },
+    { "<a@b\xc3\xbc" "cher.my_host.example.>", BOTH, ERR_OK, "a@b\xc3\xbc" "cher.my_host.example", "a@xn--bcher-kva.my_host.example" },
+    { "<a@fa\xc3\x9f.example>",         BOTH, ERR_OK, "a@fa\xc3\x9f.example", "a@xn--fa-hia.example" },
+    { "<a@\xe4\xbe\x8b.\xe6\xb5\x8b\xe8\xaf\x95>", BOTH, ERR_OK, "a@\xe4\xbe\x8b.\xe6\xb5\x8b\xe8\xaf\x95", "a@xn--fsq.xn--0zwm56d" },
+    { "<a@x\xef\xbc\xa0y.\xc3\xbc>",     BOTH, ERR_INVALID, NULL, NULL }, /* a wide @ */
+    { "<a@x\xef\xbc\x8fy.\xc3\xbc>",     BOTH, ERR_INVALID, NULL, NULL }, /* a wide slash */
+    { "<a@\xef\xbc\xbb" "1.2.3.4\xef\xbc\xbd>", BOTH, ERR_INVALID, NULL, NULL }, /* wide brackets */
+    { "<a@\xe2\x84\x80.example>",      BOTH, ERR_INVALID, NULL, NULL }, /* a/c in one character */
+    { "<a@\xc2\xad.example>",           BOTH, ERR_INVALID, NULL, NULL }, /* maps to nothing */
+    { "<a@\xd7\x90" "a.example>",       BOTH, ERR_INVALID, NULL, NULL }, /* right to left and left to right */
+    { "<a@\xf0\x9f\x90\x98.example>",   BOTH, ERR_INVALID, NULL, NULL }, /* no letter */
+    { "<a@-\xc3\xbc.example>",          BOTH, ERR_INVALID, NULL, NULL },
+
+    /* local parts in normal form C, and ASCII in lower case before and after it */
+    { "<Ju\xcc\x88rgen@b>",             BOTH, ERR_OK, "Ju\xcc\x88rgen@b", "j\xc3\xbcrgen@b" },
+    { "<\xe2\x84\xaa@b>",              BOTH, ERR_OK, "\xe2\x84\xaa@b", "k@b" }, /* the Kelvin sign */
+    { "<H\xcc\xb1@b>",                  BOTH, ERR_OK, "H\xcc\xb1@b", "\xe1\xba\x96@b" },
+    { "<a\xcd\xbe@b>",                  BOTH, ERR_OK, "a\xcd\xbe@b", "\"a;\"@b" }, /* becomes a semicolon */
     { "<a@\xff>",                       BOTH, ERR_INVALID, NULL, NULL },
     { "<a@b\xc3",                       BOTH, ERR_INVALID, NULL, NULL },
 };
@@ -177,6 +211,8 @@ static void check_address(const struct address *a, const char *text, const char 
     assert_string_equal(a->text, text);
     assert_string_equal(a->canon, canon ? canon : text);
     assert_int_equal(a->len, strlen(text));
+    assert_int_equal(a->canon_len, strlen(a->canon));
+    assert_int_equal(a->canon[a->canon_local], strchr(text, '@') ? '@' : '\0');
     assert_int_equal(a->local, at ? (size_t)(at - text) : strlen(text));
     assert_int_equal(a->utf8, any_high(text));
 }
@@ -282,7 +318,8 @@ static void test_octets(void **state)
     check_octets("<\"a", "b\"@c>", ALNUM SPECIALS " .@()<>[],:;\\");
     check_octets("<\"a\\", "b\"@c>", ALNUM SPECIALS " .@()<>[],:;\\\"");
     check_octets("<a@b", "c>", ALNUM ".-_>"); /* with > the path is <a@b> */
-    check_octets("<a@[b", "c]>", ALNUM SPECIALS ".@()<>,:;\"");
+    check_octets("<a@[b:b", "c]>", ALNUM SPECIALS ".@()<>,:;\"");
+    check_octets("<a@[b", "c:c]>", ALNUM "-:");
 }
 
 /* `<xx@dd.dd>` with parts and labels of given lengths. */
@@ -320,22 +357,70 @@ static void test_bounds(void **state)
     assert_int_equal(parse_sized(2, 3000, 61, &a), ERR_LIMIT);
 }
 
-/* A label in UTF-8 may have more than 63 octets, as its ASCII form may have fewer. */
+/* The bound of a label is on its ASCII form: 57 of these letters make 63 octets. */
 static void test_bounds_utf8(void **state)
 {
     (void)state;
     char path[256] = "<a@";
     struct address a;
     size_t n = 3, eaten;
-    for (size_t i = 0; i < 63; i++) {
+    for (size_t i = 0; i < 57; i++) {
         memcpy(path + n, "\xc3\xbc", 2);
         n += 2;
     }
     path[n] = '>';
     assert_int_equal(parse_path(path, n + 1, true, &a, &eaten), ERR_OK);
-    assert_int_equal(a.len, 2 + 126);
+    assert_int_equal(a.len, 2 + 114);
+    assert_int_equal(a.canon_len, 2 + 63);
     memcpy(path + n, "\xc3\xbc>", 3);
     assert_int_equal(parse_path(path, n + 3, true, &a, &eaten), ERR_LIMIT);
+}
+
+/* The canonical form has the same bounds as the text, though it may be longer. */
+static void test_bounds_canon(void **state)
+{
+    (void)state;
+    char path[512] = "<";
+    struct address a;
+    size_t eaten;
+    for (size_t i = 0; i < 21; i++) {
+        strcat(path, "\xef\xac\xac"); /* three octets, six in normal form C */
+    }
+    strcat(path, "@b>");
+    assert_int_equal(parse_path(path, strlen(path), true, &a, &eaten), ERR_LIMIT);
+    strcpy(path, "<a@");
+    for (size_t i = 0; i < 35; i++) {
+        strcat(path, "\xc3\xbc.x."); /* five octets, ten in ASCII */
+    }
+    strcat(path, "b>");
+    assert_int_equal(parse_path(path, strlen(path), true, &a, &eaten), ERR_LIMIT);
+}
+
+static void check_why(const char *path, const char *why)
+{
+    assert_string_equal(address_explain_path(span_str(path), true), why);
+}
+
+/* Each kind of mistake has words of its own. */
+static void test_explain(void **state)
+{
+    (void)state;
+    char path[600];
+    check_why("<a@b", "not the syntax of an address");
+    check_why("<a b@c>", "not the syntax of an address");
+    check_why("<a@b\xff>", "not valid UTF-8, or a control character");
+    check_why("<a\x01@b>", "not valid UTF-8, or a control character");
+    check_why("<a@[1.2.3]>", "not a valid address literal");
+    check_why("<a@\xf0\x9f\x90\x98.example>", "not a valid internationalized domain name");
+    snprintf(path, sizeof path, "<%065d@b>", 1);
+    check_why(path, "the local part is longer than 64 octets");
+    snprintf(path, sizeof path, "<%0500d@b>", 1);
+    check_why(path, "the local part is longer than 64 octets");
+    snprintf(path, sizeof path, "<a@%064d>", 1);
+    check_why(path, "a label of the domain is longer than 63 octets");
+    snprintf(path, sizeof path, "<a@%063d.%063d.%063d.%063d>", 1, 1, 1, 1);
+    check_why(path, "the address is longer than 254 octets");
+    assert_string_equal(address_explain(SPAN("a@b>")), "not the syntax of an address");
 }
 
 /* What counts is the address that remains, not how it was written. */
@@ -424,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_table),         cmocka_unit_test(test_rest),
         cmocka_unit_test(test_cut),           cmocka_unit_test(test_octets),
         cmocka_unit_test(test_bounds),        cmocka_unit_test(test_bounds_utf8),
+        cmocka_unit_test(test_bounds_canon),  cmocka_unit_test(test_explain),
         cmocka_unit_test(test_bounds_quoted), cmocka_unit_test(test_bounds_elsewhere),
         cmocka_unit_test(test_operator),      cmocka_unit_test(test_stable),
     };

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/check.h"
+#include "replies.h"
 #include "smtp.h"
 
 #define OUT_ROOMY ((size_t)1 << 20)
@@ -29,13 +30,14 @@ static const struct smtp_options options = {
 struct fixture {
     struct smtp *s;
     struct buf out;
+    bool ask_mail;
 };
 
 static void fixture_init(struct fixture *f, bool lmtp, size_t out_limit)
 {
     struct smtp_options o = options;
     o.lmtp = lmtp;
-    f->s = smtp_new(&o);
+    *f = (struct fixture){ .s = smtp_new(&o) };
     buf_init(&f->out, out_limit);
 }
 
@@ -46,9 +48,15 @@ static void fixture_fini(struct fixture *f)
     buf_fini(&f->out);
 }
 
+/* Senders are answered with OK, except in the test of that. */
 static struct smtp_action step(struct fixture *f, struct span *in)
 {
-    return smtp_step(f->s, in, &f->out);
+    struct smtp_action a = smtp_step(f->s, in, &f->out);
+    while (a.kind == SMTP_MAIL && !f->ask_mail) {
+        smtp_mail_answer(f->s, SMTP_OK, &f->out);
+        a = smtp_step(f->s, in, &f->out);
+    }
+    return a;
 }
 
 /* All of the text is eaten, and leads to this action. */
@@ -245,7 +253,8 @@ static void test_lmtp_replies_flush(void **state)
     }
     assert_true(flushes > 10);
 
-    static const char *const codes[] = { "250", "550", "550", "550", "452", "552", "452", "451" };
+    static const char *const codes[] = { "250", "550", "550", "550", "452", "552", "452",
+                                         "451", "550", "450", "550", "452", "250" };
     struct span rest = buf_span(&all);
     for (size_t i = 0; i < N; i++) {
         assert_true(span_starts(rest, span_str(codes[i % ARRAY_LEN(codes)])));
@@ -392,23 +401,161 @@ static void test_receipt(void **state)
     fixture_fini(&f);
 }
 
+static bool is_enhanced(const char *s, unsigned class)
+{
+    unsigned c, subject, detail;
+    int n = 0;
+    return sscanf(s, "%1u.%3u.%3u%n", &c, &subject, &detail, &n) == 3 && s[n] == '\0' && c == class;
+}
+
+/* RFC 2034, section 4: all but the answers to a greeting, and what is not 2xx, 4xx or 5xx. */
+static void test_reply_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < REPLIES; i++) {
+        const struct reply_row *r = &replies[i];
+        bool none = i == REPLY_START_DATA || i == REPLY_USE_LHLO || i == REPLY_HELO_SYNTAX;
+        if (none != !r->enhanced || (!none && !is_enhanced(r->enhanced, r->code / 100))) {
+            fail_msg("%u %s", r->code, r->text);
+        }
+        assert_true(r->code >= 200 && r->code <= 559 && r->code / 10 % 10 <= 5);
+        assert_in_range(strlen(r->text), 5, 80);
+        for (const char *p = r->text; *p; p++) {
+            assert_in_range(*p, ' ', '~');
+        }
+    }
+}
+
+/* While the session thinks about a sender, all of MAIL can be asked for; a refusal leaves nothing.
+ */
+static void test_mail(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct span words[PARAMETERS_MAIL_MAX];
+    fixture_init(&f, false, OUT_ROOMY);
+    f.ask_mail = true;
+    say(&f, "EHLO c\r\n", SMTP_NEED_INPUT);
+    struct smtp_action a =
+        say(&f, "MAIL FROM:<A@example.net> SIZE=7  BODY=7BIT\tSMTPUTF8\r\n", SMTP_MAIL);
+    assert_string_equal(a.u.reverse_path->text, "A@example.net");
+    assert_ptr_equal(a.u.reverse_path, smtp_reverse_path(f.s));
+    assert_int_equal(smtp_declared_size(f.s), 7);
+    assert_int_equal(smtp_mail_parameters(f.s, words), 3);
+    assert_true(span_eq(words[0], SPAN("SIZE=7")) && span_eq(words[1], SPAN("BODY=7BIT")) &&
+                span_eq(words[2], SPAN("SMTPUTF8")));
+    smtp_mail_answer(f.s, SMTP_FAULT, &f.out);
+    assert_int_equal(smtp_mail_parameters(f.s, words), 0);
+    assert_int_equal(smtp_reverse_path(f.s)->len, 0);
+    assert_int_equal(smtp_declared_size(f.s), 0);
+    assert_false(smtp_utf8(f.s));
+    say(&f, "MAIL FROM:<a@b> SIZE=1\r\n", SMTP_MAIL);
+    smtp_mail_answer(f.s, SMTP_OK, &f.out);
+    assert_int_equal(smtp_mail_parameters(f.s, words), 1);
+    fixture_fini(&f);
+}
+
+/* Lasting refusals count, those for now do not, and a delivered message makes it good. */
+static void test_errors(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, false, OUT_ROOMY);
+    say(&f, "EHLO c\r\nNONSENSE\r\nMAIL FROM:<>\r\n", SMTP_NEED_INPUT);
+    assert_int_equal(smtp_errors(f.s), 1);
+    rcpt(&f, SMTP_UNKNOWN);
+    assert_int_equal(smtp_errors(f.s), 2);
+    rcpt(&f, SMTP_FAULT);
+    assert_int_equal(smtp_errors(f.s), 2);
+    smtp_custom_reply(f.s, 450, SPAN("4.7.1"), SPAN("later"));
+    rcpt(&f, SMTP_FILTERED);
+    assert_int_equal(smtp_errors(f.s), 2);
+    smtp_custom_reply(f.s, 550, SPAN("5.7.1"), SPAN("never"));
+    rcpt(&f, SMTP_FILTERED);
+    assert_int_equal(smtp_errors(f.s), 3);
+    rcpt(&f, SMTP_OK);
+    say(&f, "DATA\r\n", SMTP_DATA_BEGIN);
+    smtp_data_answer(f.s, SMTP_OK, &f.out);
+    buf_clear(&f.out);
+    end_data(&f);
+    assert_int_equal(smtp_errors(f.s), 0);
+    fixture_fini(&f);
+}
+
+/* What stands behind a refusal is said once, and bounded. */
+static void test_reply_text(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char text[1000];
+    memset(text, 'x', sizeof text);
+    fixture_init(&f, false, OUT_ROOMY);
+    say(&f, "EHLO c\r\nMAIL FROM:<>\r\n", SMTP_NEED_INPUT);
+    buf_clear(&f.out);
+    smtp_reply_text(f.s, span_of(text, sizeof text));
+    rcpt(&f, SMTP_BLOCKED);
+    assert_in_range(buf_len(&f.out), 128, 512);
+    buf_clear(&f.out);
+    rcpt(&f, SMTP_BLOCKED);
+    expect_out(&f, "550 5.7.1 <B@example.com> Your address is on a block list\r\n");
+    smtp_custom_reply(f.s, 550, SPAN("5.7.1"), span_of(text, sizeof text));
+    rcpt(&f, SMTP_FILTERED);
+    assert_in_range(buf_len(&f.out), 255, 512);
+    fixture_fini(&f);
+}
+
+/* Octets of a chunk go out in pieces as they come, and none of what is behind it is eaten. */
+static void test_chunk(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, false, OUT_ROOMY);
+    say(&f, "EHLO c\r\nMAIL FROM:<>\r\n", SMTP_NEED_INPUT);
+    rcpt(&f, SMTP_OK);
+    say(&f, "BDAT 10 LAST\r\n", SMTP_DATA_BEGIN);
+    buf_clear(&f.out);
+    smtp_data_answer(f.s, SMTP_OK, &f.out);
+    expect_out(&f, "");
+    struct smtp_action a = say(&f, "abc", SMTP_DATA);
+    assert_true(span_eq(a.u.data, SPAN("abc")));
+    struct span in = SPAN("defghijQUIT\r\n");
+    a = step(&f, &in);
+    assert_int_equal(a.kind, SMTP_DATA);
+    assert_true(span_eq(a.u.data, SPAN("defghij\r\n")));
+    assert_true(span_eq(in, SPAN("QUIT\r\n")));
+    assert_int_equal(step(&f, &in).kind, SMTP_DATA_END);
+    assert_int_equal(smtp_chunks(f.s), 1);
+    fixture_fini(&f);
+}
+
 /* Freed in the middle of everything: the sanitizer sees what is not given back. */
 static void test_free_anywhere(void **state)
 {
     (void)state;
     struct fixture f;
-    fixture_init(&f, true, SMTP_OUT_MIN);
+    char filler[101];
+    memset(filler, 'x', sizeof filler);
+    fixture_init(&f, true, SMTP_OUT_MIN + 100);
     begin_data(&f, true, 1);
     say(&f, "text", SMTP_DATA);
     fixture_fini(&f);
-    fixture_init(&f, true, SMTP_OUT_MIN);
+    fixture_init(&f, true, SMTP_OUT_MIN + 100);
     begin_data(&f, true, 2);
     say(&f, ".\r\n", SMTP_DATA_END);
-    assert_true(buf_add(&f.out, SPAN("full")) == ERR_OK);
+    assert_true(buf_add(&f.out, span_of(filler, sizeof filler)) == ERR_OK);
     smtp_end_answer(f.s, (enum smtp_verdict[]){ SMTP_OK, SMTP_FAULT }, 2, SPAN(""), &f.out);
-    expect_out(&f, "full");
+    assert_int_equal(buf_len(&f.out), sizeof filler);
     fixture_fini(&f);
     smtp_free(&f.s);
+
+    struct smtp_options o = options;
+    o.xclient = true;
+    f = (struct fixture){ .s = smtp_new(&o) };
+    buf_init(&f.out, OUT_ROOMY);
+    say(&f, "XCLIENT ADDR=192.0.2.1\r\n", SMTP_XCLIENT);
+    smtp_xclient_answer(f.s, true, &f.out);
+    say(&f, "XCLIENT ADDR=192.0.2.2\r\n", SMTP_XCLIENT);
+    fixture_fini(&f);
 }
 
 int main(void)
@@ -429,6 +576,11 @@ int main(void)
         cmocka_unit_test(test_tls_forgets),
         cmocka_unit_test(test_refused_mail_leaves_nothing),
         cmocka_unit_test(test_receipt),
+        cmocka_unit_test(test_reply_table),
+        cmocka_unit_test(test_mail),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_reply_text),
+        cmocka_unit_test(test_chunk),
         cmocka_unit_test(test_free_anywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,7 +207,6 @@ static void check_tls(struct admin *a, struct checks *c)
     }
     struct tls_options o = { .certificate = a->config->tls_certificate,
                              .key = a->config->tls_key,
-                             .directory = a->config->tls_directory,
                              .client_ca = a->config->tls_client_ca };
     enum err e = tls_load(&o, &t, why, sizeof why);
     report(c, e == ERR_OK, "tls", e == ERR_OK ? a->config->tls_certificate : why);
@@ -216,45 +215,23 @@ static void check_tls(struct admin *a, struct checks *c)
     }
 }
 
-/* One file of tls.directory: chain and key. */
-static bool check_sni_file(const char *path, char *why, size_t why_size)
-{
-    struct tls *t;
-    if (tls_load(path, path, &t, why, why_size) != ERR_OK) {
-        return false;
-    }
-    tls_unref(&t);
-    return true;
-}
-
 /* Every NAME.pem in it; the first that is wrong is told. */
 static void check_sni(struct admin *a, struct checks *c)
 {
-    const char *folder = a->config->tls_directory;
-    char path[PATH_MAX], why[256], says[300];
-    size_t n = 0;
-    bool ok = true;
-    DIR *d = *folder ? opendir(folder) : NULL;
-    if (!*folder) {
+    struct tls *t;
+    char why[256], says[300];
+    if (!*a->config->tls_directory) {
         return;
     }
-    if (!d) {
-        snprintf(says, sizeof says, "%s: %s", folder, strerror(errno));
-        report(c, false, "tls.directory", says);
-        return;
+    struct tls_options o = { .certificate = a->config->tls_certificate,
+                             .key = a->config->tls_key,
+                             .directory = a->config->tls_directory };
+    enum err e = tls_load(&o, &t, why, sizeof why);
+    if (e == ERR_OK) {
+        snprintf(says, sizeof says, "%zu certificates", tls_certificates(t) - 1);
+        tls_unref(&t);
     }
-    for (const struct dirent *e; ok && (e = readdir(d)) != NULL;) {
-        const char *dot = strrchr(e->d_name, '.');
-        if (e->d_name[0] == '.' || !dot || strcmp(dot, ".pem") != 0) {
-            continue;
-        }
-        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
-        ok = check_sni_file(path, why, sizeof why);
-        n++;
-    }
-    closedir(d);
-    snprintf(says, sizeof says, "%zu certificates", n);
-    report(c, ok, "tls.directory", ok ? says : why);
+    report(c, e == ERR_OK, "tls.directory", e == ERR_OK ? says : why);
 }
 
 /* The mechanisms that auth.mechanisms may name, and what each needs to be of use. */

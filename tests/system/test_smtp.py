@@ -2,6 +2,7 @@
 """SMTP and LMTP as a sender meets them: who is a recipient, what is refused, and what is stored."""
 
 import smtplib
+import subprocess
 
 import harness
 from harness import DOMAIN, HOST
@@ -51,10 +52,12 @@ class SmtpTest(harness.FleetTest):
         with self.smtp() as smtp:
             self.assertEqual(smtp.greeting[0], 220)
             self.assertEqual({"PIPELINING", "SIZE 1048576", "8BITMIME", "SMTPUTF8", "STARTTLS",
+                              "CHUNKING", "LIMITS RCPTMAX=1000 MAILMAX=1000",
                               "ENHANCEDSTATUSCODES"}, set(smtp.extensions))
             smtp.quit()
         with self.smtp(starttls=self.tls) as smtp:
             self.assertNotIn("STARTTLS", smtp.extensions)
+            self.assertIn("REQUIRETLS", smtp.extensions)
             smtp.deliver(HELLO, [self.alice.address])
             smtp.quit()
 
@@ -323,6 +326,114 @@ class SmtpTest(harness.FleetTest):
                 bare = got[0].replace(b"\r\n", b"")
                 self.assertFalse(b"\r" in bare or b"\n" in bare)
 
+    # --- chunks -------------------------------------------------------------------------------
+
+    @staticmethod
+    def chunk(client, octets, last=False):
+        client.send(b"BDAT %d%s\r\n" % (len(octets), b" LAST" if last else b"") + octets)
+
+    def test_chunks(self):
+        message = sized(600_000)  # more than is collected in memory
+
+        def send():
+            with self.smtp() as smtp:
+                smtp.begin([self.alice.address])
+                for at in range(0, len(message), 70_001):
+                    self.chunk(smtp, message[at:at + 70_001])
+                    self.assertEqual(smtp.reply()[0], 250)
+                self.chunk(smtp, b"", last=True)
+                smtp.finish()
+                smtp.quit()
+
+        self.assertEqual(self.gained(self.alice, send), [message])
+
+    def test_pipelined_chunks_may_hold_anything(self):
+        body = b"a\r\n.\r\nMAIL FROM:<x@example.org>\r\nBDAT 3 LAST\r\n\n.\n\0"
+
+        def send():
+            with self.smtp() as smtp:
+                smtp.begin([self.alice.address])
+                self.chunk(smtp, body[:3])
+                self.chunk(smtp, body[3:], last=True)
+                smtp.send(b"QUIT\r\n")
+                self.assertEqual([smtp.reply()[0] for _ in range(3)], [250, 250, 221])
+                self.assertTrue(smtp.at_end())
+
+        stored = body[:-4] + b"\r\n.\r\n\0\r\n"
+        self.assertEqual(self.gained(self.alice, send), [stored])
+
+    def test_chunks_that_are_given_up_leave_nothing(self):
+        def send():
+            with self.smtp() as smtp:
+                smtp.begin([self.alice.address])
+                self.chunk(smtp, HELLO)
+                self.assertEqual(smtp.reply()[0], 250)
+                smtp.expect(250, "RSET")
+                self.chunk(smtp, HELLO, last=True)
+                self.assertEqual(smtp.reply()[0], 503)
+                smtp.begin([self.alice.address])
+                self.chunk(smtp, HELLO)
+                smtp.reply()
+                smtp.reset()
+
+        self.assertEqual(self.gained(self.alice, send), [])
+
+    def test_chunks_too_large(self):
+        def send():
+            with self.smtp() as smtp:
+                smtp.begin([self.alice.address])
+                self.chunk(smtp, sized(1_000_000))
+                self.assertEqual(smtp.reply()[0], 250)
+                self.chunk(smtp, sized(100_000))
+                self.assertEqual(smtp.reply()[0], 552)
+                smtp.deliver(HELLO, [self.alice.address])
+                smtp.quit()
+
+        self.assertEqual(self.gained(self.alice, send), [HELLO])
+
+    def test_lmtp_chunks(self):
+        def send():
+            with self.lmtp() as lmtp:
+                lmtp.begin([self.alice.address, self.bob.address])
+                self.chunk(lmtp, HELLO[:9])
+                self.assertEqual(lmtp.reply()[0], 250)
+                self.chunk(lmtp, HELLO[9:], last=True)
+                lmtp.finish(2)
+                lmtp.quit()
+
+        self.assertEqual(self.gained(self.alice, send), [HELLO])
+
+    # --- addresses in all scripts -------------------------------------------------------------
+
+    def test_a_domain_is_one_in_unicode_and_in_ascii(self):
+        self.fleet.admin("domain", "add", "b\u00fccher.test")
+        self.fleet.admin("account", "add", "leser@b\u00fccher.test", "--password-stdin",
+                         stdin="secret\n")
+        user = harness.Account("leser@xn--bcher-kva.test", "secret")
+
+        def send():
+            with self.smtp() as smtp:
+                smtp.deliver(HELLO, [user.address])
+                smtp.mail("j\u00f6rg@example.org", " SMTPUTF8")
+                self.assertEqual(smtp.rcpt("Leser@B\u00dcCHER.test")[0], 250)
+                self.assertEqual(smtp.rcpt("leser@bu\u0308cher.test")[0], 250)
+                smtp.content(HELLO)
+                smtp.finish()
+                smtp.quit()
+
+        self.assertEqual(self.gained(user, send), [HELLO] * 2)
+        with self.pop3(user) as pop3:
+            self.assertIn("Return-Path: <j\u00f6rg@example.org>".encode(), pop3.retr(2))
+            self.assertIn(b"with UTF8SMTP", pop3.retr(2))
+
+    # --- clients that are none ----------------------------------------------------------------
+
+    def test_a_browser_is_let_go(self):
+        with self.smtp(greet=False) as smtp:
+            smtp.send(b"POST / HTTP/1.1\r\nHost: mx\r\n\r\nEHLO x\r\nMAIL FROM:<a@b>\r\n")
+            self.assertEqual(smtp.reply()[0], 421)
+            self.assertTrue(smtp.at_end())
+
     # --- LMTP -----------------------------------------------------------------------------------
 
     def test_lmtp_replies_for_each_recipient(self):
@@ -388,6 +499,35 @@ class BareNewlineReject(harness.FleetTest):
                 smtp.deliver(HELLO, [account.address])  # the session goes on
                 smtp.quit()
         self.assertEqual(self.mailbox(account), [HELLO] * 4)
+
+
+class Xclient(harness.FleetTest):
+    settings = {"smtp.xclient": "127.0.0.0/8"}
+
+    def test_the_client_is_the_one_that_the_relay_names(self):
+        account = self.account("relayed")
+        with self.smtp() as smtp:
+            self.assertIn("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
+                          smtp.extensions)
+            self.assertEqual(smtp.command("XCLIENT ADDR=300.0.0.1")[0], 501)
+            smtp.expect(220, "XCLIENT ADDR=IPV6:2001:db8::7 HELO=far.example.org PROTO=SMTP")
+            self.assertEqual(smtp.mail()[0], 503)
+            smtp.hello()
+            smtp.deliver(HELLO, [account.address])
+            smtp.quit()
+        with self.pop3(account) as pop3:
+            message = pop3.retr(1)
+        self.assertIn(b"Received: from far.example.org ([IPv6:2001:db8::7])", message)
+        self.assertIn(b" with SMTP id", message)
+
+    def test_by_swaks(self):
+        account = self.account("swaks")
+        port = self.fleet.delivery_nodes[0].ports["smtp"]
+        subprocess.run(["swaks", "--server", f"{HOST}:{port}", "--to", account.address, "--from",
+                        "a@example.org", "--xclient", "ADDR=192.0.2.9 HELO=swaks.example.org"],
+                       check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        with self.pop3(account) as pop3:
+            self.assertIn(b"from swaks.example.org ([192.0.2.9])", pop3.retr(1))
 
 
 if __name__ == "__main__":

@@ -184,6 +184,11 @@ static void on_term(uv_signal_t *sig, int signum)
 
 /* --- configuration --------------------------------------------------------------------------- */
 
+static bool trusts_tls(const struct config *c)
+{
+    return c->proxy_trust_tls == TRUST_TLS_YES;
+}
+
 /* For conns from now on. Takes the certificates. */
 static void use_tls(struct worker_process *p, struct tls *t)
 {
@@ -247,7 +252,7 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
     CHECK(netset_parse(&c->proxy_networks, &networks, &bad) == ERR_OK);
     use_limits(p, c);
     for (size_t i = 0; i < p->n; i++) {
-        listener_set_proxy(p->sockets[i].listener, networks, c->proxy_trust_tls == TRUST_TLS_YES);
+        listener_set_proxy(p->sockets[i].listener, networks, trusts_tls(c));
     }
     use_tls(p, t);
     netset_free(&p->networks);
@@ -339,6 +344,7 @@ static bool open_sockets(struct worker_process *p, const struct worker_order *o)
         struct listener_options lo = { .fd = WORKER_FD_SOCKETS + (int)i,
                                        .proxy = k->port->proxy,
                                        .networks = p->networks,
+                                       .trust_tls = trusts_tls(p->worker.config),
                                        .tls = k->port->tls ? p->worker.tls : NULL,
                                        .preface_ms = PREFACE_MS,
                                        .accept = on_accept,

@@ -510,7 +510,7 @@ static bool master_open(struct master *m)
     }
     raise_descriptors(m->config);
     m->loop = loop_open();
-    m->reload = reload_open(m->loop, m->service, m->config_path, NULL, on_reload, m);
+    m->reload = reload_open(m->loop, m->service, m->config_path, NULL, NULL, on_reload, m);
     open_signals(m);
     m->view = (struct health_view){ .service = m->service->name,
                                     .node = m->config->node_name,

@@ -58,15 +58,16 @@ struct reload_result {
 
 typedef void reload_fn(void *arg, const struct reload_result *r);
 
-/* s and path are borrowed for ever, as is what reload_tls is given. stamp is of the certificates in
- * use; NULL: not known. */
+/* s, path and in_force, and what that ever points to, are borrowed for ever. Who never calls
+ * reload_tls has no in_force, and no stamp, which is of the certificates in use. */
 struct reload *reload_open(struct loop *l, const struct daemon_service *s, const char *path,
+                           const struct config *const *in_force,
                            const uint8_t stamp[TLS_STAMP_SIZE], reload_fn *fn, void *arg);
 /* Reads everything. One reading at a time: what is asked meanwhile comes after it. */
 void reload_all(struct reload *r);
-/* The certificates of a configuration; when their files look as they did at the last reading
- * nothing is read, and nothing told. */
-void reload_tls(struct reload *r, const struct config *c);
+/* The certificates of the configuration in force; when their files look as they did at the last
+ * reading nothing is read, and nothing told. */
+void reload_tls(struct reload *r);
 
 /* --- watch.c --------------------------------------------------------------------------------- */
 

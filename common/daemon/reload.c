@@ -23,8 +23,8 @@ struct reload {
     reload_fn *fn;
     void *arg;
     bool busy;
-    bool all;                      /* wanted next */
-    const struct config *tls;      /* wanted next, when all is not */
+    bool all, tls; /* wanted next, all first */
+    const struct config *const *in_force;
     uint8_t stamp[TLS_STAMP_SIZE]; /* of the last reading */
 };
 
@@ -82,9 +82,6 @@ static void tell(struct reload *r, struct reading *g)
     if (result.e == ERR_OK) {
         g->result.config = NULL;
         g->result.tls = NULL;
-        if (!result.tls_alone) {
-            r->tls = NULL; /* of a configuration that is no longer in force */
-        }
     }
     r->fn(r->arg, &result);
 }
@@ -132,16 +129,12 @@ static void start(struct reload *r, const struct config *tls_of)
 static void start_next(struct reload *r)
 {
     bool all = r->all;
-    const struct config *tls_of = all ? NULL : r->tls;
-    if (r->busy || (!all && !tls_of)) {
+    if (r->busy || (!all && !r->tls)) {
         return;
     }
-    if (all) {
-        r->all = false;
-    } else {
-        r->tls = NULL;
-    }
-    start(r, tls_of);
+    r->all = false;
+    r->tls = all && r->tls; /* of the configuration that will be in force then */
+    start(r, all ? NULL : *r->in_force);
 }
 
 void reload_all(struct reload *r)
@@ -150,13 +143,14 @@ void reload_all(struct reload *r)
     start_next(r);
 }
 
-void reload_tls(struct reload *r, const struct config *c)
+void reload_tls(struct reload *r)
 {
-    r->tls = c;
+    r->tls = true;
     start_next(r);
 }
 
 struct reload *reload_open(struct loop *l, const struct daemon_service *s, const char *path,
+                           const struct config *const *in_force,
                            const uint8_t stamp[TLS_STAMP_SIZE], reload_fn *fn, void *arg)
 {
     struct reload *r = NEW(struct reload);
@@ -164,6 +158,7 @@ struct reload *reload_open(struct loop *l, const struct daemon_service *s, const
     r->pool = pool_open(l, &o);
     r->service = s;
     r->path = path;
+    r->in_force = in_force;
     r->fn = fn;
     r->arg = arg;
     if (stamp) {

@@ -214,7 +214,7 @@ static void on_tls_changed(void *arg)
 {
     struct worker_process *p = arg;
     if (!p->worker.draining && p->worker.tls) {
-        reload_tls(p->reload, p->worker.config);
+        reload_tls(p->reload);
     }
 }
 
@@ -296,13 +296,15 @@ static void on_config_read(struct worker_process *p, enum err e, struct config *
 static void on_read(void *arg, const struct reload_result *r)
 {
     struct worker_process *p = arg;
+    struct config *c = r->config;
+    struct tls *t = r->tls;
     if (p->worker.draining) {
-        return; /* what was read stays: the process is about to end */
-    }
-    if (r->tls_alone) {
-        on_tls_read(p, r->e, r->tls, r->why);
+        config_free(&c);
+        tls_unref(&t);
+    } else if (r->tls_alone) {
+        on_tls_read(p, r->e, t, r->why);
     } else {
-        on_config_read(p, r->e, r->config, r->tls, r->why);
+        on_config_read(p, r->e, c, t, r->why);
     }
 }
 
@@ -404,7 +406,8 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
         LOG(LOG_ERROR, "store.bad", F_STR("why", why));
         return false;
     }
-    p->reload = reload_open(p->worker.loop, p->service, p->config_path, stamp, on_read, p);
+    p->reload = reload_open(p->worker.loop, p->service, p->config_path, &p->worker.config, stamp,
+                            on_read, p);
     p->watch = watch_open(p->worker.loop, on_tls_changed, p);
     watch_tls(p);
     open_signals(p);

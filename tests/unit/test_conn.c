@@ -123,7 +123,7 @@ static void test_talk(void **state)
     assert_int_equal(o.told[CONN_DRAINED], 0);
     assert_int_equal(o.told[CONN_DATA], 1);
     assert_string_equal(conn_tls_text(o.c), "");
-    assert_false(conn_tls(o.c) || conn_broken(o.c));
+    assert_false(conn_tls(o.c) || conn_secure(o.c) || conn_broken(o.c));
     finish(&o);
 }
 
@@ -473,6 +473,25 @@ static void test_close_within_an_event(void **state)
 
 /* --- TLS ------------------------------------------------------------------------------------- */
 
+/* The same on both sides. */
+static void check_bindings(struct owner *o)
+{
+    static const char label[] = "EXPORTER-Channel-Binding";
+    uint8_t here[TLS_END_POINT_SIZE], there[EVP_MAX_MD_SIZE];
+    char names[1][TLS_NAME_SIZE];
+    unsigned n;
+    assert_true(conn_secure(o->c));
+    assert_true(conn_tls_exporter(o->c, here));
+    assert_int_equal(SSL_export_keying_material(o->p.ssl, there, TLS_EXPORTER_SIZE, label,
+                                                strlen(label), NULL, 0, 0),
+                     1);
+    assert_memory_equal(here, there, TLS_EXPORTER_SIZE);
+    assert_int_equal(X509_digest(SSL_get0_peer_certificate(o->p.ssl), EVP_sha256(), there, &n), 1);
+    assert_int_equal(conn_tls_end_point(o->c, here), n);
+    assert_memory_equal(here, there, n);
+    assert_int_equal(conn_certificate_names(o->c, names, 1), 0);
+}
+
 static void test_tls_talk(void **state)
 {
     (void)state;
@@ -480,6 +499,7 @@ static void test_tls_talk(void **state)
     setup(&o);
     start_tls(&o);
     assert_non_null(strstr(conn_tls_text(o.c), "TLSv1.3 TLS_"));
+    check_bindings(&o);
     peer_send(&o.p, SPAN("CAPA\r\n"));
     WAIT(&o.f, &o.p, span_eq(buf_span(&o.got), SPAN("CAPA\r\n")));
     assert_true(send_text(&o, "+OK\r\n"));

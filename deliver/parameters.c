@@ -205,6 +205,9 @@ static bool is_address_type(struct span s)
 
 static enum reply set_orcpt(struct span value, struct parameters *p)
 {
+    if (!value.p) {
+        return REPLY_PARAM_VALUE;
+    }
     size_t semicolon = span_find(value, ';');
     struct span type = span_first(value, semicolon), rest = span_skip(value, semicolon + 1);
     bool ok = value.n <= ORCPT_MAX && is_address_type(type);

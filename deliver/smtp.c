@@ -745,7 +745,7 @@ static enum smtp_action_kind run_bdat(struct smtp *s, struct span arg, struct bu
         return SMTP_DATA_BEGIN;
     }
     s->phase = PHASE_CHUNK;
-    return step_chunk(s, &(struct span){ 0 }, out); /* it may be empty */
+    return step_chunk(s, &SPAN(""), out); /* it may be empty */
 }
 
 static void begin_message(struct smtp *s)
@@ -1211,7 +1211,7 @@ uint64_t smtp_declared_size(const struct smtp *s)
 
 size_t smtp_mail_parameters(const struct smtp *s, struct span words[PARAMETERS_MAIL_MAX])
 {
-    struct span rest = span_str(s->words);
+    struct span rest = span_str(s->words ? s->words : "");
     size_t n = 0;
     for (struct span word; n < PARAMETERS_MAIL_MAX && (word = span_word(&rest)).n > 0;) {
         words[n++] = word;

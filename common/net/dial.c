@@ -71,7 +71,7 @@ enum err dial_parse(const char *text, struct dial_address *out, char *why, size_
     enum err e = ERR_INVALID;
     if (span_eq(kind, SPAN("unix")) || span_eq(kind, SPAN("local"))) {
         e = parse_local(rest, out);
-    } else if (span_eq(kind, SPAN("inet"))) {
+    } else if (span_eq(kind, SPAN("inet")) || span_eq(kind, SPAN("inet6"))) {
         e = parse_inet(rest, out);
     }
     if (e != ERR_OK) {

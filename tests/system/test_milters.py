@@ -126,7 +126,7 @@ class Milters(unittest.TestCase):
             stage, _, rest = rest.partition(b"\n")
         return stage.decode().rstrip(), rest
 
-    # --- rspamd -------------------------------------------------------------------------------------
+    # --- rspamd ---------------------------------------------------------------------------------
 
     def rspamd(self):
         """The addresses of its three sockets."""
@@ -149,19 +149,21 @@ class Milters(unittest.TestCase):
         self.assertEqual(self.ask(spam, discard), ("end discard 0", b""))
         self.assertEqual(self.ask(spam, quarantine),
                          ("end quarantine 0  Spam message quarantined", RECEIVED + spam))
-        stage, changed = self.ask(message(b"X-Wish: headers", b"X-Last: kept  as\r\n\tit is"), rspamd)
+        stage, changed = self.ask(message(b"X-Wish: headers", b"X-Last: kept  as\r\n\tit is"),
+                                  rspamd)
         self.assertEqual(stage, "end accept 0")
         self.assertEqual(changed, RECEIVED + message(
             b"X-Last: kept  as\r\n\tit is",
             b"X-Seen: 192.0.2.1|client.example.com|sender@example.com|user@example.org|01test"))
 
-    # --- opendkim -----------------------------------------------------------------------------------
+    # --- opendkim -------------------------------------------------------------------------------
 
     def opendkim(self, name, *lines):
         folder = self.directory(name)
         conf = folder / "opendkim.conf"
         conf.write_text("\n".join([f"Socket local:{folder}/{name}.sock", "UMask 000", "Syslog no",
-                                   "Background no", "RequireSafeKeys no", "AuthservID mx.example.org",
+                                   "Background no", "RequireSafeKeys no",
+                                   "AuthservID mx.example.org",
                                    f"TemporaryDirectory {folder}", *lines, ""]))
         # It has no children, and takes seconds to end by itself.
         return self.start(folder, name, "/usr/sbin/opendkim", "-f", "-x", conf, end=signal.SIGKILL)

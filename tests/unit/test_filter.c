@@ -660,8 +660,8 @@ static void test_addresses(void **state)
     (void)state;
     static const char *const good[] = { "inet:127.0.0.1:8891", "inet:8891@127.0.0.1",
                                         "inet:8891@localhost", "inet:[::1]:8891",
-                                        "inet:8891@[::1]",     "unix:/run/x",
-                                        "local:/run/x" };
+                                        "inet:8891@[::1]",     "inet6:8891@::1",
+                                        "unix:/run/x",         "local:/run/x" };
     static const char *const bad[] = { "",           "inet:",       "inet:8891",
                                        "inet::8891", "inet:a:0",    "inet:127.0.0.1:65536",
                                        "inet:a:b",   "inet:8891@",  "unix:",

@@ -20,8 +20,9 @@ struct dial_address {
 
 /*
  * inet:HOST:PORT, inet:PORT@HOST, unix:PATH or local:PATH; HOST is a name, an address, or an IPv6
- * address in brackets, and inet6 is the same as inet. A name is looked up here and now, which blocks: at start only. ERR_INVALID:
- * syntax; ERR_NOTFOUND: no such host; why has one line for the operator.
+ * address in brackets, and inet6 is the same as inet. A name is looked up here and now, which
+ * blocks: at start only. ERR_INVALID: syntax; ERR_NOTFOUND: no such host; why has one line for the
+ * operator.
  */
 enum err dial_parse(const char *text, struct dial_address *out, char *why, size_t why_size);
 

@@ -50,8 +50,10 @@ DOORS = {
     "uninorm.h": {"deliver"},
     "idn2.h": {"deliver"},
     "microhttpd.h": {"common/daemon"},
-    "jansson.h": {"admin"},
     "seccomp.h": {"common/daemon"},
+    "curl/": {"common/store"},
+    "jose/": {"common/store"},
+    "jansson.h": {"common/store", "admin"},
     "bsd/": {"admin"},
     "sys/socket.h": {"common/net", "common/store", "common/daemon", "admin"},
 }

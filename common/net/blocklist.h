@@ -16,11 +16,13 @@ struct blocklist;
 /* *out is NULL when no zone is configured. On failure why holds one line. */
 enum err blocklist_open(struct loop *l, const struct config *c, struct blocklist **out, char *why,
                         size_t why_size);
+/* Those that wait are told soon that nothing is known of their clients. NULL: nothing to close. */
 void blocklist_close(struct blocklist **b);
 
 /* zone: the first block list that names the client and no allow list outweighs; empty: none.
  * borrowed until done returns. */
 typedef void blocklist_fn(void *arg, struct span zone);
+/* Private addresses and limits.exempt are on no list; nobody is asked then. b is not NULL. */
 struct op *blocklist_ask(struct blocklist *b, const struct sockaddr *client, blocklist_fn *done,
                          void *arg);
 

@@ -50,6 +50,7 @@ DOORS = {
     "uninorm.h": {"deliver"},
     "idn2.h": {"deliver"},
     "microhttpd.h": {"common/daemon"},
+    "ares.h": {"common/net"},
     "seccomp.h": {"common/daemon"},
     "curl/": {"common/store"},
     "jose/": {"common/store"},

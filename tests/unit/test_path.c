@@ -53,5 +53,6 @@ int main(void)
         cmocka_unit_test(test_what_lies_in_a_folder),
         cmocka_unit_test(test_what_does_not),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -299,6 +299,26 @@ static void test_a_full_table(void **state)
     throttle_close(&w.t);
 }
 
+/* Networks of which there are guesses and no session. */
+static void test_guesses_of_a_full_table(void **state)
+{
+    (void)state;
+    struct throttle_options o = open_to_all;
+    o.entries = 4;
+    o.guesses = 1;
+    struct world w = with(o);
+    unsigned factor;
+    char host[32];
+    for (unsigned i = 0; i < 500; i++) {
+        host_of(256 * (i % 250) + i / 250, host);
+        guess(&w, host, &factor);
+        assert_int_equal(factor, 1);
+        guess(&w, "192.0.2.1", &factor); /* in use, so never the one that makes room */
+        assert_int_equal(factor, i + 1);
+    }
+    throttle_close(&w.t);
+}
+
 static void test_a_table_that_is_held(void **state)
 {
     (void)state;
@@ -367,12 +387,20 @@ static void test_client(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sessions),        cmocka_unit_test(test_mapped_addresses_are_ipv4),
-        cmocka_unit_test(test_prefixes),        cmocka_unit_test(test_rates),
-        cmocka_unit_test(test_a_networks_rate), cmocka_unit_test(test_guesses),
-        cmocka_unit_test(test_exempt),          cmocka_unit_test(test_change),
-        cmocka_unit_test(test_a_full_table),    cmocka_unit_test(test_a_table_that_is_held),
-        cmocka_unit_test(test_no_address),      cmocka_unit_test(test_client),
+        cmocka_unit_test(test_sessions),
+        cmocka_unit_test(test_mapped_addresses_are_ipv4),
+        cmocka_unit_test(test_prefixes),
+        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_a_networks_rate),
+        cmocka_unit_test(test_guesses),
+        cmocka_unit_test(test_exempt),
+        cmocka_unit_test(test_change),
+        cmocka_unit_test(test_a_full_table),
+        cmocka_unit_test(test_guesses_of_a_full_table),
+        cmocka_unit_test(test_a_table_that_is_held),
+        cmocka_unit_test(test_no_address),
+        cmocka_unit_test(test_client),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

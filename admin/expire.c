@@ -31,8 +31,10 @@ static int next_page(struct admin *a, struct walk *w)
     admin_sql(a, "SELECT b.retention_days, b.mailbox_id, b.state = 0 AND EXISTS ("
                  "       SELECT FROM (SELECT m.blob_id FROM message m"
                  "                     WHERE m.mailbox_id = b.mailbox_id ORDER BY m.seq LIMIT 64) f"
-                 "        WHERE f.blob_id < ms_id($4 - b.retention_days * 86400000::bigint))"
-                 "  FROM (SELECT retention_days, mailbox_id, state FROM mailbox"
+                 "        WHERE f.blob_id < b.before)"
+                 "  FROM (SELECT retention_days, mailbox_id, state, "
+                 "               ms_id($4 - retention_days * 86400000::bigint) AS before"
+                 "          FROM mailbox"
                  "         WHERE (retention_days, mailbox_id) > ($1::bigint, $2::bigint)"
                  "         ORDER BY retention_days, mailbox_id LIMIT $3) b"
                  " ORDER BY b.retention_days, b.mailbox_id");
@@ -107,9 +109,9 @@ int expire_messages(struct admin *a, uint64_t most, uint64_t *n)
 
 static int count_mailbox(struct admin *a, int64_t mailbox, uint64_t *n)
 {
-    admin_sql(a, "SELECT count(*) FROM mailbox b JOIN message m ON m.mailbox_id = b.mailbox_id"
-                 " WHERE b.mailbox_id = $1 AND b.retention_days > 0"
-                 "   AND m.blob_id < ms_id($2 - b.retention_days * 86400000::bigint)");
+    admin_sql(a, "SELECT count(*) FROM message m WHERE m.mailbox_id = $1 AND m.blob_id < "
+                 "(SELECT ms_id($2 - b.retention_days * 86400000::bigint) FROM mailbox b"
+                 "  WHERE b.mailbox_id = $1 AND b.retention_days > 0)");
     pg_i64(a->batch, mailbox);
     pg_i64(a->batch, admin_now());
     if (admin_run(a, PG_READ) != ERR_OK) {

@@ -50,7 +50,7 @@ struct entry {
 /* How long the mailboxes of the fleet keep their mail, in days: what may be said before a login. */
 struct retention {
     uint32_t least; /* of those that do not keep it for ever; 0: all do */
-    bool differs;   /* not all keep it for the same time */
+    bool differs;   /* not all keep it for the same time; when least is 0: it is not known */
 };
 
 struct entry *entry_new(enum entry_kind kind);

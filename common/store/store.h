@@ -32,7 +32,7 @@ typedef void store_done_fn(void *arg, enum err e);
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size);
 
-/* The fleet's retention, as the database told it some seconds ago; all zeros before it has. */
+/* The fleet's retention, as the database told it some seconds ago. */
 struct retention store_retention(const struct store *s);
 
 /* --- login (common/store/login.c) ----------------------------------------------------------- */

@@ -329,18 +329,18 @@ RETURN rpad(lpad(to_hex(greatest(ms, 0)), 12, '0'), 32, '0')::uuid;
 CREATE FUNCTION expire(box bigint, now_ms bigint, grace_ms bigint, most bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    days  bigint;
-    seqs  bigint[];
-    blobs uuid[];
+    before uuid;
+    seqs   bigint[];
+    blobs  uuid[];
 BEGIN
-    SELECT b.retention_days INTO days FROM mailbox b
+    SELECT ms_id(now_ms - b.retention_days * 86400000::bigint) INTO before FROM mailbox b
      WHERE b.mailbox_id = box AND b.state = 0 AND b.retention_days > 0 FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
     SELECT array_agg(o.seq), array_agg(o.blob_id) INTO seqs, blobs
       FROM (SELECT m.seq, m.blob_id FROM message m
-             WHERE m.mailbox_id = box AND m.blob_id < ms_id(now_ms - days * 86400000)
+             WHERE m.mailbox_id = box AND m.blob_id < before
              ORDER BY m.seq LIMIT most) o;
     IF seqs IS NULL THEN
         RETURN 0;

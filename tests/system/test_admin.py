@@ -205,9 +205,11 @@ class Setup(AdminTest):
         spool = self.fleet.spool
         link = self.fleet.state / "link"
         link.symlink_to(spool)
+        beside = spool.with_name(spool.name[:-1])  # its name begins as the volume's
+        beside.mkdir()
         for roots, good in ((spool, True), (f"/nonexistent, {spool.parent}", True), (link, True),
                             ("/", True), ("/nonexistent", False), (f"{spool}/below", False),
-                            (str(spool)[:-1], False), ("", False)):
+                            (beside, False), ("", False)):
             with self.subTest(roots=roots):
                 rows = self.check(self.config("roots", spool__roots=roots))
                 self.only_wrong(rows, *([] if good else ["volume 1"]))

@@ -259,13 +259,8 @@ static struct sasl_action step_shown(struct sasl *s, struct span response)
 
 /* --- all of them ----------------------------------------------------------------------------- */
 
-/* Every mechanism here begins with the client. */
 static struct sasl_action step_first(struct sasl *s, struct span response)
 {
-    if (!response.p && !s->asked) {
-        s->asked = true;
-        return challenge(SPAN(""));
-    }
     switch (s->mechanism) {
     case SASL_PLAIN:
         return step_plain(s, response);
@@ -281,6 +276,11 @@ static struct sasl_action step_first(struct sasl *s, struct span response)
 
 struct sasl_action sasl_step(struct sasl *s, struct span response)
 {
+    if (!response.p && s->state == STATE_FIRST && !s->asked) {
+        s->asked = true; /* every mechanism here begins with the client */
+        return challenge(SPAN(""));
+    }
+    response = response.p ? response : SPAN("");
     switch (s->state) {
     case STATE_FIRST:
         return step_first(s, response);

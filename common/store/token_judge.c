@@ -60,7 +60,7 @@ static bool has_audience(const json_t *v, const char *want)
 
 static bool has_scope(const json_t *v, const char *want)
 {
-    struct span rest = span_str(json_string_value(v));
+    struct span rest = json_is_string(v) ? span_str(json_string_value(v)) : SPAN("");
     for (struct span word; (word = span_word(&rest)).n > 0;) {
         if (span_eq(word, span_str(want))) {
             return true;

@@ -304,10 +304,12 @@ static void applies_the_rules(void **state)
     f->config.oauth_audience = "mai";
     open_checker(f);
     expect(f, "ruled", ERR_DENIED, "");
+    expect(f, "good", ERR_DENIED, "");
     f->config.oauth_audience = "";
     f->config.oauth_scope = "mail";
     open_checker(f);
     expect(f, "ruled", ERR_DENIED, "");
+    expect(f, "good", ERR_DENIED, "");
     f->config.oauth_scope = "";
     f->config.oauth_claim = "iss";
     open_checker(f);

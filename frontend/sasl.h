@@ -60,7 +60,7 @@ struct sasl_context {
     const char *nonce; /* the server's part of SCRAM's nonce, for tests; NULL: a new one */
 };
 
-/* NULL-safe lookup by name, in any case of letters. False: there is none of that name. */
+/* By its name, in any case of letters. False: there is none of that name. */
 bool sasl_find(struct span name, enum sasl_mechanism *out);
 const char *sasl_name(enum sasl_mechanism m);
 

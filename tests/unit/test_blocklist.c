@@ -352,15 +352,15 @@ static void test_many_at_once_and_cancelled_ones(void **state)
     struct world *w = with_server();
     w->config.blocklist_zones = WORDS("bl.test", "second.test");
     open_list(w);
-    for (unsigned i = 0; i < 200; i++) {
+    for (unsigned i = 0; i < 40; i++) {
         struct op *op = ask_later(w, "192.0.2.1");
         if (i % 4 == 0) {
             op_cancel(&op);
         }
     }
-    w->expected = 150;
+    w->expected = 30;
     loop_run(w->loop);
-    assert_int_equal(w->told, 150);
+    assert_int_equal(w->told, 30);
     assert_string_equal(w->zone, "bl.test");
     world_close(w);
 }

@@ -305,7 +305,7 @@ bool admin_address(const char *text, struct address *out)
 {
     enum err e = address_parse(span_str(text), out);
     if (e != ERR_OK) {
-        admin_say("%s: %s", text, address_explain(span_str(text)));
+        admin_say("%s: not a valid address: %s", text, address_explain(span_str(text)));
     }
     return e == ERR_OK;
 }

@@ -132,9 +132,9 @@ const char *smtp_verdict_text(enum smtp_verdict v);
 
 /*
  * To be said before an answer. reply_text: what stands behind the words of BLOCKED or TOO_FAST, the
- * zone say; for one answer. custom_reply: the whole of FILTERED, until another one is said. It comes
- * from outside, so what can't be sent is mended: a code that is not 4xx or 5xx becomes 451, an
- * enhanced one that is none of the same class X.7.1, an octet that is not printable a question
+ * zone say; for one answer. custom_reply: the whole of FILTERED, until another one is said. It
+ * comes from outside, so what can't be sent is mended: a code that is not 4xx or 5xx becomes 451,
+ * an enhanced one that is none of the same class X.7.1, an octet that is not printable a question
  * mark; text is cut at 255. 421 also closes.
  */
 void smtp_reply_text(struct smtp *s, struct span text);

@@ -49,12 +49,17 @@ static void add_date(struct buf *out, uint64_t unix_seconds)
              months + 3 * tm.tm_mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
-void trace_write(const struct trace *t, struct buf *out)
+void trace_return_path(const struct trace *t, struct buf *out)
+{
+    CHECK(buf_room(out) >= TRACE_MAX);
+    buf_addf(out, "Return-Path: <%.*s>\r\n", SPAN_ARG(t->reverse_path));
+}
+
+void trace_received(const struct trace *t, struct buf *out)
 {
     char id[BLOB_ID_CHARS + 1];
     blob_id_text(t->id, id);
     CHECK(buf_room(out) >= TRACE_MAX);
-    buf_addf(out, "Return-Path: <%.*s>\r\n", SPAN_ARG(t->reverse_path));
     buf_add(out, SPAN("Received: from "));
     add_name(out, t->helo);
     buf_addf(out, " ([%s%.*s])\r\n\tby %.*s (mailfleet) with ",

@@ -22,7 +22,8 @@ struct trace {
 
 #define TRACE_MAX 4096
 
-/* Appends both fields, folded, with CRLF. out needs TRACE_MAX octets of room. */
-void trace_write(const struct trace *t, struct buf *out);
+/* Each appends one field, folded, with CRLF. out needs TRACE_MAX octets of room. */
+void trace_return_path(const struct trace *t, struct buf *out);
+void trace_received(const struct trace *t, struct buf *out);
 
 #endif

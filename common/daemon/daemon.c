@@ -126,7 +126,7 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
         snprintf(why, why_size, "database.url is not set");
         return false;
     }
-    return true;
+    return s->check(c, why, why_size);
 }
 
 /* Nodes with one fleet key resume each other's sessions. */
@@ -418,7 +418,8 @@ static void on_term(uv_signal_t *sig, int signum)
 /* What belongs to sockets and processes, or to what a worker's store has open. */
 static bool needs_restart(const struct config_doc *d)
 {
-    static const char *const sections[] = { "database", "cache", "spool", "auth" };
+    static const char *const sections[] = { "database", "cache",     "spool", "auth",
+                                            "oauth",    "blocklist", "dns" };
     static const char *const node[] = { "name", "user", "workers", "fleet_key_file", "sandbox" };
     for (size_t i = 0; i < ARRAY_LEN(sections); i++) {
         if (strcmp(d->section, sections[i]) == 0) {
@@ -434,7 +435,7 @@ static bool needs_restart(const struct config_doc *d)
     if (strcmp(d->section, "limits") == 0 && strncmp(d->key, "ipv", 3) == 0) {
         return true;
     }
-    return strstr(d->key, "listen") || strcmp(d->key, "health") == 0;
+    return strcmp(d->key, "milters") == 0 || strstr(d->key, "listen") || strcmp(d->key, "health") == 0;
 }
 
 /* Against what the daemon was started with: a change stays undone until the next start. */

@@ -25,6 +25,7 @@ struct worker {
     struct store *store;
     struct tls *tls;           /* NULL without a certificate; a reload replaces it */
     const char *hostname;      /* smtp.hostname; a reload replaces it */
+    void *shared;              /* what the service's open made for all its sessions */
     struct throttle *throttle; /* of the service's clients; its sessions are counted by worker.c */
     struct conn *accepting;    /* worker.c's: entered into the throttle, not yet a session */
     struct list sessions;      /* of struct worker_session.link */
@@ -63,6 +64,10 @@ struct daemon_service {
     size_t health;            /* offsetof of the config_text with the health address */
     const char *const *alpn;  /* what TLS clients may offer (RFC 7301), NULL at the end */
     bool client_certificates; /* those of tls.client_ca are asked for */
+    /* Whether the service can run with its own settings; on any thread. */
+    bool (*check)(const struct config *c, char *why, size_t why_size);
+    /* Makes worker.shared, once a worker. NULL: there is nothing to share. */
+    bool (*open)(struct worker *w, char *why, size_t why_size);
     /* The limits of the clients of ports that are limited; the rest is filled in already. */
     void (*limits)(const struct config *c, struct throttle_options *o);
     /* A conn that is ready to talk; it is the callee's. Over node.max_sessions or a limit refused

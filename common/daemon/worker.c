@@ -406,6 +406,10 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
         LOG(LOG_ERROR, "store.bad", F_STR("why", why));
         return false;
     }
+    if (p->service->open && !p->service->open(&p->worker, why, sizeof why)) {
+        LOG(LOG_ERROR, "config.bad", F_STR("why", why));
+        return false;
+    }
     p->reload = reload_open(p->worker.loop, p->service, p->config_path, &p->worker.config, stamp,
                             on_read, p);
     p->watch = watch_open(p->worker.loop, on_tls_changed, p);

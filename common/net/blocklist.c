@@ -428,6 +428,14 @@ enum err blocklist_open(struct loop *l, const struct config *c, struct blocklist
     return ERR_OK;
 }
 
+enum err blocklist_check(const struct config *c, char *why, size_t why_size)
+{
+    struct blocklist b = { 0 };
+    enum err e = parse(&b, c, why, why_size);
+    zones_free(&b);
+    return e == ERR_OK ? dns_check(&c->dns_servers, why, why_size) : e;
+}
+
 void blocklist_close(struct blocklist **pb)
 {
     struct blocklist *b = *pb;

@@ -16,6 +16,8 @@ struct blocklist;
 /* *out is NULL when no zone is configured. On failure why holds one line. */
 enum err blocklist_open(struct loop *l, const struct config *c, struct blocklist **out, char *why,
                         size_t why_size);
+/* The same, of the settings' text alone; on any thread. */
+enum err blocklist_check(const struct config *c, char *why, size_t why_size);
 /* Those that wait are told soon that nothing is known of their clients. NULL: nothing to close. */
 void blocklist_close(struct blocklist **b);
 

@@ -142,23 +142,30 @@ static bool parse_server(const char *text, struct ares_addr_port_node *out)
     return true;
 }
 
-static enum err set_servers(struct dns *d, const struct config_list *servers, char *why,
-                            size_t why_size)
+enum err dns_check(const struct config_list *servers, char *why, size_t why_size)
+{
+    struct ares_addr_port_node ignored;
+    for (size_t i = 0; i < servers->n; i++) {
+        if (!parse_server(servers->v[i], &ignored)) {
+            snprintf(why, why_size, "dns.servers: %s: not an address", servers->v[i]);
+            return ERR_INVALID;
+        }
+    }
+    return ERR_OK;
+}
+
+/* The servers were checked. */
+static void set_servers(struct dns *d, const struct config_list *servers)
 {
     struct ares_addr_port_node *v = NEW_ARRAY(struct ares_addr_port_node, servers->n + 1);
-    enum err e = ERR_OK;
-    for (size_t i = 0; i < servers->n && e == ERR_OK; i++) {
-        if (!parse_server(servers->v[i], &v[i])) {
-            snprintf(why, why_size, "dns.servers: %s: not an address", servers->v[i]);
-            e = ERR_INVALID;
-        }
+    for (size_t i = 0; i < servers->n; i++) {
+        CHECK(parse_server(servers->v[i], &v[i]));
         v[i].next = i + 1 < servers->n ? &v[i + 1] : NULL;
     }
-    if (e == ERR_OK && servers->n > 0) {
+    if (servers->n > 0) {
         CHECK(ares_set_servers_ports(d->channel, v) == ARES_SUCCESS);
     }
     free(v);
-    return e;
 }
 
 /* --- the life of it --------------------------------------------------------------------------- */
@@ -182,6 +189,9 @@ void dns_close(struct dns **pd)
 enum err dns_open(struct loop *l, const struct config_list *servers, uint64_t timeout_ms,
                   struct dns **out, char *why, size_t why_size)
 {
+    if (dns_check(servers, why, why_size) != ERR_OK) {
+        return ERR_INVALID;
+    }
     struct dns *d = NEW(struct dns);
     d->loop = l;
     list_init(&d->sockets);
@@ -204,11 +214,7 @@ enum err dns_open(struct loop *l, const struct config_list *servers, uint64_t ti
         return ERR_INVALID;
     }
     CHECK(uv_timer_init(loop_uv(l), &d->timer) == 0);
-    enum err e = set_servers(d, servers, why, why_size);
-    if (e != ERR_OK) {
-        dns_close(&d);
-        return e;
-    }
+    set_servers(d, servers);
     *out = d;
     return ERR_OK;
 }

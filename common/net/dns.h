@@ -24,6 +24,8 @@ struct dns;
  */
 enum err dns_open(struct loop *l, const struct config_list *servers, uint64_t timeout_ms,
                   struct dns **out, char *why, size_t why_size);
+/* The same, of the text alone; on any thread. */
+enum err dns_check(const struct config_list *servers, char *why, size_t why_size);
 /* Questions that are open are answered with CLOSED before it returns. */
 void dns_close(struct dns **d);
 

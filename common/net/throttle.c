@@ -210,7 +210,7 @@ static bool client_of(const struct throttle *t, const struct sockaddr *sa, struc
     return true;
 }
 
-static bool is_exempt(const struct throttle *t, const struct sockaddr *sa)
+bool throttle_exempts(const struct throttle *t, const struct sockaddr *sa)
 {
     return t->options.exempt && netset_has(t->options.exempt, sa);
 }
@@ -322,7 +322,7 @@ enum throttle_verdict throttle_enter(struct throttle *t, const struct sockaddr *
     if (!network) {
         return THROTTLE_OK;
     }
-    bool exempt = is_exempt(t, client);
+    bool exempt = throttle_exempts(t, client);
     enum throttle_verdict v = exempt ? THROTTLE_OK : judge(t, address, network, now);
     if (v == THROTTLE_OK) {
         hold(address);
@@ -350,7 +350,7 @@ enum throttle_verdict throttle_guess(struct throttle *t, const struct sockaddr *
     struct client c;
     unsigned limit = t->options.guesses;
     *factor = 0;
-    if (limit == 0 || is_exempt(t, client) || !client_of(t, client, &c)) {
+    if (limit == 0 || throttle_exempts(t, client) || !client_of(t, client, &c)) {
         return THROTTLE_OK;
     }
     struct entry *e = get(t, &c.network, now);

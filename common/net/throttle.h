@@ -57,6 +57,9 @@ void throttle_leave(struct throttle *l, const struct sockaddr *client);
 enum throttle_verdict throttle_guess(struct throttle *l, const struct sockaddr *client,
                                      uint64_t now, unsigned *factor);
 
+/* No limit holds for this client. */
+bool throttle_exempts(const struct throttle *l, const struct sockaddr *client);
+
 /* The part of an address that stands for one client, as text: for keys and logs. 192.0.2.1, and
  * 2001:db8:1:2::/64 unless the whole address does. */
 void throttle_client(const struct sockaddr *client, unsigned ipv6_address, char out[NETADDR_TEXT]);

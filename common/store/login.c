@@ -19,7 +19,8 @@
  * The guard stands where a guess would cost us something: who is over the limit learns nothing of
  * his next guess. A remembered password is let in without asking it: the owner of the account is
  * not shut out because somebody else guesses behind the same address. A right password takes
- * nothing off the count, and neither does a guess that was turned away add to it.
+ * nothing off the count, and neither does a guess that was turned away add to it. It costs one
+ * query too, whoever was named.
  *
  * The request owns its copies of user and secret; the secret is wiped with it.
  */
@@ -200,11 +201,31 @@ static void login_verified(struct login_request *r)
 
 /* --- GUARD ----------------------------------------------------------------------------------- */
 
+static void on_login_blocked(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    (void)e, (void)entries, (void)n;
+    login_end(arg, LOGIN_BLOCKED);
+}
+
+/*
+ * Turned away at the price of one query, whoever is named: without it the time would tell an
+ * address that is cached from one that is nobody's, to a client that has nothing more to lose.
+ */
+static void login_blocked(struct login_request *r)
+{
+    struct span user = span_str(r->user);
+    if (r->proof == LOGIN_PASSWORD && !r->from_database) {
+        index_lookup(r->store->index, &user, 1, on_login_blocked, r);
+    } else {
+        login_end(r, LOGIN_BLOCKED);
+    }
+}
+
 static void on_login_guard(void *arg, bool too_many)
 {
     struct login_request *r = arg;
     if (too_many) {
-        login_end(r, LOGIN_BLOCKED);
+        login_blocked(r);
     } else if (r->proof == LOGIN_TOKEN) {
         login_token(r);
     } else {

@@ -131,7 +131,7 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     s->loop = l;
     s->seal = seal;
     s->grace_ms = c->spool_grace;
-<<<<<<< ours
+    s->retention.differs = true; /* with none: not known */
     e = open_login(s, c, why, why_size);
     if (e != ERR_OK) {
         close_login(s);
@@ -139,10 +139,6 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
         free(s);
         return e;
     }
-=======
-    s->retention.differs = true; /* with none: not known */
-    s->lock = c->pop3_lock == POP3_LOCK_LEASE;
->>>>>>> theirs
     s->cache = cache_open(l, &(struct cache_options){ .servers = &c->cache_servers,
                                                       .timeout_ms = c->cache_timeout,
                                                       .list_ttl_ms = c->cache_list_ttl,

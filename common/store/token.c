@@ -293,10 +293,9 @@ struct op *token_check(struct token_checker *t, struct span token, token_fn *don
 
 /* --- opening --------------------------------------------------------------------------------- */
 
-enum err token_open(struct loop *l, const struct config *c, struct token_checker **out, char *why,
-                    size_t why_size)
+/* NULL when OAuth is not configured. */
+static enum err source_of(const struct config *c, struct source **out, char *why, size_t why_size)
 {
-    struct source *s;
     bool endpoint = *c->oauth_introspection_url, file = *c->oauth_jwks_file;
     if (!endpoint && !file) {
         *out = NULL;
@@ -306,9 +305,31 @@ enum err token_open(struct loop *l, const struct config *c, struct token_checker
         snprintf(why, why_size, "oauth.introspection_url and oauth.jwks_file are both set");
         return ERR_INVALID;
     }
-    enum err e = source_open(c, &s, why, why_size);
+    return source_open(c, out, why, why_size);
+}
+
+enum err token_check_config(const struct config *c, char *why, size_t why_size)
+{
+    struct source *s = NULL;
+    enum err e = source_of(c, &s, why, why_size);
+    if (e == ERR_OK && s) {
+        source_unref(s);
+    }
+    return e;
+}
+
+enum err token_open(struct loop *l, const struct config *c, struct token_checker **out, char *why,
+                    size_t why_size)
+{
+    struct source *s;
+    bool endpoint = *c->oauth_introspection_url;
+    enum err e = source_of(c, &s, why, why_size);
     if (e != ERR_OK) {
         return e;
+    }
+    if (!s) {
+        *out = NULL;
+        return ERR_OK;
     }
     json_object_seed(0); /* before threads would race for it */
     struct token_checker *t = NEW(struct token_checker);

@@ -17,6 +17,8 @@ struct token_checker;
 /* *out is NULL when neither an endpoint nor a file is configured. On failure why holds one line. */
 enum err token_open(struct loop *l, const struct config *c, struct token_checker **out, char *why,
                     size_t why_size);
+/* The same checks, and nothing opened; on any thread. */
+enum err token_check_config(const struct config *c, char *why, size_t why_size);
 void token_close(struct token_checker **t);
 
 /* OK: the token is user's, as the claim has it. DENIED: it is not good. LIMIT: too many are

@@ -89,7 +89,7 @@ class Pop3Test(harness.FleetTest):
             pop3.wrap(self.tls)
             capabilities = pop3.multi("CAPA")
             self.assertNotIn(b"STLS", capabilities)
-            self.assertIn(b"SASL PLAIN", capabilities)
+            self.assertIn(b"SASL PLAIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS", capabilities)
             self.refused(pop3, "STLS")
 
     def test_what_is_said_before_tls_is_not_heard_behind_it(self):

@@ -23,6 +23,8 @@
 
 #define WRITE_PIECE     (256u * 1024)
 #define ORIGINAL_TO_MAX (64u * 1024) /* octets of X-Original-To: fields in quarantine */
+/* That filter.quarantine may lead to: it is the operator's own alias. */
+#define QUARANTINE_ADDRESSES 100
 
 enum intake_step { STEP_COLLECT, STEP_FILTER, STEP_QUARANTINE, STEP_WRITE, STEP_COMMIT };
 
@@ -32,11 +34,10 @@ struct intake {
     void *arg;
     enum intake_step step;
     struct delivery *delivery;
-    struct op *route; /* in QUARANTINE */
-    char *reverse_path;
-    struct buf head;
-    size_t written; /* octets of the milters' copy */
-    bool full;      /* filter.memory is used up: the rest is eaten */
+    struct op *route;       /* in QUARANTINE */
+    struct buf return_path; /* for the time after the milters: what goes in front of all */
+    struct buf received;
+    size_t written; /* octets of what the milters left */
     bool elsewhere; /* in quarantine: no recipient's room matters */
 };
 
@@ -46,21 +47,16 @@ static void intake_free(struct intake *in)
 {
     op_cancel(&in->route);
     delivery_abort(&in->delivery);
-    buf_fini(&in->head);
-    free(in->reverse_path);
+    buf_fini(&in->return_path);
+    buf_fini(&in->received);
     free(in);
 }
 
-static void intake_end(struct intake *in, const struct intake_result *r)
+static void intake_verdict(struct intake *in, enum smtp_verdict v)
 {
-    in->fn(in->arg, INTAKE_DONE, r);
+    struct intake_result r = { .verdict = v };
+    in->fn(in->arg, INTAKE_DONE, &r);
     intake_free(in);
-}
-
-static void intake_verdict(struct intake *in, enum smtp_verdict v, const struct filter_reply *reply)
-{
-    struct intake_result r = { .verdict = v, .reply = reply };
-    intake_end(in, &r);
 }
 
 /* --- the delivery ---------------------------------------------------------------------------- */
@@ -68,15 +64,14 @@ static void intake_verdict(struct intake *in, enum smtp_verdict v, const struct 
 static void delivery_done(struct intake *in, enum err e, const enum room *room)
 {
     bool told = e == ERR_OK || e == ERR_LIMIT;
-    struct intake_result r = { .verdict = SMTP_OK, .err = e, .room = room };
-    in->delivery = NULL; /* gone after return */
+    struct intake_result r = { .verdict = told ? SMTP_OK : SMTP_FAULT, .err = e, .room = room };
     if (in->elsewhere) {
         r.verdict = e == ERR_OK ? SMTP_OK : SMTP_FAULT;
         r.room = NULL;
-    } else if (!told) {
-        r.verdict = SMTP_FAULT;
     }
-    intake_end(in, &r);
+    in->fn(in->arg, INTAKE_DONE, &r);
+    in->delivery = NULL; /* gone after return */
+    intake_free(in);
 }
 
 static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enum room *room,
@@ -93,11 +88,25 @@ static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enu
     }
 }
 
+/* The next piece of what is to be written, from in->written on; empty at the end. */
+static struct span next_piece(struct intake *in)
+{
+    struct span parts[3] = { buf_span(&in->return_path) };
+    size_t before = in->written;
+    filter_message(in->o.filter, &parts[1], &parts[2]);
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        if (before < parts[i].n) {
+            return span_first(span_skip(parts[i], before), WRITE_PIECE);
+        }
+        before -= parts[i].n;
+    }
+    return SPAN("");
+}
+
 static void intake_write(struct intake *in)
 {
-    struct span message = filter_message(in->o.filter);
-    while (in->written < message.n) {
-        struct span piece = span_first(span_skip(message, in->written), WRITE_PIECE);
+    struct span piece;
+    while ((piece = next_piece(in)).n > 0) {
         in->written += piece.n;
         if (!delivery_append(in->delivery, piece)) {
             return; /* DELIVERY_READY comes */
@@ -110,14 +119,12 @@ static void intake_write(struct intake *in)
 static void begin_write(struct intake *in)
 {
     in->step = STEP_WRITE;
-    if (delivery_append(in->delivery, buf_span(&in->head))) {
-        intake_write(in);
-    }
+    intake_write(in);
 }
 
 /* --- quarantine ------------------------------------------------------------------------------ */
 
-static enum err reopen(struct intake *in, struct route_mailbox *mailboxes, size_t n)
+static enum err reopen(struct intake *in, const struct route_mailbox *mailboxes, size_t n)
 {
     struct envelope_recipient *to = NEW_ARRAY(struct envelope_recipient, n);
     for (size_t i = 0; i < n; i++) {
@@ -135,8 +142,8 @@ static enum err reopen(struct intake *in, struct route_mailbox *mailboxes, size_
 static void add_original_to(struct intake *in)
 {
     for (size_t i = 0; i < in->o.n; i++) {
-        if (buf_addf(&in->head, "X-Original-To: <%.*s>\r\n", SPAN_ARG(in->o.to[i].address)) !=
-            ERR_OK) {
+        if (buf_addf(&in->return_path, "X-Original-To: <%.*s>\r\n",
+                     SPAN_ARG(in->o.to[i].address)) != ERR_OK) {
             return;
         }
     }
@@ -150,43 +157,31 @@ static void on_quarantine(void *arg, enum smtp_verdict v, struct route_mailbox *
     if (v != SMTP_OK) {
         LOG(LOG_ERROR, "filter.quarantine", F_STR("address", in->o.quarantine),
             F_STR("why", smtp_verdict_text(v)));
-        intake_verdict(in, SMTP_FAULT, NULL);
+        intake_verdict(in, SMTP_FAULT);
         return;
     }
     in->elsewhere = true;
     if (reopen(in, *mailboxes, n) != ERR_OK) {
-        intake_verdict(in, SMTP_FAULT, NULL);
-    } else {
-        stats_add(STAT_filter_quarantined, 1);
-        add_original_to(in);
-        begin_write(in);
+        intake_verdict(in, SMTP_FAULT);
+        return;
     }
+    stats_add(STAT_filter_quarantined, 1);
+    add_original_to(in);
+    begin_write(in);
 }
 
 static void begin_quarantine(struct intake *in)
 {
-    static const struct filter_reply refused = { .code = 550,
-                                                 .enhanced = "5.7.1",
-                                                 .text = "Message refused by content filter" };
     struct address to;
-    if (!*in->o.quarantine) {
-        intake_verdict(in, SMTP_FILTERED, &refused);
-        return;
-    }
-    if (address_parse(span_str(in->o.quarantine), &to) != ERR_OK) {
-        LOG(LOG_ERROR, "filter.quarantine", F_STR("address", in->o.quarantine),
-            F_STR("why", "not an address"));
-        intake_verdict(in, SMTP_FAULT, NULL);
-        return;
-    }
-    struct route_options o = { .hostname = in->o.hostname, .max = 100 };
+    CHECK(address_parse(span_str(in->o.quarantine), &to) == ERR_OK); /* checked at the start */
+    struct route_options o = { .hostname = in->o.hostname, .max = QUARANTINE_ADDRESSES };
     in->step = STEP_QUARANTINE;
     in->route = route_resolve(in->o.store, &to, &o, on_quarantine, in);
 }
 
 /* --- the milters ----------------------------------------------------------------------------- */
 
-void intake_filtered(struct intake *in, enum filter_verdict v, const struct filter_reply *reply)
+void intake_filtered(struct intake *in, enum filter_verdict v)
 {
     CHECK(in->step == STEP_FILTER);
     stats_add(STAT_filter_messages, 1);
@@ -198,13 +193,12 @@ void intake_filtered(struct intake *in, enum filter_verdict v, const struct filt
         begin_quarantine(in);
         return;
     case FILTER_DISCARD:
-        intake_verdict(in, SMTP_DISCARDED, NULL);
+        intake_verdict(in, SMTP_DISCARDED);
         return;
     case FILTER_REFUSE:
     case FILTER_DEFER:
     case FILTER_CLOSE:
-        stats_add(STAT_filter_refused, 1);
-        intake_verdict(in, SMTP_FILTERED, reply);
+        intake_verdict(in, SMTP_FILTERED);
         return;
     }
     UNREACHABLE();
@@ -218,9 +212,8 @@ enum err intake_open(const struct intake_options *o, intake_fn *fn, void *arg, s
     in->o = *o;
     in->fn = fn;
     in->arg = arg;
-    in->reverse_path = span_dup(o->reverse_path);
-    in->o.reverse_path = span_str(in->reverse_path);
-    buf_init(&in->head, TRACE_MAX + ORIGINAL_TO_MAX);
+    buf_init(&in->return_path, TRACE_MAX + ORIGINAL_TO_MAX);
+    buf_init(&in->received, TRACE_MAX);
     enum err e = delivery_open(o->store, o->reverse_path, o->to, o->n, o->all_or_nothing,
                                on_delivery, in, &in->delivery);
     if (e != ERR_OK) {
@@ -236,13 +229,17 @@ const struct blob_id *intake_id(const struct intake *in)
     return delivery_id(in->delivery);
 }
 
-bool intake_head(struct intake *in, struct span octets)
+bool intake_trace(struct intake *in, struct trace *t)
 {
-    if (!in->o.filter) {
-        return delivery_append(in->delivery, octets);
+    t->id = delivery_id(in->delivery);
+    t->unix_seconds = blob_id_time(t->id) / 1000;
+    trace_return_path(t, &in->return_path);
+    trace_received(t, &in->received);
+    if (in->o.filter) {
+        return true;
     }
-    CHECK(buf_add(&in->head, octets) == ERR_OK);
-    return true;
+    delivery_append(in->delivery, buf_span(&in->return_path));
+    return delivery_append(in->delivery, buf_span(&in->received));
 }
 
 bool intake_append(struct intake *in, struct span octets)
@@ -250,25 +247,21 @@ bool intake_append(struct intake *in, struct span octets)
     if (!in->o.filter) {
         return delivery_append(in->delivery, octets);
     }
-    in->full = in->full || filter_append(in->o.filter, octets) != ERR_OK;
+    (void)filter_append(in->o.filter, octets); /* its LIMIT is told at the end */
     return true;
 }
 
-enum err intake_commit(struct intake *in)
+void intake_commit(struct intake *in)
 {
     char id[BLOB_ID_CHARS + 1];
-    if (in->full) {
-        return ERR_LIMIT;
-    }
     if (in->o.filter) {
         blob_id_text(delivery_id(in->delivery), id);
         in->step = STEP_FILTER;
-        filter_end(in->o.filter, span_str(id));
+        filter_end(in->o.filter, span_str(id), buf_span(&in->received));
     } else {
         in->step = STEP_COMMIT;
         delivery_commit(in->delivery);
     }
-    return ERR_OK;
 }
 
 void intake_abort(struct intake **in)

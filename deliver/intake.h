@@ -12,16 +12,17 @@
 #include "filter.h"
 #include "smtp.h"
 #include "store/store.h"
+#include "trace.h"
 
 struct intake;
 
 struct intake_options {
     struct store *store;
-    struct filter *filter;  /* borrowed; NULL: none */
-    const char *quarantine; /* address; empty: what a milter quarantines is refused */
-    const char *hostname;   /* ours */
-    struct span reverse_path;
-    const struct envelope_recipient *to; /* n different mailboxes; borrowed */
+    struct filter *filter;    /* borrowed; NULL: none */
+    const char *quarantine;   /* a valid address, or empty: what milters quarantine is refused */
+    const char *hostname;     /* ours */
+    struct span reverse_path; /* borrowed for the intake's life, as is the next */
+    const struct envelope_recipient *to; /* n different mailboxes */
     size_t n;
     bool all_or_nothing; /* SMTP: one reply for all */
 };
@@ -35,7 +36,6 @@ struct intake_result {
     enum smtp_verdict verdict; /* OK, DISCARDED, FILTERED or FAULT */
     enum err err;              /* the delivery's */
     const enum room *room;
-    const struct filter_reply *reply; /* of FILTERED */
 };
 
 enum intake_event {
@@ -47,14 +47,15 @@ typedef void intake_fn(void *arg, enum intake_event ev, const struct intake_resu
 /* ERR_LIMIT or ERR_TEMP: the store takes nothing now. */
 enum err intake_open(const struct intake_options *o, intake_fn *fn, void *arg, struct intake **out);
 const struct blob_id *intake_id(const struct intake *in);
-/* The trace fields of final delivery: in front of the message, and not shown to milters. */
-bool intake_head(struct intake *in, struct span octets);
+/* The trace fields of final delivery, in front of the message: id and time are filled in here. As
+ * intake_append. */
+bool intake_trace(struct intake *in, struct trace *t);
 /* False: wait for INTAKE_READY before the next. All of it is copied. */
 bool intake_append(struct intake *in, struct span octets);
-/* OK: INTAKE_DONE follows. LIMIT: filter.memory was used up, and nothing follows. */
-enum err intake_commit(struct intake *in);
+/* INTAKE_DONE follows. */
+void intake_commit(struct intake *in);
 /* The milters' word on the whole, which the session hears first. */
-void intake_filtered(struct intake *in, enum filter_verdict v, const struct filter_reply *reply);
+void intake_filtered(struct intake *in, enum filter_verdict v);
 /* Gives it up; nulls it; no event follows. May be called with *in NULL. */
 void intake_abort(struct intake **in);
 

@@ -4,6 +4,7 @@
  */
 #include <stddef.h>
 
+#include "gate.h"
 #include "session.h"
 
 static const struct daemon_port ports[] = {
@@ -35,6 +36,8 @@ int main(int argc, char **argv)
         .n = sizeof ports / sizeof *ports,
         .health = offsetof(struct config, deliver_health),
         .alpn = alpn,
+        .check = gate_check,
+        .open = gate_open,
         .limits = limits,
         .accept = session_accept,
     };

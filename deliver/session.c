@@ -23,25 +23,46 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/stats.h"
+#include "gate.h"
+#include "intake.h"
 #include "route.h"
 #include "smtp.h"
-#include "trace.h"
 #include "transaction.h"
 
-#define LINGER_MS 5000 /* for a last reply that the client is slow to take */
+#define TARPIT_MOST_MS 30000 /* of one reply */
+#define LINGER_MS      5000  /* for a last reply that the client is slow to take */
 /* A client that sends gets smtp.data_timeout again for each of these many octets. */
 #define DATA_TIMEOUT_OCTETS (10u << 20)
 
-enum step { STEP_ENGINE, STEP_INPUT, STEP_FLUSH, STEP_TLS, STEP_RCPT, STEP_SPOOL, STEP_COMMIT };
+enum step {
+    STEP_ENGINE,
+    STEP_INPUT,
+    STEP_FLUSH,
+    STEP_TARPIT,
+    STEP_TLS,
+    STEP_LISTING,
+    STEP_RCPT,
+    STEP_FILTER,
+    STEP_SPOOL,
+    STEP_COMMIT
+};
 
 struct session {
     struct worker_session base;
     struct conn *conn;
     struct smtp *engine;
     enum step step;
+    enum smtp_action_kind asked; /* in FILTER: what the engine waits for */
     struct op *op;
-    struct delivery *delivery;
+    struct op *listing; /* what block lists say of the client is still to come */
+    char listed[256];   /* the zone that names it, cut; empty: none */
+    struct filter *filter;
+    struct intake *intake;
     struct transaction transaction;
+    struct route_mailbox *routed; /* of the open RCPT, while milters are asked */
+    size_t n_routed;
+    unsigned errors;    /* of the engine, when the last reply was sent */
+    unsigned guesses;   /* how often the client's network has reached its limit of them */
     bool in_data;       /* the deadline is the message's, not the command's */
     bool spool_waiting; /* the delivery asked to wait, and has not yet said that it is ready */
     uint64_t data_octets;
@@ -72,10 +93,21 @@ static bool session_flush(struct session *s)
     return conn_flush(s->conn);
 }
 
+static void drop_routed(struct session *s)
+{
+    route_free(&s->routed, s->n_routed);
+    s->routed = NULL;
+    s->n_routed = 0;
+}
+
 static void session_reset(struct session *s)
 {
-    delivery_abort(&s->delivery);
+    intake_abort(&s->intake);
     transaction_reset(&s->transaction);
+    drop_routed(s);
+    if (s->filter) {
+        filter_reset(s->filter);
+    }
     s->in_data = false;
     s->spool_waiting = false;
 }
@@ -90,6 +122,8 @@ static void session_close(struct session *s, const char *reason)
         F_U64("refused", s->refused), F_STR("reason", reason));
     stats_add(STAT_smtp_chunks, smtp_chunks(s->engine));
     session_reset(s);
+    filter_close(&s->filter);
+    op_cancel(&s->listing);
     op_cancel(&s->op);
     smtp_free(&s->engine);
     worker_session_end(&s->base);
@@ -136,17 +170,55 @@ static void session_count(struct session *s, enum smtp_verdict v)
     stats_add(later ? STAT_smtp_deferred : STAT_smtp_rejected, 1);
 }
 
+/* The answer to the open RCPT, and the end of what was routed for it. */
+static void answer_rcpt(struct session *s, enum smtp_verdict v)
+{
+    if (v == SMTP_OK &&
+        transaction_add(&s->transaction, smtp_rcpt(s->engine), &s->routed, s->n_routed,
+                        session_config(s)->smtp_max_recipients) != ERR_OK) {
+        v = SMTP_TOO_MANY;
+    }
+    drop_routed(s);
+    session_count(s, v);
+    smtp_rcpt_answer(s->engine, v, conn_out(s->conn));
+    session_go_on(s);
+}
+
+/* Somebody who tries names is slowed down, and turned away when he goes on. */
+static enum smtp_verdict count_guess(struct session *s)
+{
+    struct worker *w = s->base.worker;
+    if (s->lmtp || throttle_guess(w->throttle, conn_peer(s->conn), loop_now(w->loop),
+                                  &s->guesses) == THROTTLE_OK) {
+        return SMTP_UNKNOWN;
+    }
+    stats_add(STAT_limit_guesses, 1);
+    if (s->guesses < 2) {
+        return SMTP_UNKNOWN;
+    }
+    smtp_custom_reply(s->engine, 421, SPAN("4.7.0"), SPAN("Too many unknown recipients"));
+    return SMTP_FILTERED;
+}
+
 static void on_route(void *arg, enum smtp_verdict v, struct route_mailbox **mailboxes, size_t n)
 {
     struct session *s = arg;
     s->op = NULL;
-    if (v == SMTP_OK && transaction_add(&s->transaction, smtp_rcpt(s->engine), mailboxes, n,
-                                        session_config(s)->smtp_max_recipients) != ERR_OK) {
-        v = SMTP_TOO_MANY;
+    if (v != SMTP_OK) {
+        answer_rcpt(s, v == SMTP_UNKNOWN ? count_guess(s) : v);
+        return;
     }
-    session_count(s, v);
-    smtp_rcpt_answer(s->engine, v, conn_out(s->conn));
-    session_go_on(s);
+    s->routed = *mailboxes;
+    s->n_routed = n;
+    *mailboxes = NULL;
+    if (!s->filter) {
+        answer_rcpt(s, SMTP_OK);
+        return;
+    }
+    const struct address *rcpt = smtp_rcpt(s->engine);
+    s->step = STEP_FILTER;
+    s->asked = SMTP_RCPT;
+    filter_rcpt(s->filter, span_of(rcpt->text, rcpt->len), NULL, 0);
 }
 
 static void log_message(struct session *s, const struct blob_id *id, enum smtp_verdict v)
@@ -158,7 +230,7 @@ static void log_message(struct session *s, const struct blob_id *id, enum smtp_v
         F_U64("octets", s->data_octets), F_STR("result", smtp_verdict_text(v)));
 }
 
-/* Answers the end of data: one verdict, or with LMTP one for each RCPT. */
+/* What the delivery came to: one verdict, or with LMTP one for each RCPT. */
 static void answer_end(struct session *s, enum err e, const enum room *room)
 {
     size_t n = s->transaction.n_rcpts;
@@ -181,8 +253,8 @@ static void answer_end(struct session *s, enum err e, const enum room *room)
         session_count(s, all);
     }
     char id[BLOB_ID_CHARS + 1];
-    blob_id_text(delivery_id(s->delivery), id);
-    log_message(s, delivery_id(s->delivery), all);
+    blob_id_text(intake_id(s->intake), id);
+    log_message(s, intake_id(s->intake), all);
     if (s->lmtp) {
         smtp_end_answer(s->engine, v, n, span_str(id), conn_out(s->conn));
     } else {
@@ -191,25 +263,128 @@ static void answer_end(struct session *s, enum err e, const enum room *room)
     free(v);
 }
 
-static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enum room *room,
-                        size_t n)
+/* A message that has one fate for all whom it was for. */
+static void answer_all(struct session *s, enum smtp_verdict all)
+{
+    size_t n = s->lmtp ? s->transaction.n_rcpts : 1;
+    enum smtp_verdict *v = NEW_ARRAY(enum smtp_verdict, n);
+    char id[BLOB_ID_CHARS + 1];
+    blob_id_text(intake_id(s->intake), id);
+    for (size_t i = 0; i < n; i++) {
+        v[i] = all;
+        session_count(s, all);
+    }
+    if (all == SMTP_OK || all == SMTP_DISCARDED) {
+        s->accepted++;
+        stats_add(STAT_smtp_accepted, 1);
+    }
+    log_message(s, intake_id(s->intake), all);
+    smtp_end_answer(s->engine, v, n, span_str(id), conn_out(s->conn));
+    free(v);
+}
+
+static void on_intake(void *arg, enum intake_event ev, const struct intake_result *r)
 {
     struct session *s = arg;
-    (void)n;
-    if (ev == DELIVERY_READY) {
+    if (ev == INTAKE_READY) {
         s->spool_waiting = false;
         if (s->step == STEP_SPOOL) {
             session_go_on(s);
         }
         return;
     }
-    answer_end(s, e, room);
-    s->delivery = NULL; /* gone after return */
+    if (r->room) {
+        answer_end(s, r->err, r->room);
+    } else {
+        answer_all(s, r->verdict);
+    }
+    s->intake = NULL; /* gone after return */
     session_reset(s);
     session_go_on(s);
 }
 
+/* --- the milters ----------------------------------------------------------------------------- */
+
+/* The words of a refusal: the milter's, or ours when it has none. */
+static void set_reply(struct session *s, enum filter_verdict v, const struct filter_reply *r)
+{
+    static const struct filter_reply ours[] = {
+        [FILTER_REFUSE] = { 550, "5.7.1", "Refused by content filter" },
+        [FILTER_DEFER] = { 451, "4.7.1", "Content filter asks to try again later" },
+        [FILTER_CLOSE] = { 421, "4.7.0", "Content filter ends the conversation" },
+    };
+    if (!r || r->code == 0) {
+        r = &ours[v];
+    }
+    smtp_custom_reply(s->engine, r->code, span_str(r->enhanced), span_str(r->text));
+}
+
+static enum smtp_verdict filter_means(struct session *s, enum filter_verdict v,
+                                      const struct filter_reply *r)
+{
+    if (v == FILTER_ACCEPT) {
+        return SMTP_OK;
+    }
+    stats_add(STAT_filter_refused, 1);
+    set_reply(s, v, r);
+    return SMTP_FILTERED;
+}
+
+static void open_intake(struct session *s);
+
+/* What was asked is what the engine waits for. */
+static void on_filter(void *arg, enum filter_verdict v, const struct filter_reply *r)
+{
+    struct session *s = arg;
+    if (s->step == STEP_COMMIT) {
+        if (v == FILTER_REFUSE || v == FILTER_DEFER || v == FILTER_CLOSE) {
+            (void)filter_means(s, v, r);
+        }
+        intake_filtered(s->intake, v);
+        return;
+    }
+    enum smtp_verdict verdict = filter_means(s, v, r);
+    switch (s->asked) {
+    case SMTP_MAIL:
+        session_count(s, verdict);
+        smtp_mail_answer(s->engine, verdict, conn_out(s->conn));
+        break;
+    case SMTP_RCPT:
+        answer_rcpt(s, verdict);
+        return;
+    default:
+        CHECK(s->asked == SMTP_DATA_BEGIN);
+        if (verdict == SMTP_OK) {
+            open_intake(s);
+        } else {
+            session_count(s, verdict);
+            smtp_data_answer(s->engine, verdict, conn_out(s->conn));
+            session_reset(s);
+        }
+    }
+    session_go_on(s);
+}
+
 /* --- actions of the engine ------------------------------------------------------------------- */
+
+static void on_listed(void *arg, struct span zone);
+
+/* What a list says of the client before is no longer asked for. */
+static void forget_client(struct session *s)
+{
+    op_cancel(&s->listing);
+    s->listed[0] = '\0';
+    filter_close(&s->filter);
+}
+
+/* Begun at once, as it takes a while; the answer is waited for at the first RCPT. */
+static void ask_lists(struct session *s)
+{
+    const struct gate *g = gate_of(s->base.worker);
+    if (g->blocklist && !s->lmtp) {
+        s->listing = blocklist_ask(g->blocklist, conn_peer(s->conn), on_listed, s);
+    }
+}
 
 /* `ADDR` and `PORT` as one address; false when it is none. */
 static bool read_peer(const struct smtp_xclient *x, struct sockaddr_storage *out)
@@ -232,12 +407,20 @@ static bool take_xclient(struct session *s, const struct smtp_xclient *x)
     if (!read_peer(x, &peer)) {
         return false;
     }
+    forget_client(s);
     conn_set_addresses(s->conn, (struct sockaddr *)&peer, conn_local(s->conn));
     netaddr_host(conn_peer(s->conn), s->peer);
+    ask_lists(s);
     return true;
 }
 
-static void begin_rcpt(struct session *s, const struct address *rcpt)
+/* Who answers for the domain can be reached by anybody (RFC 5321, section 4.5.1). */
+static bool is_postmaster(const struct address *a)
+{
+    return span_eq(span_of(a->canon, a->canon_local), SPAN("postmaster"));
+}
+
+static void route_rcpt(struct session *s, const struct address *rcpt)
 {
     const struct config *cf = session_config(s);
     /* Twice: aliases on the way count here; transaction_add has the bound of mailboxes. */
@@ -249,10 +432,78 @@ static void begin_rcpt(struct session *s, const struct address *rcpt)
     s->op = route_resolve(s->base.worker->store, rcpt, &o, on_route, s);
 }
 
-static void append_trace(struct session *s)
+/* True: go on. */
+static bool begin_rcpt(struct session *s, const struct address *rcpt)
 {
-    struct buf head;
-    buf_init(&head, TRACE_MAX);
+    if (s->listing) {
+        s->step = STEP_LISTING;
+        return false;
+    }
+    if (s->listed[0] && !is_postmaster(rcpt)) {
+        stats_add(STAT_blocklist_hits, 1);
+        smtp_reply_text(s->engine, span_str(s->listed));
+        session_count(s, SMTP_BLOCKED);
+        smtp_rcpt_answer(s->engine, SMTP_BLOCKED, conn_out(s->conn));
+        return true;
+    }
+    route_rcpt(s, rcpt);
+    return false;
+}
+
+static void on_listed(void *arg, struct span zone)
+{
+    struct session *s = arg;
+    struct span cut = span_first(zone, sizeof s->listed - 1);
+    s->listing = NULL;
+    memcpy(s->listed, cut.p, cut.n);
+    s->listed[cut.n] = '\0';
+    if (s->step == STEP_LISTING) {
+        s->step = STEP_ENGINE;
+        if (begin_rcpt(s, smtp_rcpt(s->engine))) {
+            session_run(s);
+        }
+    }
+}
+
+static bool is_filtered(const struct session *s)
+{
+    return gate_of(s->base.worker)->filters &&
+           (!s->lmtp || session_config(s)->filter_lmtp == FILTER_LMTP_YES);
+}
+
+static void open_filter(struct session *s)
+{
+    struct span tls = span_str(conn_tls_text(s->conn));
+    struct span version = span_word(&tls);
+    struct filter_client c = { .sid = span_str(s->base.sid),
+                               .address = conn_peer(s->conn),
+                               .local = conn_local(s->conn),
+                               .hostname = span_str(s->base.worker->hostname),
+                               .tls_version = version,
+                               .tls_cipher = tls };
+    s->filter = filter_open(gate_of(s->base.worker)->filters, &c, on_filter, s);
+}
+
+/* True: go on. */
+static bool begin_mail(struct session *s, const struct address *from)
+{
+    struct span words[PARAMETERS_MAIL_MAX];
+    if (!is_filtered(s)) {
+        smtp_mail_answer(s->engine, SMTP_OK, conn_out(s->conn));
+        return true;
+    }
+    if (!s->filter) {
+        open_filter(s);
+    }
+    s->step = STEP_FILTER;
+    s->asked = SMTP_MAIL;
+    filter_mail(s->filter, smtp_helo(s->engine), span_of(from->text, from->len), words,
+                smtp_mail_parameters(s->engine, words));
+    return false;
+}
+
+static void begin_message(struct session *s)
+{
     const struct address *from = smtp_reverse_path(s->engine);
     struct trace t = { .reverse_path = span_of(from->text, from->len),
                        .helo = smtp_helo(s->engine),
@@ -260,34 +511,49 @@ static void append_trace(struct session *s)
                        .hostname = span_str(s->base.worker->hostname),
                        .tls = span_str(conn_tls_text(s->conn)),
                        .forward_path = span_str(s->transaction.only),
-                       .id = delivery_id(s->delivery),
-                       .unix_seconds = blob_id_time(delivery_id(s->delivery)) / 1000,
                        .lmtp = s->lmtp,
                        .esmtp = smtp_esmtp(s->engine),
                        .utf8 = smtp_utf8(s->engine) };
-    trace_write(&t, &head);
-    s->spool_waiting = !delivery_append(s->delivery, buf_span(&head));
-    buf_fini(&head);
-}
-
-static void begin_data(struct session *s)
-{
-    const struct address *from = smtp_reverse_path(s->engine);
-    enum err e = delivery_open(s->base.worker->store, span_of(from->text, from->len),
-                               s->transaction.mailboxes, s->transaction.n, !s->lmtp, on_delivery, s,
-                               &s->delivery);
-    enum smtp_verdict v = e == ERR_OK ? SMTP_OK : SMTP_FAULT;
-    session_count(s, v);
-    smtp_data_answer(s->engine, v, conn_out(s->conn));
-    if (v != SMTP_OK) {
-        session_reset(s);
-        return;
-    }
-    append_trace(s);
+    s->spool_waiting = !intake_trace(s->intake, &t);
     session_flush(s);
     s->in_data = true;
     s->data_octets = 0;
     session_deadline(s, session_config(s)->smtp_data_timeout);
+}
+
+static void open_intake(struct session *s)
+{
+    const struct address *from = smtp_reverse_path(s->engine);
+    struct intake_options o = { .store = s->base.worker->store,
+                                .filter = s->filter,
+                                .quarantine = session_config(s)->filter_quarantine,
+                                .hostname = s->base.worker->hostname,
+                                .reverse_path = span_of(from->text, from->len),
+                                .to = s->transaction.mailboxes,
+                                .n = s->transaction.n,
+                                .all_or_nothing = !s->lmtp };
+    enum smtp_verdict v =
+        intake_open(&o, on_intake, s, &s->intake) == ERR_OK ? SMTP_OK : SMTP_FAULT;
+    session_count(s, v);
+    smtp_data_answer(s->engine, v, conn_out(s->conn));
+    if (v == SMTP_OK) {
+        begin_message(s);
+    } else {
+        session_reset(s);
+    }
+}
+
+/* True: go on. */
+static bool begin_data(struct session *s)
+{
+    if (!s->filter) {
+        open_intake(s);
+        return true;
+    }
+    s->step = STEP_FILTER;
+    s->asked = SMTP_DATA_BEGIN;
+    filter_data(s->filter);
+    return false;
 }
 
 /* True: go on. */
@@ -298,7 +564,7 @@ static bool take_data(struct session *s, struct span octets)
     if (s->data_octets / DATA_TIMEOUT_OCTETS != before) {
         session_deadline(s, session_config(s)->smtp_data_timeout);
     }
-    s->spool_waiting = !delivery_append(s->delivery, octets) || s->spool_waiting;
+    s->spool_waiting = !intake_append(s->intake, octets) || s->spool_waiting;
     s->step = s->spool_waiting ? STEP_SPOOL : STEP_ENGINE;
     return !s->spool_waiting;
 }
@@ -307,9 +573,9 @@ static void begin_commit(struct session *s)
 {
     s->step = STEP_COMMIT;
     s->in_data = false;
-    conn_deadline(s->conn, 0); /* the store has its own */
+    conn_deadline(s->conn, 0); /* the store and the milters have their own */
     stats_add(STAT_smtp_transactions, 1);
-    delivery_commit(s->delivery);
+    intake_commit(s->intake);
 }
 
 static void begin_tls(struct session *s)
@@ -321,11 +587,35 @@ static void begin_tls(struct session *s)
     }
 }
 
+/*
+ * The answer to a refused recipient or an error waits, the longer the more there were: names are
+ * not worth trying so. True: it waits now.
+ */
+static bool begin_tarpit(struct session *s)
+{
+    uint64_t delay = session_config(s)->smtp_tarpit;
+    unsigned errors = smtp_errors(s->engine);
+    bool worse = errors > s->errors || s->guesses > 0;
+    s->errors = errors;
+    if (!worse || delay == 0 || s->lmtp || buf_len(conn_out(s->conn)) == 0 ||
+        throttle_exempts(s->base.worker->throttle, conn_peer(s->conn))) {
+        return false;
+    }
+    delay *= errors + s->guesses;
+    s->guesses = 0;
+    s->step = STEP_TARPIT;
+    session_deadline(s, delay < TARPIT_MOST_MS ? delay : TARPIT_MOST_MS);
+    return true;
+}
+
 /* Does what the engine asks for. True: go on with the step that it set. */
 static bool session_act(struct session *s, const struct smtp_action *a)
 {
     switch (a->kind) {
     case SMTP_NEED_INPUT:
+        if (begin_tarpit(s)) {
+            return false;
+        }
         session_flush(s);
         s->step = STEP_INPUT;
         return true;
@@ -339,19 +629,16 @@ static bool session_act(struct session *s, const struct smtp_action *a)
         smtp_xclient_answer(s->engine, take_xclient(s, a->u.xclient), conn_out(s->conn));
         return true;
     case SMTP_MAIL:
-        smtp_mail_answer(s->engine, SMTP_OK, conn_out(s->conn));
-        return true;
+        return begin_mail(s, a->u.reverse_path);
     case SMTP_DATA_BEGIN:
-        begin_data(s);
-        return true;
+        return begin_data(s);
     case SMTP_DATA:
         return take_data(s, a->u.data);
     case SMTP_DATA_END:
         begin_commit(s);
         return false;
     case SMTP_RCPT:
-        begin_rcpt(s, a->u.rcpt);
-        return false;
+        return begin_rcpt(s, a->u.rcpt);
     case SMTP_STARTTLS:
         begin_tls(s);
         return false;
@@ -432,8 +719,15 @@ static void on_eof(struct session *s)
 
 static void on_timeout(struct session *s)
 {
-    if (s->step == STEP_COMMIT || s->step == STEP_RCPT) {
+    if (s->step == STEP_TARPIT) {
+        session_flush(s);
+        s->step = STEP_INPUT;
+        session_run(s);
         return;
+    }
+    if (s->step == STEP_COMMIT || s->step == STEP_RCPT || s->step == STEP_LISTING ||
+        s->step == STEP_FILTER) {
+        return; /* these have deadlines of their own */
     }
     if (s->step == STEP_INPUT) {
         smtp_timeout(s->engine, conn_out(s->conn));
@@ -457,6 +751,7 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
         }
         break;
     case CONN_TLS_UP:
+        filter_close(&s->filter); /* milters are told of TLS at their beginning */
         smtp_tls_answer(s->engine);
         session_go_on(s);
         break;
@@ -508,6 +803,7 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
     s->engine = smtp_new(&o);
     netaddr_host(conn_peer(c), s->peer);
     worker_session_begin(&s->base, w, session_drain, session_end);
+    ask_lists(s);
     smtp_greet(s->engine, conn_out(c));
     conn_own(c, on_conn, s);
     session_run(s); /* in ENGINE, which asks for input and so sends the greeting */

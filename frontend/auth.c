@@ -10,9 +10,11 @@
  */
 #include "auth.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "store/token.h"
 
 #define NAMES_MAX 8 /* mail addresses of a client's certificate that are looked at */
 
@@ -141,6 +143,21 @@ struct auth_result auth_respond(struct auth *a, struct span response)
 {
     CHECK(!a->op);
     return auth_act(a, sasl_step(a->sasl, response));
+}
+
+/* --- the configuration ----------------------------------------------------------------------- */
+
+bool auth_check(const struct config *c, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < c->auth_mechanisms.n; i++) {
+        enum sasl_mechanism m;
+        if (!sasl_find(span_str(c->auth_mechanisms.v[i]), &m)) {
+            snprintf(why, why_size, "auth.mechanisms: %s: not a mechanism that is known here",
+                     c->auth_mechanisms.v[i]);
+            return false;
+        }
+    }
+    return token_check_config(c, why, why_size) == ERR_OK;
 }
 
 /* --- the connection -------------------------------------------------------------------------- */

@@ -12,6 +12,9 @@
 #include "sasl.h"
 #include "store/store.h"
 
+/* Whether the settings of auth and oauth make sense; on any thread. */
+bool auth_check(const struct config *c, char *why, size_t why_size);
+
 /* Borrowed for the life of an exchange. */
 struct auth_options {
     const struct config *config;

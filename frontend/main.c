@@ -4,6 +4,7 @@
  */
 #include <stddef.h>
 
+#include "auth.h"
 #include "session.h"
 
 static const struct daemon_port ports[] = {
@@ -36,6 +37,7 @@ int main(int argc, char **argv)
         .health = offsetof(struct config, frontend_health),
         .alpn = alpn,
         .client_certificates = true,
+        .check = auth_check,
         .limits = limits,
         .accept = session_accept,
     };

@@ -25,8 +25,9 @@ static struct trace ordinary(const struct blob_id *id)
 static void expect(const struct trace *t, const char *text)
 {
     struct buf b;
-    buf_init(&b, TRACE_MAX);
-    trace_write(t, &b);
+    buf_init(&b, 2 * TRACE_MAX);
+    trace_return_path(t, &b);
+    trace_received(t, &b);
     assert_int_equal(buf_len(&b), strlen(text));
     assert_memory_equal(buf_span(&b).p, text, strlen(text));
     buf_fini(&b);
@@ -63,8 +64,9 @@ static void test_tls_null_path_many(void **state)
 static bool has(const struct trace *t, const char *text)
 {
     struct buf b;
-    buf_init(&b, TRACE_MAX);
-    trace_write(t, &b);
+    buf_init(&b, 2 * TRACE_MAX);
+    trace_return_path(t, &b);
+    trace_received(t, &b);
     bool found = memmem(buf_span(&b).p, buf_len(&b), text, strlen(text)) != NULL;
     buf_fini(&b);
     return found;

@@ -1,0 +1,38 @@
+/*
+ * gate: opens and checks milters and block lists. What is opened lives as long as the worker.
+ */
+#include "gate.h"
+
+#include <stdio.h>
+
+#include "address.h"
+#include "base/check.h"
+
+static bool quarantine_valid(const struct config *c, char *why, size_t why_size)
+{
+    struct address a;
+    if (*c->filter_quarantine && address_parse(span_str(c->filter_quarantine), &a) != ERR_OK) {
+        snprintf(why, why_size, "filter.quarantine: %s: not an address", c->filter_quarantine);
+        return false;
+    }
+    return true;
+}
+
+bool gate_check(const struct config *c, char *why, size_t why_size)
+{
+    struct filters *f = NULL;
+    if (!quarantine_valid(c, why, why_size) || blocklist_check(c, why, why_size) != ERR_OK ||
+        filters_open(NULL, c, &f, why, why_size) != ERR_OK) {
+        return false;
+    }
+    filters_close(&f);
+    return true;
+}
+
+bool gate_open(struct worker *w, char *why, size_t why_size)
+{
+    struct gate *g = NEW(struct gate);
+    w->shared = g;
+    return filters_open(w->loop, w->config, &g->filters, why, why_size) == ERR_OK &&
+           blocklist_open(w->loop, w->config, &g->blocklist, why, why_size) == ERR_OK;
+}

@@ -398,7 +398,8 @@ class Fleet(Owner):
         os.chmod(self.state, 0o755)
         for name in "bin", "config", "data", "log", "run", "tls":
             self.make_dir(self.state / name, None, 0o755)
-        for folder in self.state / "secret", self.state / "spool", *self.spools:
+        roots = [] if self.nas_folders else [self.state / "spool"]
+        for folder in self.state / "secret", *roots, *self.spools:
             self.make_dir(folder, self.user, 0o750)
         self.save()
         self.copy_programs()

@@ -79,11 +79,13 @@ class FleetTest(unittest.TestCase):
         return Account(address, cls.fleet.add_account(address, *options))
 
     @classmethod
-    def pop3(cls, account=None, node=0, **options):
+    def pop3(cls, account=None, node=0, utf8=False, **options):
         """A session on a front-end over STLS, logged in when there is an account."""
         pop3 = Pop3(cls.fleet.front_ends[node].ports["pop3"], stls=cls.tls, **options)
         if account:
             try:
+                if utf8:
+                    pop3.ok("UTF8")
                 pop3.login(account)
             except BaseException:
                 pop3.close()
@@ -107,7 +109,7 @@ class FleetTest(unittest.TestCase):
     @classmethod
     def mailbox(cls, account, node=0):
         """Every message of a mailbox as it was sent; that its sizes are right is checked."""
-        with cls.pop3(account, node) as pop3:
+        with cls.pop3(account, node, utf8=True) as pop3:
             sizes = pop3.list()
             if pop3.stat() != (len(sizes), sum(sizes.values())):
                 raise AssertionError("STAT is not the sum of LIST")

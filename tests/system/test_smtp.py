@@ -422,7 +422,7 @@ class SmtpTest(harness.FleetTest):
                 smtp.quit()
 
         self.assertEqual(self.gained(user, send), [HELLO] * 2)
-        with self.pop3(user) as pop3:
+        with self.pop3(user, utf8=True) as pop3:
             self.assertIn("Return-Path: <j\u00f6rg@example.org>".encode(), pop3.retr(2))
             self.assertIn(b"with UTF8SMTP", pop3.retr(2))
 

@@ -17,7 +17,6 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "base/stats.h"
 #include "route.h"
 #include "trace.h"
 
@@ -34,11 +33,13 @@ struct intake {
     void *arg;
     enum intake_step step;
     struct delivery *delivery;
+    struct blob_id id;      /* that the trace fields have; a quarantine's delivery has another */
     struct op *route;       /* in QUARANTINE */
     struct buf return_path; /* for the time after the milters: what goes in front of all */
     struct buf received;
-    size_t written; /* octets of what the milters left */
-    bool elsewhere; /* in quarantine: no recipient's room matters */
+    struct span parts[3]; /* in WRITE: what is in front, and what the milters left */
+    size_t written;       /* octets of them */
+    bool elsewhere;       /* in quarantine: no recipient's room matters */
 };
 
 static void intake_write(struct intake *in);
@@ -89,16 +90,14 @@ static void on_delivery(void *arg, enum delivery_event ev, enum err e, const enu
 }
 
 /* The next piece of what is to be written, from in->written on; empty at the end. */
-static struct span next_piece(struct intake *in)
+static struct span next_piece(const struct intake *in)
 {
-    struct span parts[3] = { buf_span(&in->return_path) };
     size_t before = in->written;
-    filter_message(in->o.filter, &parts[1], &parts[2]);
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-        if (before < parts[i].n) {
-            return span_first(span_skip(parts[i], before), WRITE_PIECE);
+    for (size_t i = 0; i < ARRAY_LEN(in->parts); i++) {
+        if (before < in->parts[i].n) {
+            return span_first(span_skip(in->parts[i], before), WRITE_PIECE);
         }
-        before -= parts[i].n;
+        before -= in->parts[i].n;
     }
     return SPAN("");
 }
@@ -119,6 +118,8 @@ static void intake_write(struct intake *in)
 static void begin_write(struct intake *in)
 {
     in->step = STEP_WRITE;
+    in->parts[0] = buf_span(&in->return_path);
+    filter_message(in->o.filter, &in->parts[1], &in->parts[2]);
     intake_write(in);
 }
 
@@ -165,7 +166,6 @@ static void on_quarantine(void *arg, enum smtp_verdict v, struct route_mailbox *
         intake_verdict(in, SMTP_FAULT);
         return;
     }
-    stats_add(STAT_filter_quarantined, 1);
     add_original_to(in);
     begin_write(in);
 }
@@ -184,7 +184,6 @@ static void begin_quarantine(struct intake *in)
 void intake_filtered(struct intake *in, enum filter_verdict v)
 {
     CHECK(in->step == STEP_FILTER);
-    stats_add(STAT_filter_messages, 1);
     switch (v) {
     case FILTER_ACCEPT:
         begin_write(in);
@@ -220,18 +219,19 @@ enum err intake_open(const struct intake_options *o, intake_fn *fn, void *arg, s
         intake_free(in);
         return e;
     }
+    in->id = *delivery_id(in->delivery);
     *out = in;
     return ERR_OK;
 }
 
 const struct blob_id *intake_id(const struct intake *in)
 {
-    return delivery_id(in->delivery);
+    return &in->id;
 }
 
 bool intake_trace(struct intake *in, struct trace *t)
 {
-    t->id = delivery_id(in->delivery);
+    t->id = &in->id;
     t->unix_seconds = blob_id_time(t->id) / 1000;
     trace_return_path(t, &in->return_path);
     trace_received(t, &in->received);
@@ -255,7 +255,7 @@ void intake_commit(struct intake *in)
 {
     char id[BLOB_ID_CHARS + 1];
     if (in->o.filter) {
-        blob_id_text(delivery_id(in->delivery), id);
+        blob_id_text(&in->id, id);
         in->step = STEP_FILTER;
         filter_end(in->o.filter, span_str(id), buf_span(&in->received));
     } else {

@@ -46,6 +46,7 @@ typedef void intake_fn(void *arg, enum intake_event ev, const struct intake_resu
 
 /* ERR_LIMIT or ERR_TEMP: the store takes nothing now. */
 enum err intake_open(const struct intake_options *o, intake_fn *fn, void *arg, struct intake **out);
+/* Of the message as it was taken in; one in quarantine is stored under another. */
 const struct blob_id *intake_id(const struct intake *in);
 /* The trace fields of final delivery, in front of the message: id and time are filled in here. As
  * intake_append. */

@@ -325,7 +325,6 @@ static enum smtp_verdict filter_means(struct session *s, enum filter_verdict v,
     if (v == FILTER_ACCEPT) {
         return SMTP_OK;
     }
-    stats_add(STAT_filter_refused, 1);
     set_reply(s, v, r);
     return SMTP_FILTERED;
 }

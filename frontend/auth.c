@@ -164,10 +164,12 @@ bool auth_check(const struct config *c, char *why, size_t why_size)
 
 static struct sasl_context context_of(const struct auth_options *o)
 {
-    return (struct sasl_context){ .secure = conn_secure(o->conn),
-                                  .plaintext =
-                                      o->config->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
-                                  .tokens = store_tokens(o->store) };
+    return (struct sasl_context){
+        .secure = conn_secure(o->conn),
+        .plaintext = o->config->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
+        .keys = o->config->auth_scram == AUTH_SCRAM_ALWAYS || !store_fleet(o->store).keyless,
+        .tokens = store_tokens(o->store)
+    };
 }
 
 /* Bindings are not computed for an offer, of which most clients make no use: TLS here has one. */

@@ -35,7 +35,13 @@ enum err sasl_plain(struct span message, struct span *user, struct span *passwor
 
 /* --- which mechanisms ------------------------------------------------------------------------ */
 
-enum { NEEDS_PRIVACY = 1, NEEDS_BINDING = 2, NEEDS_TOKENS = 4, NEEDS_CERTIFICATE = 8 };
+enum {
+    NEEDS_PRIVACY = 1,
+    NEEDS_BINDING = 2,
+    NEEDS_TOKENS = 4,
+    NEEDS_CERTIFICATE = 8,
+    NEEDS_KEYS = 16
+};
 
 static const struct {
     const char *name;
@@ -66,7 +72,8 @@ static unsigned connection_has(const struct sasl_context *c)
 {
     return (c->secure || c->plaintext ? NEEDS_PRIVACY : 0u) |
            (c->has_exporter || c->end_point_n > 0 ? NEEDS_BINDING : 0u) |
-           (c->tokens ? NEEDS_TOKENS : 0u) | (c->n_names > 0 ? NEEDS_CERTIFICATE : 0u);
+           (c->keys ? NEEDS_KEYS : 0u) | (c->tokens ? NEEDS_TOKENS : 0u) |
+           (c->n_names > 0 ? NEEDS_CERTIFICATE : 0u);
 }
 
 size_t sasl_offer(const struct config_list *wanted, struct sasl_context *c, const char **out)

@@ -28,9 +28,9 @@ enum err sasl_plain(struct span message, struct span *user, struct span *passwor
 /*    name                  as it is called        what a connection must have for it */
 #define SASL_MECHANISM_LIST(X)                                                                    \
     X(PLAIN,                "PLAIN",               NEEDS_PRIVACY)                                 \
-    X(SCRAM_SHA_256,        "SCRAM-SHA-256",       0)                                             \
-    X(SCRAM_SHA_256_PLUS,   "SCRAM-SHA-256-PLUS",  NEEDS_BINDING)                                 \
-    X(SCRAM_SHA_1,          "SCRAM-SHA-1",         0)                                             \
+    X(SCRAM_SHA_256,        "SCRAM-SHA-256",       NEEDS_KEYS)                                             \
+    X(SCRAM_SHA_256_PLUS,   "SCRAM-SHA-256-PLUS",  NEEDS_KEYS | NEEDS_BINDING)                                 \
+    X(SCRAM_SHA_1,          "SCRAM-SHA-1",         NEEDS_KEYS)                                             \
     X(OAUTHBEARER,          "OAUTHBEARER",         NEEDS_PRIVACY | NEEDS_TOKENS)                  \
     X(XOAUTH2,              "XOAUTH2",             NEEDS_PRIVACY | NEEDS_TOKENS)                  \
     X(EXTERNAL,             "EXTERNAL",            NEEDS_CERTIFICATE)
@@ -49,6 +49,7 @@ enum sasl_mechanism {
 struct sasl_context {
     bool secure;       /* nobody listens in: TLS here, or at a balancer that is trusted */
     bool plaintext;    /* a secret may be sent all the same */
+    bool keys;         /* all accounts have SCRAM keys, or those without are to be refused */
     bool tokens;       /* OAuth is configured */
     bool plus_offered; /* set by sasl_offer */
     bool has_exporter;

@@ -486,15 +486,15 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
         return;
     }
     const struct config *cf = w->config;
-    struct retention retention = store_retention(w->store);
+    struct fleet fleet = store_fleet(w->store);
     struct session *s = NEW(struct session);
     s->conn = c;
     s->engine = pop3_new(&(struct pop3_options){
         .tls_offered = w->tls != NULL,
         .tls_active = conn_secure(c),
         .plaintext_login = cf->pop3_plaintext_login == PLAINTEXT_LOGIN_ALWAYS,
-        .expire_min = retention.least,
-        .expire_differs = retention.differs,
+        .expire_min = fleet.least_retention,
+        .expire_differs = fleet.retention_differs,
         .login_delay = (unsigned)((cf->pop3_login_delay + 999) / 1000),
         .max_errors = (unsigned)cf->pop3_max_errors,
         .login_tries = (unsigned)cf->pop3_login_tries });

@@ -47,10 +47,11 @@ struct entry {
     char **targets; /* canonical addresses; owned */
 };
 
-/* How long the mailboxes of the fleet keep their mail, in days: what may be said before a login. */
-struct retention {
-    uint32_t least; /* of those that do not keep it for ever; 0: all do */
-    bool differs;   /* not all keep it for the same time; when least is 0: it is not known */
+/* What is so of the accounts of the whole fleet: what may be said before a login. */
+struct fleet {
+    uint32_t least_retention; /* days, of mailboxes that do not keep mail for ever; 0: all do */
+    bool retention_differs;   /* between them; when least_retention is 0: it is not known */
+    bool keyless; /* some account has a password without SCRAM keys, or it is not known */
 };
 
 struct entry *entry_new(enum entry_kind kind);

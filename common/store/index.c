@@ -33,7 +33,7 @@ struct call {
         index_room_fn *room;
         index_done_fn *done;
         index_changed_fn *changed;
-        index_retention_fn *retention;
+        index_fleet_fn *fleet;
         index_volumes_fn *volumes;
     } done;
     uint64_t mailbox_id;
@@ -693,38 +693,46 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
     return call_submit(ix, c, PG_WRITE, b, on_handles);
 }
 
-/* --- retention -------------------------------------------------------------------------------- */
+/* --- the fleet ------------------------------------------------------------------------------- */
 
-static void on_retention(void *arg, const struct pg_reply *r)
+static bool read_fleet(const PGresult *r, struct fleet *f)
+{
+    if (!pg_shape(r, "iii") || PQntuples(r) != 1 || pg_get_i64(r, 0, 0) < 0) {
+        return false;
+    }
+    *f = (struct fleet){ .least_retention = (uint32_t)pg_get_i64(r, 0, 0),
+                         .retention_differs = pg_get_i64(r, 0, 1) != 0,
+                         .keyless = pg_get_i64(r, 0, 2) != 0 };
+    return true;
+}
+
+static void on_fleet(void *arg, const struct pg_reply *r)
 {
     struct call *c = arg;
-    struct retention out = { 0 };
+    struct fleet out = { 0 };
     enum err e = call_err(c, r);
-    if (e == ERR_OK &&
-        (!pg_shape(r->r[0], "ii") || PQntuples(r->r[0]) != 1 || pg_get_i64(r->r[0], 0, 0) < 0)) {
+    if (e == ERR_OK && !read_fleet(r->r[0], &out)) {
         e = malformed(c);
-    } else if (e == ERR_OK) {
-        out.least = (uint32_t)pg_get_i64(r->r[0], 0, 0);
-        out.differs = pg_get_i64(r->r[0], 0, 1) != 0;
     }
     if (!c->op.cancelled) {
-        c->done.retention(c->op.arg, e, e == ERR_OK ? &out : NULL);
+        c->done.fleet(c->op.arg, e, e == ERR_OK ? &out : NULL);
     }
     call_free(c);
 }
 
-struct op *index_retention(struct index *ix, index_retention_fn *done, void *arg)
+struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg)
 {
-    struct call *c = call_new("retention", arg);
+    struct call *c = call_new("fleet", arg);
     struct pg_batch *b = pg_batch_new();
-    c->done.retention = done;
+    c->done.fleet = done;
     /* A min() or max() with no other condition is a look at the index's edge, whatever the
      * statistics say; so each stands alone. */
     pg_stmt(b, "SELECT coalesce((SELECT min(retention_days) FROM mailbox"
                "                  WHERE retention_days > 0), 0),"
                "       (SELECT min(retention_days) FROM mailbox)"
-               "       IS DISTINCT FROM (SELECT max(retention_days) FROM mailbox)");
-    return call_submit(ix, c, PG_READ, b, on_retention);
+               "       IS DISTINCT FROM (SELECT max(retention_days) FROM mailbox),"
+               "       coalesce((SELECT max(keyless) FROM account), 0)");
+    return call_submit(ix, c, PG_READ, b, on_fleet);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------- */

@@ -102,12 +102,10 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
 struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
                      index_done_fn *done, void *arg);
 
-/*
- * The fleet's retention. Each of its three values is an edge of the index mailbox_retention, so it
- * costs the same with ten mailboxes and with ten million.
- */
-typedef void index_retention_fn(void *arg, enum err e, const struct retention *r);
-struct op *index_retention(struct index *ix, index_retention_fn *done, void *arg);
+/* Each value is made of edges of an index, so it costs the same with ten accounts and with ten
+ * million. */
+typedef void index_fleet_fn(void *arg, enum err e, const struct fleet *f);
+struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg);
 
 /* All volumes. What on_epoch is told is asked for with it, so ask now and then. */
 typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);

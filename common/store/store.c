@@ -47,11 +47,11 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
                    e == ERR_OK && n > 0 ? VOLUMES_EVERY_MS : VOLUMES_RETRY_MS, 0);
 }
 
-static void on_retention(void *arg, enum err e, const struct retention *r)
+static void on_fleet(void *arg, enum err e, const struct fleet *f)
 {
     struct store *s = arg;
     if (e == ERR_OK) {
-        s->retention = *r;
+        s->fleet = *f;
     }
 }
 
@@ -59,7 +59,7 @@ static void on_retention(void *arg, enum err e, const struct retention *r)
 static void volumes_ask(uv_timer_t *t)
 {
     struct store *s = t->data;
-    index_retention(s->index, on_retention, s);
+    index_fleet(s->index, on_fleet, s);
     index_volumes(s->index, on_volumes, s);
 }
 
@@ -109,9 +109,9 @@ static void close_login(struct store *s)
     netset_free(&s->exempt);
 }
 
-struct retention store_retention(const struct store *s)
+struct fleet store_fleet(const struct store *s)
 {
-    return s->retention;
+    return s->fleet;
 }
 
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
@@ -131,7 +131,7 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     s->loop = l;
     s->seal = seal;
     s->grace_ms = c->spool_grace;
-    s->retention.differs = true; /* with none: not known */
+    s->fleet = (struct fleet){ .retention_differs = true, .keyless = true }; /* not known */
     e = open_login(s, c, why, why_size);
     if (e != ERR_OK) {
         close_login(s);

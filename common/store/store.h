@@ -32,8 +32,8 @@ typedef void store_done_fn(void *arg, enum err e);
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size);
 
-/* The fleet's retention, as the database told it some seconds ago. */
-struct retention store_retention(const struct store *s);
+/* As the database told it some seconds ago. */
+struct fleet store_fleet(const struct store *s);
 
 /* --- login (common/store/login.c) ----------------------------------------------------------- */
 

@@ -38,7 +38,7 @@ struct store {
     struct netset *exempt;        /* limits.exempt */
     struct token_checker *tokens; /* NULL: OAuth is not configured */
     struct login_rules rules;
-    struct retention retention;
+    struct fleet fleet;
     uint64_t grace_ms;
 };
 

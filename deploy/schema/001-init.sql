@@ -99,8 +99,14 @@ CREATE TABLE account (
     hash       text        NOT NULL DEFAULT '' CHECK (octet_length(hash) <= 383), -- crypt(3)
     -- SCRAM keys in the form of RFC 5803, separated by a blank; '': none
     scram      text        NOT NULL DEFAULT '' CHECK (octet_length(scram) <= 511),
+    -- 1: it has a password and no keys to it, so that it can't log in by SCRAM
+    keyless    smallint    NOT NULL
+               GENERATED ALWAYS AS (CASE WHEN scram = '' AND hash <> '' AND left(hash, 1) NOT IN ('!', '*')
+                                    THEN 1 ELSE 0 END) STORED,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+-- Whether there is one such account is a look at the index's edge.
+CREATE INDEX account_keyless ON account (keyless);
 
 -- A row a message; its key covers the listing, which so reads the index alone. uidl and handle are
 -- in it although most are empty: an empty one is one octet of what alignment would pad anyway,

@@ -29,7 +29,7 @@ struct answer {
     struct maildrop *maildrop;
     struct entry *entries[8];
     struct volume volumes[4];
-    struct retention retention;
+    struct fleet fleet;
 };
 
 static void turn(void)
@@ -103,12 +103,12 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
     }
 }
 
-static void on_retention(void *arg, enum err e, const struct retention *r)
+static void on_fleet(void *arg, enum err e, const struct fleet *r)
 {
     struct answer *a = arg;
     finish(a, e);
     if (r) {
-        a->retention = *r;
+        a->fleet = *r;
     }
 }
 
@@ -1014,10 +1014,10 @@ static void test_volumes(void **state)
 static void assert_retention(uint32_t least, bool differs)
 {
     struct answer a = { 0 };
-    index_retention(ix, on_retention, &a);
+    index_fleet(ix, on_fleet, &a);
     assert_int_equal(wait_for(&a), ERR_OK);
-    assert_int_equal(a.retention.least, least);
-    assert_int_equal(a.retention.differs, differs);
+    assert_int_equal(a.fleet.least_retention, least);
+    assert_int_equal(a.fleet.retention_differs, differs);
 }
 
 static void test_retention(void **state)
@@ -1032,6 +1032,26 @@ static void test_retention(void **state)
     assert_retention(7, true);
     postgres_sql(server, "DELETE FROM mailbox");
     assert_retention(0, false);
+}
+
+static bool keyless(void)
+{
+    struct answer a = { 0 };
+    index_fleet(ix, on_fleet, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return a.fleet.keyless;
+}
+
+/* An account that nobody can log in to by a password is not in the way of SCRAM. */
+static void test_keyless(void **state)
+{
+    (void)state;
+    postgres_sql(server, "UPDATE account SET hash = '', scram = ''");
+    assert_false(keyless());
+    postgres_sql(server, "UPDATE account SET hash = '$y$x' WHERE mailbox_id = 7");
+    assert_true(keyless());
+    postgres_sql(server, "UPDATE account SET scram = 'SCRAM-SHA-256$x' WHERE mailbox_id = 7");
+    assert_false(keyless());
 }
 
 /* Three looks at the index, though the statistics are of when no mailbox had a retention. */
@@ -1259,6 +1279,7 @@ int main(void)
         TEST(test_volumes),
         TEST(test_retention),
         TEST(test_retention_is_cheap),
+        TEST(test_keyless),
         TEST(test_epoch),
         TEST(test_cancel),
         TEST(test_claims),

@@ -106,6 +106,7 @@ static struct sasl_context context(void)
 {
     static const char names[][SASL_NAME_SIZE] = { "alice@example.org" };
     struct sasl_context c = { .secure = true,
+                              .keys = true,
                               .tokens = true,
                               .has_exporter = true,
                               .end_point_n = 32,
@@ -151,6 +152,8 @@ static void offers_what_can_be_used(void **state)
     expect_offer(&c, "SCRAM-SHA-256");
     c.plaintext = true;
     expect_offer(&c, "PLAIN XOAUTH2 OAUTHBEARER SCRAM-SHA-256");
+    c.keys = false;
+    expect_offer(&c, "PLAIN XOAUTH2 OAUTHBEARER");
     assert_true(sasl_find(SPAN("Scram-Sha-1"), &m) && m == SASL_SCRAM_SHA_1);
     assert_string_equal(sasl_name(m), "SCRAM-SHA-1");
     assert_false(sasl_find(SPAN("SCRAM-SHA-1-PLUS"), &m));

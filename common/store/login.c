@@ -45,10 +45,9 @@ struct login_request *login_new(struct store *s, struct span user, struct span s
     *r = (struct login_request){ .op = { .arg = arg },
                                  .store = s,
                                  .done = done,
-                                 .user = span_dup(user),
+                                 .user = login_name(user),
                                  .secret = span_dup(secret),
                                  .secret_n = secret.n };
-    ascii_lower(r->user, user.n);
     return r;
 }
 
@@ -283,8 +282,7 @@ static bool login_take_user(struct login_request *r, struct span user)
     if (user.n == 0 || span_find(user, '\0') != user.n) {
         return false;
     }
-    char *canonical = span_dup(user);
-    ascii_lower(canonical, user.n);
+    char *canonical = login_name(user);
     bool same = !*r->user || strcmp(r->user, canonical) == 0;
     if (same) {
         free(r->user);

@@ -1,7 +1,7 @@
 /*
  * login_parts: what the files of a login share: login.c (who it is), login_scram.c (the same, by
- * SCRAM), login_open.c (the maildrop), enroll.c (SCRAM keys for the next time). Not for anybody
- * else.
+ * SCRAM), login_name.c (which account is meant), login_open.c (the maildrop), enroll.c (SCRAM keys
+ * for the next time). Not for anybody else.
  */
 #ifndef MAILFLEET_STORE_LOGIN_PARTS_H
 #define MAILFLEET_STORE_LOGIN_PARTS_H
@@ -24,6 +24,11 @@ struct login_request {
     struct login login;
 };
 
+/*
+ * The canonical form of a name (login_name.c), for free(); what has none is as it was, in lower
+ * case. It may be longer than the name.
+ */
+char *login_name(struct span name);
 /* user and secret are copied, and user is made canonical. */
 struct login_request *login_new(struct store *s, struct span user, struct span secret,
                                 store_login_fn *done, void *arg);

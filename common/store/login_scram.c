@@ -139,8 +139,7 @@ struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
     struct scram_login *l = NEW(struct scram_login);
     struct scram_request *r = NEW(struct scram_request);
     *r = (struct scram_request){ .op = { .arg = arg }, .store = s, .done = done, .login = l };
-    l->user = span_dup(user);
-    ascii_lower(l->user, user.n);
+    l->user = login_name(user);
     l->keys.hash = h;
     failures_client(s->failures, client, l->client);
     if (span_utf8(span_str(l->user))) {

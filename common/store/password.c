@@ -67,6 +67,10 @@ static bool hash_eq(const char *a, const char *b)
 /* --- checking -------------------------------------------------------------------------------- */
 
 /*
+ * The octets as the client sent them: SASLprep, which PLAIN would have (RFC 4616, section 2), would
+ * change passwords whose hashes were made without it, and hashes come from other servers. SCRAM
+ * keys are made of the prepared password, as SCRAM's clients prepare it.
+ *
  * A secret that crypt(3) cannot take (ERANGE) is not the password of anybody; a stored hash that
  * it cannot take is a fault of ours, and must not look like a wrong password.
  */

@@ -5,23 +5,13 @@ Clients come through the PROXY ports, so that each test has addresses of its own
 itself are loopback and exempt.
 """
 
-import ipaddress
 import itertools
-import struct
 
 import harness
 from mail import Pop3
+from proxy import proxy_header
 
 MAX_FAILURES = 4
-
-
-def proxy_header(source):
-    """A PROXY v2 header of a TCP connection from this address."""
-    source = ipaddress.ip_address(source)
-    there = ipaddress.ip_address("::1" if source.version == 6 else "127.0.0.1")
-    addresses = source.packed + there.packed + struct.pack("!HH", 4711, 110)
-    family = 0x21 if source.version == 6 else 0x11
-    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, family, len(addresses)) + addresses
 
 
 class LoginCase(harness.FleetTest):

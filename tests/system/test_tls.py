@@ -14,52 +14,10 @@ import tempfile
 from pathlib import Path
 
 import harness
+from authority import Authority, replace
 from harness import HOST
 from mail import Pop3, Smtp
-
-SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-TCP4 = socket.inet_aton("192.0.2.7") + socket.inet_aton(HOST) + struct.pack("!HH", 4711, 110)
-
-
-def tlv(kind, value):
-    return struct.pack("!BH", kind, len(value)) + value
-
-
-def proxy_header(tlvs):
-    return SIGNATURE + struct.pack("!BBH", 0x21, 0x11, len(TCP4) + len(tlvs)) + TCP4 + tlvs
-
-
-class Authority:
-    """Makes certificates in a folder that the nodes can read."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.certificate, self.key = folder / "ca.pem", folder / "ca.key"
-        self.openssl(self.key, self.certificate, "-subj", "/CN=authority",
-                     "-addext", "basicConstraints=critical,CA:TRUE")
-
-    @staticmethod
-    def openssl(key, certificate, *options):
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                        "ec_paramgen_curve:P-256", "-noenc", "-days", "2", "-keyout", key,
-                        "-out", certificate, *options], check=True, capture_output=True)
-
-    def make(self, *names):
-        """(certificate, key) as PEM text; names like DNS:a.test."""
-        with tempfile.TemporaryDirectory() as folder:
-            key, certificate = Path(folder, "key"), Path(folder, "certificate")
-            self.openssl(key, certificate, "-subj", "/CN=leaf", "-CA", self.certificate,
-                         "-CAkey", self.key, "-addext", "subjectAltName=" + ",".join(names),
-                         "-addext", "basicConstraints=critical,CA:FALSE")
-            return certificate.read_text(), key.read_text()
-
-
-def replace(path, text):
-    """As a careful program does: nobody sees half of it."""
-    new = path.with_name("." + path.name)
-    new.write_text(text)
-    new.chmod(0o644)
-    new.rename(path)
+from proxy import SIGNATURE, proxy_header, tlv
 
 
 class TlsTest(harness.FleetTest):
@@ -277,15 +235,15 @@ class TlsTest(harness.FleetTest):
     def test_header_by_hand(self):
         version, cipher = tlv(0x21, b"TLSv1.2"), tlv(0x23, b"ECDHE-RSA-AES128-GCM-SHA256")
         came_by_tls = tlv(0x20, b"\x01\0\0\0\0" + version + cipher)
-        self.assertEqual(self.said_of_tls(proxy_header(came_by_tls)),
+        self.assertEqual(self.said_of_tls(proxy_header(tlvs=came_by_tls)),
                          "TLSv1.2 ECDHE-RSA-AES128-GCM-SHA256")
-        self.assertEqual(self.said_of_tls(proxy_header(tlv(0x20, b"\0\0\0\0\1"))), "")
+        self.assertEqual(self.said_of_tls(proxy_header(tlvs=tlv(0x20, b"\0\0\0\0\1"))), "")
         local = SIGNATURE + struct.pack("!BBH", 0x20, 0, len(came_by_tls)) + came_by_tls
         self.assertEqual(self.said_of_tls(local, HOST), "")
         self.assertEqual(self.said_of_tls(b"PROXY UNKNOWN of whatever kind\r\n", HOST), "")
         for wrong in tlv(0x03, b"\0\0\0\0"), tlv(0x20, b"\1"), tlv(0x05, b"x" * 129), b"\x05\0":
             with self.subTest(wrong=wrong[:4]), self.assertRaises((EOFError, OSError)):
-                Pop3(self.front_end.ports["pop3_proxy"], preface=proxy_header(wrong))
+                Pop3(self.front_end.ports["pop3_proxy"], preface=proxy_header(tlvs=wrong))
 
     def test_tls_ends_at_haproxy(self):
         """All that HAProxy can put into its header is taken."""

@@ -39,7 +39,7 @@ struct target {
 
 struct filters {
     struct loop *loop;
-    const struct config *config;
+    const struct config *const *config;
     uint64_t octets; /* of messages in memory */
     size_t n;
     struct target v[];
@@ -92,10 +92,16 @@ struct filter {
 
 /* --- the milters of the configuration -------------------------------------------------------- */
 
-enum err filters_open(struct loop *l, const struct config *c, struct filters **out, char *why,
-                      size_t why_size)
+static const struct config *settings(const struct filter *f)
 {
-    const struct config_list *list = &c->filter_milters;
+    return *f->all->config;
+}
+
+enum err filters_open(struct loop *l, const struct config *const *c, struct filters **out,
+                      char *why, size_t why_size)
+{
+    const struct config_list *list = &(*c)->filter_milters;
+    char bad[256];
     if (list->n == 0) {
         *out = NULL;
         return ERR_OK;
@@ -106,8 +112,9 @@ enum err filters_open(struct loop *l, const struct config *c, struct filters **o
     fs->n = list->n;
     for (size_t i = 0; i < list->n; i++) {
         fs->v[i].name = list->v[i];
-        enum err e = dial_parse(list->v[i], &fs->v[i].address, why, why_size);
+        enum err e = dial_parse(list->v[i], &fs->v[i].address, bad, sizeof bad);
         if (e != ERR_OK) {
+            snprintf(why, why_size, "filter.milters: %s", bad);
             free(fs);
             return e;
         }
@@ -136,7 +143,7 @@ static enum err count_octets(struct filter *f)
         stats_sub(STAT_filter_memory, f->octets - now);
     }
     f->octets = now;
-    return fs->octets <= fs->config->filter_memory ? ERR_OK : ERR_LIMIT;
+    return fs->octets <= settings(f)->filter_memory ? ERR_OK : ERR_LIMIT;
 }
 
 static void drop_message(struct filter *f)
@@ -219,7 +226,7 @@ static void peer_deadline(struct peer *p, uint64_t ms)
 
 static uint64_t wait_ms(const struct peer *p)
 {
-    const struct config *c = p->filter->all->config;
+    const struct config *c = settings(p->filter);
     switch (p->wait) {
     case MILTER_WAIT_OPTIONS:
         return c->filter_connect_timeout;
@@ -246,7 +253,7 @@ static enum outcome stop(struct filter *f, enum filter_verdict v, unsigned code,
 static enum outcome fail(struct peer *p, const char *why)
 {
     struct filter *f = p->filter;
-    bool accept = f->all->config->filter_on_failure == FILTER_ON_FAILURE_ACCEPT;
+    bool accept = settings(f)->filter_on_failure == FILTER_ON_FAILURE_ACCEPT;
     stats_add(STAT_filter_faults, 1);
     if (!p->logged) {
         LOG(LOG_WARN, "filter.failed", F_STR("sid", f->sid), F_STR("milter", p->target->name),
@@ -437,7 +444,7 @@ static bool wait_for_room(struct peer *p, enum outcome *o)
     if (p->lost || p->late || stage_over(p)) {
         *o = fail(p, why_lost(p));
     } else {
-        peer_deadline(p, p->filter->all->config->filter_timeout);
+        peer_deadline(p, settings(p->filter)->filter_timeout);
     }
     return true;
 }
@@ -496,7 +503,7 @@ static const char *peer_begin(struct peer *p)
     const char *why = NULL;
     p->begun = true;
     p->late = false;
-    p->stage_end = loop_now(f->all->loop) + STAGE_TIMES * f->all->config->filter_timeout;
+    p->stage_end = loop_now(f->all->loop) + STAGE_TIMES * settings(f)->filter_timeout;
     if (!p->conn) {
         why = f->stage == MILTER_MAIL ? peer_connect(p) : "was lost in the middle of a message";
     }
@@ -526,7 +533,7 @@ static enum outcome ask(struct peer *p)
 /* What all of them have said together. */
 static void conclude(struct filter *f)
 {
-    bool refuses = f->all->config->filter_quarantine[0] == '\0';
+    bool refuses = settings(f)->filter_quarantine[0] == '\0';
     if (f->stage != MILTER_END) {
         return;
     }
@@ -699,7 +706,7 @@ struct filter *filter_open(struct filters *fs, const struct filter_client *c, fi
     buf_init(&f->mail, TEXT_MOST);
     buf_init(&f->rcpt, TEXT_MOST);
     buf_init(&f->id, 256);
-    f->message = rewrite_new(fs->config->smtp_max_size);
+    f->message = rewrite_new(settings(f)->smtp_max_size);
     f->n = fs->n;
     for (size_t i = 0; i < f->n; i++) {
         f->peers[i] = (struct peer){ .filter = f, .target = &fs->v[i] };
@@ -740,7 +747,7 @@ enum err filter_append(struct filter *f, struct span octets)
     if (f->discarded) {
         return ERR_OK;
     }
-    if (fs->octets + octets.n > fs->config->filter_memory ||
+    if (fs->octets + octets.n > settings(f)->filter_memory ||
         rewrite_append(f->message, octets) != ERR_OK) {
         f->overflow = true;
         drop_message(f);

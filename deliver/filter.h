@@ -17,11 +17,12 @@
 
 /*
  * The milters of the configuration, parsed; one a worker. *out is NULL without any. The names of
- * hosts are looked up here, once: it may block. c is borrowed; both outlive every filter.
+ * hosts are looked up here, once: it may block. *c is borrowed and may be replaced: all settings
+ * but filter.milters are asked for when they matter. All of it outlives every filter.
  */
 struct filters;
-enum err filters_open(struct loop *l, const struct config *c, struct filters **out, char *why,
-                      size_t why_size);
+enum err filters_open(struct loop *l, const struct config *const *c, struct filters **out,
+                      char *why, size_t why_size);
 void filters_close(struct filters **f);
 
 /* What the milters of one session say. */

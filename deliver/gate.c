@@ -22,7 +22,7 @@ bool gate_check(const struct config *c, char *why, size_t why_size)
 {
     struct filters *f = NULL;
     if (!quarantine_valid(c, why, why_size) || blocklist_check(c, why, why_size) != ERR_OK ||
-        filters_open(NULL, c, &f, why, why_size) != ERR_OK) {
+        filters_open(NULL, &c, &f, why, why_size) != ERR_OK) {
         return false;
     }
     filters_close(&f);
@@ -33,6 +33,6 @@ bool gate_open(struct worker *w, char *why, size_t why_size)
 {
     struct gate *g = NEW(struct gate);
     w->shared = g;
-    return filters_open(w->loop, w->config, &g->filters, why, why_size) == ERR_OK &&
+    return filters_open(w->loop, &w->config, &g->filters, why, why_size) == ERR_OK &&
            blocklist_open(w->loop, w->config, &g->blocklist, why, why_size) == ERR_OK;
 }

@@ -1,6 +1,6 @@
 /*
  * gate: what the SMTP sessions of a worker share besides the store: the milters and the block lists
- * of the configuration. Opened once; a change of their settings needs a restart.
+ * of the configuration. Opened once: a change of who is asked needs a restart.
  */
 #ifndef MAILFLEET_DELIVER_GATE_H
 #define MAILFLEET_DELIVER_GATE_H

@@ -35,6 +35,7 @@ struct intake {
     struct delivery *delivery;
     struct blob_id id;      /* that the trace fields have; a quarantine's delivery has another */
     struct op *route;       /* in QUARANTINE */
+    const char *quarantine; /* whom it is for then; the configuration's */
     struct buf return_path; /* for the time after the milters: what goes in front of all */
     struct buf received;
     struct span parts[3]; /* in WRITE: what is in front, and what the milters left */
@@ -125,17 +126,21 @@ static void begin_write(struct intake *in)
 
 /* --- quarantine ------------------------------------------------------------------------------ */
 
+/* Its id names the message until another does. */
 static enum err reopen(struct intake *in, const struct route_mailbox *mailboxes, size_t n)
 {
     struct envelope_recipient *to = NEW_ARRAY(struct envelope_recipient, n);
+    struct delivery *d;
     for (size_t i = 0; i < n; i++) {
         to[i] = (struct envelope_recipient){ .mailbox_id = mailboxes[i].mailbox_id,
                                              .address = span_str(mailboxes[i].address) };
     }
-    delivery_abort(&in->delivery);
-    enum err e =
-        delivery_open(in->o.store, in->o.reverse_path, to, n, true, on_delivery, in, &in->delivery);
+    enum err e = delivery_open(in->o.store, in->o.reverse_path, to, n, true, on_delivery, in, &d);
     free(to);
+    if (e == ERR_OK) {
+        delivery_abort(&in->delivery);
+        in->delivery = d;
+    }
     return e;
 }
 
@@ -156,7 +161,7 @@ static void on_quarantine(void *arg, enum smtp_verdict v, struct route_mailbox *
     struct intake *in = arg;
     in->route = NULL;
     if (v != SMTP_OK) {
-        LOG(LOG_ERROR, "filter.quarantine", F_STR("address", in->o.quarantine),
+        LOG(LOG_ERROR, "filter.quarantine", F_STR("address", in->quarantine),
             F_STR("why", smtp_verdict_text(v)));
         intake_verdict(in, SMTP_FAULT);
         return;
@@ -170,10 +175,11 @@ static void on_quarantine(void *arg, enum smtp_verdict v, struct route_mailbox *
     begin_write(in);
 }
 
-static void begin_quarantine(struct intake *in)
+static void begin_quarantine(struct intake *in, const char *quarantine)
 {
     struct address to;
-    CHECK(address_parse(span_str(in->o.quarantine), &to) == ERR_OK); /* checked at the start */
+    CHECK(address_parse(span_str(quarantine), &to) == ERR_OK); /* checked when it was read */
+    in->quarantine = quarantine;
     struct route_options o = { .hostname = in->o.hostname, .max = QUARANTINE_ADDRESSES };
     in->step = STEP_QUARANTINE;
     in->route = route_resolve(in->o.store, &to, &o, on_quarantine, in);
@@ -181,7 +187,7 @@ static void begin_quarantine(struct intake *in)
 
 /* --- the milters ----------------------------------------------------------------------------- */
 
-void intake_filtered(struct intake *in, enum filter_verdict v)
+void intake_filtered(struct intake *in, enum filter_verdict v, const char *quarantine)
 {
     CHECK(in->step == STEP_FILTER);
     switch (v) {
@@ -189,7 +195,7 @@ void intake_filtered(struct intake *in, enum filter_verdict v)
         begin_write(in);
         return;
     case FILTER_QUARANTINE:
-        begin_quarantine(in);
+        begin_quarantine(in, quarantine);
         return;
     case FILTER_DISCARD:
         intake_verdict(in, SMTP_DISCARDED);

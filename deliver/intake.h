@@ -18,10 +18,9 @@ struct intake;
 
 struct intake_options {
     struct store *store;
-    struct filter *filter;    /* borrowed; NULL: none */
-    const char *quarantine;   /* a valid address, or empty: what milters quarantine is refused */
-    const char *hostname;     /* ours */
-    struct span reverse_path; /* borrowed for the intake's life, as is the next */
+    struct filter *filter;               /* borrowed; NULL: none */
+    const char *hostname;                /* ours */
+    struct span reverse_path;            /* borrowed for the intake's life, as is the next */
     const struct envelope_recipient *to; /* n different mailboxes */
     size_t n;
     bool all_or_nothing; /* SMTP: one reply for all */
@@ -55,8 +54,9 @@ bool intake_trace(struct intake *in, struct trace *t);
 bool intake_append(struct intake *in, struct span octets);
 /* INTAKE_DONE follows. */
 void intake_commit(struct intake *in);
-/* The milters' word on the whole, which the session hears first. */
-void intake_filtered(struct intake *in, enum filter_verdict v);
+/* The milters' word on the whole, which the session hears first. quarantine: filter.quarantine,
+ * which is a valid address with that verdict. */
+void intake_filtered(struct intake *in, enum filter_verdict v, const char *quarantine);
 /* Gives it up; nulls it; no event follows. May be called with *in NULL. */
 void intake_abort(struct intake **in);
 

@@ -61,10 +61,11 @@ struct session {
     struct transaction transaction;
     struct route_mailbox *routed; /* of the open RCPT, while milters are asked */
     size_t n_routed;
-    unsigned errors;    /* of the engine, when the last reply was sent */
-    unsigned guesses;   /* how often the client's network has reached its limit of them */
-    bool in_data;       /* the deadline is the message's, not the command's */
-    bool spool_waiting; /* the delivery asked to wait, and has not yet said that it is ready */
+    unsigned errors;      /* of the engine, when the last reply was sent */
+    unsigned custom_code; /* of the last FILTERED */
+    unsigned guesses;     /* how often the client's network has reached its limit of them */
+    bool in_data;         /* the deadline is the message's, not the command's */
+    bool spool_waiting;   /* the delivery asked to wait, and has not yet said that it is ready */
     uint64_t data_octets;
     bool lmtp;
     bool eof; /* the peer sends no more; what it has sent is still answered */
@@ -161,13 +162,21 @@ static void session_go_on(struct session *s)
 
 static void session_count(struct session *s, enum smtp_verdict v)
 {
-    if (v == SMTP_OK) {
+    if (v == SMTP_OK || v == SMTP_DISCARDED) {
         return;
     }
     s->refused++;
-    bool later = v == SMTP_FAULT || v == SMTP_OVER_QUOTA || v == SMTP_TOO_MANY ||
-                 v == SMTP_TOO_FAST || v == SMTP_NO_MEMORY;
+    bool later = (v == SMTP_FILTERED && s->custom_code < 500) || v == SMTP_FAULT ||
+                 v == SMTP_OVER_QUOTA || v == SMTP_TOO_MANY || v == SMTP_TOO_FAST ||
+                 v == SMTP_NO_MEMORY;
     stats_add(later ? STAT_smtp_deferred : STAT_smtp_rejected, 1);
+}
+
+/* The words of a FILTERED that follows. */
+static void set_reply(struct session *s, unsigned code, struct span enhanced, struct span text)
+{
+    s->custom_code = code;
+    smtp_custom_reply(s->engine, code, enhanced, text);
 }
 
 /* The answer to the open RCPT, and the end of what was routed for it. */
@@ -196,7 +205,7 @@ static enum smtp_verdict count_guess(struct session *s)
     if (s->guesses < 2) {
         return SMTP_UNKNOWN;
     }
-    smtp_custom_reply(s->engine, 421, SPAN("4.7.0"), SPAN("Too many unknown recipients"));
+    set_reply(s, 421, SPAN("4.7.0"), SPAN("Too many unknown recipients"));
     return SMTP_FILTERED;
 }
 
@@ -306,7 +315,7 @@ static void on_intake(void *arg, enum intake_event ev, const struct intake_resul
 /* --- the milters ----------------------------------------------------------------------------- */
 
 /* The words of a refusal: the milter's, or ours when it has none. */
-static void set_reply(struct session *s, enum filter_verdict v, const struct filter_reply *r)
+static void set_filter_reply(struct session *s, enum filter_verdict v, const struct filter_reply *r)
 {
     static const struct filter_reply ours[] = {
         [FILTER_REFUSE] = { 550, "5.7.1", "Refused by content filter" },
@@ -316,7 +325,7 @@ static void set_reply(struct session *s, enum filter_verdict v, const struct fil
     if (!r || r->code == 0) {
         r = &ours[v];
     }
-    smtp_custom_reply(s->engine, r->code, span_str(r->enhanced), span_str(r->text));
+    set_reply(s, r->code, span_str(r->enhanced), span_str(r->text));
 }
 
 static enum smtp_verdict filter_means(struct session *s, enum filter_verdict v,
@@ -325,7 +334,7 @@ static enum smtp_verdict filter_means(struct session *s, enum filter_verdict v,
     if (v == FILTER_ACCEPT) {
         return SMTP_OK;
     }
-    set_reply(s, v, r);
+    set_filter_reply(s, v, r);
     return SMTP_FILTERED;
 }
 
@@ -339,7 +348,7 @@ static void on_filter(void *arg, enum filter_verdict v, const struct filter_repl
         if (v == FILTER_REFUSE || v == FILTER_DEFER || v == FILTER_CLOSE) {
             (void)filter_means(s, v, r);
         }
-        intake_filtered(s->intake, v);
+        intake_filtered(s->intake, v, session_config(s)->filter_quarantine);
         return;
     }
     enum smtp_verdict verdict = filter_means(s, v, r);
@@ -525,7 +534,6 @@ static void open_intake(struct session *s)
     const struct address *from = smtp_reverse_path(s->engine);
     struct intake_options o = { .store = s->base.worker->store,
                                 .filter = s->filter,
-                                .quarantine = session_config(s)->filter_quarantine,
                                 .hostname = s->base.worker->hostname,
                                 .reverse_path = span_of(from->text, from->len),
                                 .to = s->transaction.mailboxes,
@@ -778,7 +786,18 @@ static bool may_xclient(const struct config *cf, const struct sockaddr *peer)
     return found;
 }
 
-void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
+static void refuse(const struct smtp_options *o, enum refusal why, struct conn **c)
+{
+    if (why == REFUSAL_FULL) {
+        smtp_refuse(o, SPAN("4.3.2"), SPAN("too many sessions, try again later"), conn_out(*c));
+    } else {
+        smtp_refuse(o, SPAN("4.7.0"), SPAN("too many from your address, try again later"),
+                    conn_out(*c));
+    }
+    conn_close(c, LINGER_MS);
+}
+
+void session_accept(struct worker *w, struct conn *c, int tag, enum refusal refusal)
 {
     const struct config *cf = w->config;
     struct smtp_options o = { .lmtp = tag == SESSION_LMTP,
@@ -791,9 +810,8 @@ void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
                               .max_messages = (unsigned)cf->smtp_max_messages,
                               .max_errors = (unsigned)cf->smtp_max_errors,
                               .hostname = w->hostname };
-    if (refused) {
-        smtp_refuse(&o, SPAN("too many sessions, try again later"), conn_out(c));
-        conn_close(&c, LINGER_MS);
+    if (refusal != REFUSAL_NONE) {
+        refuse(&o, refusal, &c);
         return;
     }
     struct session *s = NEW(struct session);

@@ -9,7 +9,7 @@
 /* The tags of the ports. */
 enum { SESSION_SMTP, SESSION_LMTP };
 
-/* Takes the conn. refused: the worker is full; the client is told so and let go. */
-void session_accept(struct worker *w, struct conn *c, int tag, bool refused);
+/* Takes the conn. With a refusal the client is told so and let go. */
+void session_accept(struct worker *w, struct conn *c, int tag, enum refusal refusal);
 
 #endif

@@ -1156,9 +1156,10 @@ void smtp_greet(struct smtp *s, struct buf *out)
     must(buf_addf(out, "220 %s %s\r\n", s->o.hostname, s->o.lmtp ? "LMTP" : "ESMTP"));
 }
 
-void smtp_refuse(const struct smtp_options *o, struct span text, struct buf *out)
+void smtp_refuse(const struct smtp_options *o, struct span enhanced, struct span text,
+                 struct buf *out)
 {
-    must(buf_addf(out, "421 4.3.2 %s %.*s\r\n", o->hostname, SPAN_ARG(text)));
+    must(buf_addf(out, "421 %.*s %s %.*s\r\n", SPAN_ARG(enhanced), o->hostname, SPAN_ARG(text)));
 }
 
 void smtp_shutdown(struct smtp *s, struct buf *out)

@@ -93,8 +93,9 @@ struct smtp *smtp_new(const struct smtp_options *o);
 void smtp_free(struct smtp **s);
 
 void smtp_greet(struct smtp *s, struct buf *out);
-/* A refusal in place of a greeting: `421 4.3.2 hostname text`. */
-void smtp_refuse(const struct smtp_options *o, struct span text, struct buf *out);
+/* A refusal in place of a greeting: `421 enhanced hostname text`. */
+void smtp_refuse(const struct smtp_options *o, struct span enhanced, struct span text,
+                 struct buf *out);
 
 #define SMTP_OUT_MIN 4096
 /* Eats from *in; out needs SMTP_OUT_MIN octets of room, else the action is FLUSH. */

@@ -477,11 +477,13 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
     }
 }
 
-void session_accept(struct worker *w, struct conn *c, int tag, bool refused)
+void session_accept(struct worker *w, struct conn *c, int tag, enum refusal refusal)
 {
     (void)tag;
-    if (refused) {
-        pop3_refuse(SPAN("too many sessions, try again later"), conn_out(c));
+    if (refusal != REFUSAL_NONE) {
+        pop3_refuse(refusal == REFUSAL_FULL ? SPAN("too many sessions, try again later")
+                                            : SPAN("too many from your address, try again later"),
+                    conn_out(c));
         conn_close(&c, LINGER_MS);
         return;
     }

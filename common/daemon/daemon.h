@@ -48,6 +48,13 @@ void worker_session_begin(struct worker_session *s, struct worker *w,
                           void (*end)(struct worker_session *));
 void worker_session_end(struct worker_session *s);
 
+/* Why a client is turned away as soon as it comes. */
+enum refusal {
+    REFUSAL_NONE,
+    REFUSAL_FULL, /* node.max_sessions: whoever it is */
+    REFUSAL_LIMIT /* what its address or network may do */
+};
+
 /* A group of listening ports: the setting that names them, and what kind they are. */
 struct daemon_port {
     size_t setting; /* offsetof(struct config, x) of a config_list */
@@ -70,9 +77,9 @@ struct daemon_service {
     bool (*open)(struct worker *w, char *why, size_t why_size);
     /* The limits of the clients of ports that are limited; the rest is filled in already. */
     void (*limits)(const struct config *c, struct throttle_options *o);
-    /* A conn that is ready to talk; it is the callee's. Over node.max_sessions or a limit refused
-       is set: answer with a temporary error and close; else begin a session at once. */
-    void (*accept)(struct worker *w, struct conn *c, int tag, bool refused);
+    /* A conn that is ready to talk; it is the callee's. With a refusal answer with a temporary
+       error and close; else begin a session at once. */
+    void (*accept)(struct worker *w, struct conn *c, int tag, enum refusal refusal);
 };
 
 /*

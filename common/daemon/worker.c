@@ -127,13 +127,14 @@ static void on_accept(void *arg, struct conn *c)
 {
     struct worker_socket *k = arg;
     struct worker *w = &k->process->worker;
-    bool refused = w->session_count >= w->config->node_max_sessions;
-    if (refused) {
+    enum refusal refusal = REFUSAL_NONE;
+    if (w->session_count >= w->config->node_max_sessions) {
         stats_add(STAT_sessions_refused, 1);
-    } else if (k->port->limited) {
-        refused = !enter(k->process, c);
+        refusal = REFUSAL_FULL;
+    } else if (k->port->limited && !enter(k->process, c)) {
+        refusal = REFUSAL_LIMIT;
     }
-    k->process->service->accept(w, c, k->port->tag, refused);
+    k->process->service->accept(w, c, k->port->tag, refusal);
     CHECK(!w->accepting);
 }
 

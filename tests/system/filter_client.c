@@ -96,7 +96,8 @@ int main(int argc, char **argv)
     struct client c = { .loop = loop_open() };
     struct filters *fs = NULL;
     inet_pton(AF_INET, "192.0.2.1", &at.sin_addr);
-    if (filters_open(c.loop, &config, &fs, why, sizeof why) != ERR_OK || !fs) {
+    if (filters_open(c.loop, &(const struct config *){ &config }, &fs, why, sizeof why) != ERR_OK ||
+        !fs) {
         fprintf(stderr, "%s\n", fs ? why : "no milters");
         return 1;
     }

@@ -118,8 +118,8 @@ static void test_greeting(void **state)
     fixture_init(&f, true, OUT_ROOMY);
     smtp_greet(f.s, &f.out);
     expect_out(&f, "220 mx.example.com LMTP\r\n");
-    smtp_refuse(&options, SPAN("Too busy"), &f.out);
-    expect_out(&f, "421 4.3.2 mx.example.com Too busy\r\n");
+    smtp_refuse(&options, SPAN("4.7.0"), SPAN("Too busy"), &f.out);
+    expect_out(&f, "421 4.7.0 mx.example.com Too busy\r\n");
     fixture_fini(&f);
 }
 

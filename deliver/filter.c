@@ -534,11 +534,7 @@ static enum outcome ask(struct peer *p)
 static void conclude(struct filter *f)
 {
     bool refuses = settings(f)->filter_quarantine[0] == '\0';
-    if (f->stage != MILTER_END) {
-        return;
-    }
-    stats_add(STAT_filter_messages, 1);
-    if (!f->quarantined) {
+    if (f->stage != MILTER_END || !f->quarantined) {
         return;
     }
     if (refuses) {
@@ -587,6 +583,7 @@ static void on_task(struct task *t)
     } else if (f->verdict != FILTER_ACCEPT) {
         finish(f); /* it was decided before anybody was asked */
     } else {
+        stats_add(STAT_filter_messages, f->stage == MILTER_END);
         run(f);
     }
 }

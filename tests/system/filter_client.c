@@ -92,12 +92,12 @@ int main(int argc, char **argv)
                                    .filter_memory = 1 << 26,
                                    .filter_quarantine = "abuse@example.org",
                                    .smtp_max_size = 1 << 26 };
+    const struct config *in_force = &config;
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(12345) };
     struct client c = { .loop = loop_open() };
     struct filters *fs = NULL;
     inet_pton(AF_INET, "192.0.2.1", &at.sin_addr);
-    if (filters_open(c.loop, &(const struct config *){ &config }, &fs, why, sizeof why) != ERR_OK ||
-        !fs) {
+    if (filters_open(c.loop, &in_force, &fs, why, sizeof why) != ERR_OK || !fs) {
         fprintf(stderr, "%s\n", fs ? why : "no milters");
         return 1;
     }

@@ -419,7 +419,7 @@ static void on_term(uv_signal_t *sig, int signum)
 static bool needs_restart(const struct config_doc *d)
 {
     static const char *const sections[] = { "database", "cache",     "spool", "auth",
-                                            "oauth",    "blocklist", "dns",   "filter" };
+                                            "oauth",    "blocklist", "dns" };
     static const char *const node[] = { "name", "user", "workers", "fleet_key_file", "sandbox" };
     for (size_t i = 0; i < ARRAY_LEN(sections); i++) {
         if (strcmp(d->section, sections[i]) == 0) {
@@ -435,7 +435,8 @@ static bool needs_restart(const struct config_doc *d)
     if (strcmp(d->section, "limits") == 0 && strncmp(d->key, "ipv", 3) == 0) {
         return true;
     }
-    return strstr(d->key, "listen") || strcmp(d->key, "health") == 0;
+    return strstr(d->key, "listen") || strcmp(d->key, "health") == 0 ||
+           strcmp(d->key, "milters") == 0;
 }
 
 /* Against what the daemon was started with: a change stays undone until the next start. */

@@ -22,6 +22,7 @@ import harness
 HOST = "127.0.0.1"
 EX_OK, EX_CONFIG = 0, 78
 PROGRAM = Path(os.environ["MAILFLEET_BUILD"]) / "frontend/mailfleet-frontend"
+DELIVER = Path(os.environ["MAILFLEET_BUILD"]) / "deliver/mailfleet-deliver"
 USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -76,9 +77,9 @@ class Daemon(unittest.TestCase):
             f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
             for section, keys in self.settings.items()))
 
-    def run_to_end(self, *options):
+    def run_to_end(self, *options, program=PROGRAM):
         self.write_config()
-        return subprocess.run([PROGRAM, "--config", self.config, *options], text=True, timeout=30,
+        return subprocess.run([program, "--config", self.config, *options], text=True, timeout=30,
                               capture_output=True, check=False)
 
     @staticmethod
@@ -157,19 +158,43 @@ class Daemon(unittest.TestCase):
                ("tls", "directory", self.folder / "none", "none"),
                ("tls", "client_ca", self.key, "key.pem"),
                ("node", "fleet_key_file", self.key, "key.pem"),
-               ("database", "url", "", "database.url")]
-        for section, key, value, named in bad:
-            with self.subTest(key=f"{section}.{key} = {value}"):
-                before = self.settings.get(section, {})
-                self.settings[section] = {**before, key: value}
-                for options in (["--check"], []):
-                    ended = self.run_to_end(*options)
-                    self.assertEqual(ended.returncode, EX_CONFIG)
-                    self.assertIn(named, ended.stderr)
-                    self.assertEqual(ended.stderr.count("\n"), 1)
-                self.settings[section] = before
+               ("database", "url", "", "database.url"),
+               ("auth", "mechanisms", "PLAIN,PALIN", "auth.mechanisms: PALIN: not a mechanism"),
+               ("oauth", "introspection_url", "http://sso.example.org/", "introspection_url: http:"),
+               ("oauth", "introspection_url", "sso", "oauth.introspection_url: sso: "),
+               ("oauth", "jwks_file", self.key, "oauth.jwks_file: ")]
+        for setting in bad:
+            self.expect_bad(PROGRAM, *setting)
         self.settings["pop3"] = {}
         self.assertIn("nothing to listen on", self.run_to_end("--check").stderr)
+
+    def test_check_of_delivery(self):
+        """What only its sessions use is checked by it, too."""
+        self.settings["smtp"] = {"listen": f"{HOST}:{self.pop3}"}
+        self.assertEqual(self.run_to_end("--check", program=DELIVER).returncode, EX_OK)
+        for setting in (
+                ("filter", "milters", "inet:nonsense", "filter.milters: inet:nonsense: not inet:"),
+                ("filter", "milters", "unix:/run/x unix:y", "filter.milters: unix:y: not inet:"),
+                ("filter", "quarantine", "abuse@", "filter.quarantine: abuse@: not an address"),
+                ("blocklist", "zones", "list", "blocklist.zones: list: not a domain"),
+                ("blocklist", "zones", "bl.example.org=127.0.0.1/8", "blocklist.zones: bl.ex"),
+                ("blocklist", "allow_zones", "a..b", "blocklist.allow_zones: a..b: not a domain"),
+                ("dns", "servers", "localhost", "dns.servers: localhost: not an address"),
+                ("dns", "servers", f"{HOST}:65536", "dns.servers: "),
+                ("smtp", "xclient", "10.0.0.1/8", "smtp.xclient"),
+                ("limits", "exempt", "all", "limits.exempt")):
+            self.expect_bad(DELIVER, *setting)
+
+    def expect_bad(self, program, section, key, value, named):
+        with self.subTest(key=f"{section}.{key} = {value}"):
+            before = self.settings.get(section, {})
+            self.settings[section] = {**before, key: value}
+            for options in (["--check"], []):
+                ended = self.run_to_end(*options, program=program)
+                self.assertEqual(ended.returncode, EX_CONFIG)
+                self.assertIn(named, ended.stderr)
+                self.assertEqual(ended.stderr.count("\n"), 1)
+            self.settings[section] = before
 
     def test_root_needs_a_user_to_become(self):
         self.settings["node"]["user"] = ""

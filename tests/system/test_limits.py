@@ -34,7 +34,7 @@ class Limits(harness.FleetTest):
     def nodes(self):
         """(node, port behind the PROXY header, what is well, what is refused)"""
         deliver, front_end = self.fleet.delivery_nodes[0], self.fleet.front_ends[0]
-        return [(deliver, deliver.ports["smtp_proxy"], "220 ", "421 4."),
+        return [(deliver, deliver.ports["smtp_proxy"], "220 ", "421 4.7.0 "),
                 (front_end, front_end.ports["pop3_proxy"], "+OK", "-ERR [SYS/TEMP]")]
 
     @staticmethod
@@ -69,11 +69,12 @@ class Limits(harness.FleetTest):
     def test_without_a_proxy_header(self):
         """The address that it comes from; and by LMTP there is no limit."""
         ports = self.fleet.delivery_nodes[1].ports
-        for port, starts in (ports["smtp"], ["220 ", "220 ", "421 "]), (ports["lmtp"], ["220 "] * 5):
+        for port, starts in (ports["smtp"], ["220 ", "220 ", "421 4.7.0 "]), \
+                (ports["lmtp"], ["220 "] * 5):
             for start in starts:
                 s = self.stack.enter_context(
                     socket.create_connection((HOST, port), 20, ("127.0.0.9", 0)))
-                self.assertEqual(s.recv(1024)[:4].decode(), start)
+                self.assertEqual(s.recv(1024)[:len(start)].decode(), start)
 
     def reload(self, node, settings):
         self.fleet.node_settings[node.name] = settings

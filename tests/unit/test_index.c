@@ -1046,10 +1046,13 @@ static bool keyless(void)
 static void test_keyless(void **state)
 {
     (void)state;
-    postgres_sql(server, "UPDATE account SET hash = '', scram = ''");
+    postgres_sql(server, "INSERT INTO account (mailbox_id, addr) VALUES (7, 'g@a.test')");
     assert_false(keyless());
     postgres_sql(server, "UPDATE account SET hash = '$y$x' WHERE mailbox_id = 7");
     assert_true(keyless());
+    postgres_sql(server, "UPDATE account SET hash = '!' WHERE mailbox_id = 7");
+    assert_false(keyless());
+    postgres_sql(server, "UPDATE account SET hash = '$y$x' WHERE mailbox_id = 7");
     postgres_sql(server, "UPDATE account SET scram = 'SCRAM-SHA-256$x' WHERE mailbox_id = 7");
     assert_false(keyless());
 }

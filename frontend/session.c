@@ -150,6 +150,7 @@ static void login_done(struct session *s, enum login_verdict v, struct login *l)
 {
     struct login none = { 0 };
     l = l ? l : &none;
+    CHECK(!s->lease);
     s->lease = l->lease;
     l->lease = NULL;
     if (l->user) {

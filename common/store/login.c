@@ -51,12 +51,12 @@ struct login_request *login_new(struct store *s, struct span user, struct span s
     return r;
 }
 
-void login_end(struct login_request *r, enum login_verdict v)
+static void login_tell(struct login_request *r)
 {
     if (!r->op.cancelled) {
         r->login.user = r->user;
         r->login.retention_days = r->entry ? r->entry->retention_days : 0;
-        r->done(r->op.arg, v, &r->login);
+        r->done(r->op.arg, r->verdict, &r->login);
     }
     maildrop_free(&r->login.maildrop);
     cache_lease_drop(r->store->cache, &r->login.lease, NULL, NULL);
@@ -65,6 +65,23 @@ void login_end(struct login_request *r, enum login_verdict v)
     free(r->secret);
     free(r->user);
     free(r);
+}
+
+static void on_login_lease_back(void *arg, enum err e)
+{
+    (void)e; /* one that could not be given back ends by itself */
+    login_tell(arg);
+}
+
+/* Who is told to try again must not find the mailbox held by the try before. */
+void login_end(struct login_request *r, enum login_verdict v)
+{
+    r->verdict = v;
+    if (v != LOGIN_OK && r->login.lease) {
+        cache_lease_drop(r->store->cache, &r->login.lease, on_login_lease_back, r);
+    } else {
+        login_tell(r);
+    }
 }
 
 /* --- COUNT ----------------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@ struct login_request {
     struct entry *entry;       /* NULL until it is known */
     bool from_database;        /* the entry is what the database says now */
     struct task task;          /* for an end that waits for nothing */
+    enum login_verdict verdict; /* from login_end on */
     struct login login;
 };
 
@@ -36,7 +37,7 @@ struct login_request *login_new(struct store *s, struct span user, struct span s
 void login_proven(struct login_request *r);
 /* It is not, and the database says so: counts the failure, then LOGIN_DENIED. */
 void login_wrong(struct login_request *r);
-/* Tells the verdict and gives everything back. */
+/* Tells the verdict and gives everything back; a lease first, if the verdict is not OK. */
 void login_end(struct login_request *r, enum login_verdict v);
 
 /* A mailbox that may be opened. */

@@ -288,6 +288,7 @@ static void on_login(void *arg, enum login_verdict v, struct login *l)
     struct outcome *o = arg;
     assert_false(o->done);
     assert_int_equal(v == LOGIN_OK, l->maildrop != NULL);
+    assert_true(v == LOGIN_OK || !l->lease);
     o->done = true;
     o->verdict = v;
     o->lease = l->lease;
@@ -664,6 +665,23 @@ static void test_sessions(void **state)
     struct outcome free_one = claim(a, k, LOGIN_PASSWORD, c.address, "right");
     assert_int_equal(free_one.verdict, LOGIN_OK);
     assert_null(free_one.lease);
+}
+
+static int kind_for_mail(struct store *s, const char *address);
+
+/* A list that can't be had after the lease was taken: the mailbox is free for the next try. */
+static void test_fault_behind_the_lease(void **state)
+{
+    (void)state;
+    struct account c = account_new();
+    struct client k = client_new();
+    assert_int_equal(kind_for_mail(a, c.address), ENTRY_MAILBOX); /* cached */
+    postgres_sql(server, "UPDATE mailbox SET mailbox_id = %u WHERE mailbox_id = %u",
+                 (unsigned)c.id + 1000000, (unsigned)c.id);
+    assert_int_equal(claim(a, k, LOGIN_PASSWORD, c.address, "right").verdict, LOGIN_FAULT);
+    postgres_sql(server, "UPDATE mailbox SET mailbox_id = %u WHERE mailbox_id = %u", (unsigned)c.id,
+                 (unsigned)c.id + 1000000);
+    assert_int_equal(login(b, k, c.address, "right"), LOGIN_OK);
 }
 
 /* --- tokens and certificates ----------------------------------------------------------------- */
@@ -1101,6 +1119,7 @@ int main(void)
         TEST(test_delay_before_lease),
         TEST(test_in_use),
         TEST(test_sessions),
+        TEST(test_fault_behind_the_lease),
         TEST(test_tokens),
         TEST(test_tokens_are_guarded),
         TEST(test_certificates),

@@ -5,6 +5,9 @@
  * caller, and whether a name has any is not seen here. Errors of the first message end the exchange
  * at once: RFC 5802's words for them (`e=`) have their place in the server's final message alone,
  * and a client that waits for a salt does not look for them.
+ *
+ * What is wrong beside the proof, a channel that does not match included, is INVALID: no password
+ * was tried, so nobody is to hear that it was wrong. DENIED is a name that acts for another.
  */
 #include "sasl_scram.h"
 
@@ -174,7 +177,7 @@ struct sasl_action sasl_scram_first(struct sasl_scram *s, struct span message)
     }
     rest = bare;
     if (span_starts(rest, SPAN("m="))) {
-        return failed(ERR_DENIED, "extensions-not-supported");
+        return failed(ERR_INVALID, "extensions-not-supported");
     }
     if (!attribute(&rest, 'n', &user) || !attribute(&rest, 'r', &nonce) || !is_nonce(nonce)) {
         return failed(ERR_INVALID, "invalid-encoding");
@@ -184,7 +187,7 @@ struct sasl_action sasl_scram_first(struct sasl_scram *s, struct span message)
         return failed(ERR_INVALID, why);
     }
     if ((why = bind_channel(s, &g))) {
-        return failed(ERR_DENIED, why);
+        return failed(ERR_INVALID, why);
     }
     add(&s->auth, bare);
     add(&s->nonce, nonce);
@@ -276,7 +279,7 @@ struct sasl_action sasl_scram_final(struct sasl_scram *s, struct span message)
     }
     const char *why = check_final(s, without);
     if (why) {
-        return failed(ERR_DENIED, why);
+        return failed(ERR_INVALID, why);
     }
     add(&s->auth, SPAN(","));
     add(&s->auth, without);

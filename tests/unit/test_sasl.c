@@ -410,7 +410,7 @@ static void refuses_first_messages(void **state)
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         expect_failed(once(SASL_SCRAM_SHA_256, &c, text(bad[i].message)), ERR_INVALID, bad[i].why);
     }
-    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("n,,m=1,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("n,,m=1,n=a,r=x")), ERR_INVALID,
                   "extensions-not-supported");
     expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("n,,n=a,r=x,z=\0")), ERR_INVALID,
                   "invalid-encoding");
@@ -434,25 +434,25 @@ static void refuses_to_be_downgraded(void **state)
     (void)state;
     struct sasl_context c = context();
     c.plus_offered = true;
-    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("y,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("y,,n=a,r=x")), ERR_INVALID,
                   "server-does-support-channel-binding");
-    expect_failed(once(SASL_SCRAM_SHA_1, &c, SPAN("y,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_1, &c, SPAN("y,,n=a,r=x")), ERR_INVALID,
                   "server-does-support-channel-binding");
     expect_user(once(SASL_SCRAM_SHA_256, &c, SPAN("n,,n=a,r=x")), SASL_KEYS, "a");
-    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("p=tls-exporter,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256, &c, SPAN("p=tls-exporter,,n=a,r=x")), ERR_INVALID,
                   "channel-binding-not-supported");
-    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("y,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("y,,n=a,r=x")), ERR_INVALID,
                   "server-does-support-channel-binding");
-    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("n,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("n,,n=a,r=x")), ERR_INVALID,
                   "channel-bindings-dont-match");
-    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("p=tls-unique,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("p=tls-unique,,n=a,r=x")), ERR_INVALID,
                   "unsupported-channel-binding-type");
     c.has_exporter = false;
-    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("p=tls-exporter,,n=a,r=x")), ERR_DENIED,
+    expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("p=tls-exporter,,n=a,r=x")), ERR_INVALID,
                   "unsupported-channel-binding-type");
     c.end_point_n = 0;
     expect_failed(once(SASL_SCRAM_SHA_256_PLUS, &c, SPAN("p=tls-server-end-point,,n=a,r=x")),
-                  ERR_DENIED, "unsupported-channel-binding-type");
+                  ERR_INVALID, "unsupported-channel-binding-type");
 }
 
 /* Everything but the proof is judged first, and told in a last message. */
@@ -461,28 +461,27 @@ static void refuses_final_messages(void **state)
     (void)state;
     static const struct {
         const char *message, *error;
-        enum err e;
     } bad[] = {
-        { "", "e=invalid-encoding", ERR_INVALID },
-        { "c=biws,r=xserver", "e=invalid-encoding", ERR_INVALID },
-        { "c=biws,r=xserver,p=", "e=invalid-encoding", ERR_INVALID },
-        { "c=biws,r=xserver,p=!", "e=invalid-encoding", ERR_INVALID },
-        { "c=biws,r=xserver,p=AAAA,z=1", "e=invalid-encoding", ERR_INVALID },
-        { "c=biw,r=xserver,p=AAAA", "e=invalid-encoding", ERR_DENIED },
-        { "r=xserver,c=biws,p=AAAA", "e=invalid-encoding", ERR_DENIED },
-        { "c=biws,r=xserver,,p=AAAA", "e=invalid-encoding", ERR_DENIED },
-        { "c=biws,r=xserver,m=1,p=AAAA", "e=extensions-not-supported", ERR_DENIED },
-        { "c=biws,r=x,p=AAAA", "e=other-error", ERR_DENIED },
-        { "c=biws,r=xserver1,p=AAAA", "e=other-error", ERR_DENIED },
-        { "c=eSws,r=xserver,p=AAAA", "e=channel-bindings-dont-match", ERR_DENIED },
-        { "c=biwsAAAA,r=xserver,p=AAAA", "e=channel-bindings-dont-match", ERR_DENIED },
+        { "", "e=invalid-encoding" },
+        { "c=biws,r=xserver", "e=invalid-encoding" },
+        { "c=biws,r=xserver,p=", "e=invalid-encoding" },
+        { "c=biws,r=xserver,p=!", "e=invalid-encoding" },
+        { "c=biws,r=xserver,p=AAAA,z=1", "e=invalid-encoding" },
+        { "c=biw,r=xserver,p=AAAA", "e=invalid-encoding" },
+        { "r=xserver,c=biws,p=AAAA", "e=invalid-encoding" },
+        { "c=biws,r=xserver,,p=AAAA", "e=invalid-encoding" },
+        { "c=biws,r=xserver,m=1,p=AAAA", "e=extensions-not-supported" },
+        { "c=biws,r=x,p=AAAA", "e=other-error" },
+        { "c=biws,r=xserver1,p=AAAA", "e=other-error" },
+        { "c=eSws,r=xserver,p=AAAA", "e=channel-bindings-dont-match" },
+        { "c=biwsAAAA,r=xserver,p=AAAA", "e=channel-bindings-dont-match" },
     };
     struct sasl_context c = context();
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         struct sasl *s = sasl_new(SASL_SCRAM_SHA_256, &c);
         give_keys(s, say(s, "n,,n=user,r=x"));
         expect_text(say(s, bad[i].message), SASL_CHALLENGE, bad[i].error);
-        expect_failed(say(s, "whatever"), bad[i].e, bad[i].error + 2);
+        expect_failed(say(s, "whatever"), ERR_INVALID, bad[i].error + 2);
         sasl_free(&s);
     }
 }

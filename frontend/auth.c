@@ -129,7 +129,7 @@ static struct auth_result auth_act(struct auth *a, struct sasl_action act)
         a->op = store_scram_login(a->store, &a->scram, on_login, a);
         return (struct auth_result){ .state = AUTH_WAIT };
     case SASL_WRONG:
-        a->op = store_scram_wrong(a->store, &a->scram, act.text, on_login, a);
+        a->op = store_scram_wrong(a->store, &a->scram, on_login, a);
         return (struct auth_result){ .state = AUTH_WAIT };
     case SASL_FAILED:
         return auth_failed(a, act.err);

@@ -91,8 +91,9 @@ static void on_login_counted(void *arg)
     login_end(arg, LOGIN_DENIED);
 }
 
-/* Also for a client that has gone: guesses count whether or not somebody waits for the answer. */
-void login_wrong(struct login_request *r)
+/* The database says so. Also for a client that has gone: guesses count whether or not somebody
+ * waits for the answer. */
+static void login_wrong(struct login_request *r)
 {
     if (r->client[0]) {
         failures_add(r->store->failures, r->client, span_str(r->user),
@@ -159,7 +160,7 @@ static void login_entry(struct login_request *r)
 {
     struct span user = span_str(r->user);
     if (span_utf8(user)) {
-        store_entry(r->store, user, false, on_login_entry, r);
+        store_entry(r->store, user, on_login_entry, r);
     } else {
         r->task.run = on_login_no_utf8;
         loop_post(r->store->loop, &r->task);

@@ -17,10 +17,10 @@ struct login_request {
     char *user; /* canonical; of a token without a user empty until the token was asked */
     char *secret;
     size_t secret_n;
-    char client[NETADDR_TEXT]; /* as failures_client has it */
-    struct entry *entry;       /* NULL until it is known */
-    bool from_database;        /* the entry is what the database says now */
-    struct task task;          /* for an end that waits for nothing */
+    char client[NETADDR_TEXT];  /* as failures_client has it */
+    struct entry *entry;        /* NULL until it is known */
+    bool from_database;         /* the entry is what the database says now */
+    struct task task;           /* for an end that waits for nothing */
     enum login_verdict verdict; /* from login_end on */
     struct login login;
 };
@@ -35,8 +35,6 @@ struct login_request *login_new(struct store *s, struct span user, struct span s
                                 store_login_fn *done, void *arg);
 /* It is who it claims to be: the rest is the maildrop (login_open.c). */
 void login_proven(struct login_request *r);
-/* It is not, and the database says so: counts the failure, then LOGIN_DENIED. */
-void login_wrong(struct login_request *r);
 /* Tells the verdict and gives everything back; a lease first, if the verdict is not OK. */
 void login_end(struct login_request *r, enum login_verdict v);
 
@@ -47,8 +45,8 @@ static inline bool login_active(const struct entry *e)
 }
 
 /*
- * The password was right by its hash: an account that lacks SCRAM keys gets them, in the
- * background. Copies what it needs.
+ * The password was right by its hash: an account that lacks SCRAM keys, or has some with other
+ * iterations than auth.scram_iterations, gets new ones in the background. Copies what it needs.
  */
 void login_enroll(struct store *s, const char *user, const struct entry *e, struct span password);
 

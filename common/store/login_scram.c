@@ -1,18 +1,22 @@
 /*
  * login_scram: who may open a maildrop, when the password is never seen (RFC 5802):
  *
- *   store_scram         ENTRY -> GUARD -> keys, true or false ones
+ *   store_scram         GUARD -> ENTRY -> keys, true or false ones
  *   store_scram_login   open (login_open.c)
- *   store_scram_wrong   RECHECK (when the entry came from the cache) -> wrong, or fault
+ *   store_scram_wrong   RECHECK (when the entry came from the cache) -> COUNT -> denied, or fault
+ *   store_scram_drop    counts an exchange that was left
  *
  * A name that is not here, is suspended, or has no keys, gets false keys by the same path and so
- * after the same time: an entry that says "nobody" is cached for this purpose, and each failing
- * exchange asks the database once, before its first answer or before its last. That one is the
- * only way to a DENIED: keys that were cached, or false, and are others by now are a fault.
+ * after the same time. For a client that was not in as this user within the last hour that path is
+ * the database, whoever is named: what the cache has of a name would show in the time of the first
+ * answer, and that a name is nobody's is kept in no cache. One that was in, and one that
+ * limits.exempt names, is answered from the cache. To others this tells that somebody reads this
+ * mailbox from their own address, and nothing else.
  *
- * There is no remembering here, so a client behind an address that has had too many failures is
- * turned away even when it knows the password. Each wrong proof counts: that two of them came from
- * one wrong password is what SCRAM hides from a server.
+ * Who is over the limit is turned away before anything is asked in anybody's name. What counts, and
+ * for whom, is in failures.h.
+ *
+ * The database alone is the reason of a DENIED: cached keys that are others by now are a fault.
  *
  * A scram_login belongs to the session between two calls. It holds no secret of the client.
  */
@@ -23,8 +27,10 @@
 #include "store/login_parts.h"
 
 struct scram_login {
+    struct store *store;
     char *user; /* canonical */
     char client[NETADDR_TEXT];
+    bool known; /* the client was in as this user, or is nobody's to count */
     struct entry *entry;
     bool from_database;
     struct scram_keys keys;
@@ -39,10 +45,31 @@ struct scram_request {
     struct scram_login *login;
 };
 
+static void scram_free(struct scram_login **pl)
+{
+    struct scram_login *l = *pl;
+    if (l) {
+        *pl = NULL;
+        entry_free(&l->entry);
+        free(l->user);
+        OPENSSL_cleanse(&l->keys, sizeof l->keys);
+        free(l);
+    }
+}
+
+void store_scram_drop(struct scram_login **l)
+{
+    if (*l && !(*l)->known) {
+        failures_add_left((*l)->store->failures, (*l)->client, span_str((*l)->user));
+    }
+    scram_free(l);
+}
+
+/* A client that has gone meanwhile has left an exchange like any other. */
 static void scram_end(struct scram_request *r, enum login_verdict v)
 {
     if (v != LOGIN_OK) {
-        store_scram_drop(&r->login);
+        scram_free(&r->login);
     }
     if (!r->op.cancelled) {
         r->done(r->op.arg, v, &r->login, r->login ? &r->login->keys : NULL);
@@ -85,32 +112,18 @@ static bool scram_same(const struct scram_keys *a, const struct scram_keys *b)
            memcmp(a->salt, b->salt, a->salt_n) == 0 && CRYPTO_memcmp(a->stored, b->stored, n) == 0;
 }
 
-/* --- GUARD ----------------------------------------------------------------------------------- */
+/* --- ENTRY ----------------------------------------------------------------------------------- */
 
-static void on_scram_guard(void *arg, bool too_many)
+static void scram_tell_keys(struct scram_request *r)
 {
-    struct scram_request *r = arg;
     struct scram_login *l = r->login;
-    if (too_many) {
-        scram_end(r, LOGIN_BLOCKED);
-    } else if (scram_keys_of(r->store, l->user, l->entry, l->keys.hash, &l->keys) == ERR_OK) {
+    if (scram_keys_of(r->store, l->user, l->entry, l->keys.hash, &l->keys) == ERR_OK) {
         scram_end(r, LOGIN_OK);
     } else {
         LOG(LOG_ERROR, "login.bad_keys", F_U64("mailbox", l->entry->mailbox_id));
         scram_end(r, LOGIN_FAULT);
     }
 }
-
-static void scram_guard(struct scram_request *r)
-{
-    if (r->login->client[0]) {
-        failures_ask(r->store->failures, r->login->client, on_scram_guard, r);
-    } else {
-        on_scram_guard(r, false);
-    }
-}
-
-/* --- ENTRY ----------------------------------------------------------------------------------- */
 
 static void on_scram_entry(void *arg, enum err e, struct entry **entry, bool from_database)
 {
@@ -122,7 +135,12 @@ static void on_scram_entry(void *arg, enum err e, struct entry **entry, bool fro
     r->login->entry = *entry;
     *entry = NULL;
     r->login->from_database = from_database;
-    scram_guard(r);
+    scram_tell_keys(r);
+}
+
+static void on_scram_lookup(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    on_scram_entry(arg, e == ERR_OK && n == 1 ? ERR_OK : ERR_TEMP, entries, true);
 }
 
 static void on_scram_no_utf8(struct task *t)
@@ -130,7 +148,33 @@ static void on_scram_no_utf8(struct task *t)
     struct scram_request *r = CONTAINER_OF(t, struct scram_request, task);
     r->login->entry = entry_new(ENTRY_NONE);
     r->login->from_database = true;
-    scram_guard(r);
+    scram_tell_keys(r);
+}
+
+static void scram_entry(struct scram_request *r)
+{
+    struct span user = span_str(r->login->user);
+    if (!span_utf8(user)) {
+        r->task.run = on_scram_no_utf8;
+        loop_post(r->store->loop, &r->task);
+    } else if (r->login->known) {
+        store_entry(r->store, user, on_scram_entry, r);
+    } else {
+        index_lookup(r->store->index, &user, 1, on_scram_lookup, r);
+    }
+}
+
+/* --- GUARD ----------------------------------------------------------------------------------- */
+
+static void on_scram_guard(void *arg, bool too_many, bool known)
+{
+    struct scram_request *r = arg;
+    r->login->known = known;
+    if (too_many || r->op.cancelled) {
+        scram_end(r, LOGIN_BLOCKED); /* nothing was done for it, so nothing is counted */
+    } else {
+        scram_entry(r);
+    }
 }
 
 struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
@@ -139,38 +183,26 @@ struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
     struct scram_login *l = NEW(struct scram_login);
     struct scram_request *r = NEW(struct scram_request);
     *r = (struct scram_request){ .op = { .arg = arg }, .store = s, .done = done, .login = l };
+    l->store = s;
     l->user = login_name(user);
     l->keys.hash = h;
     failures_client(s->failures, client, l->client);
-    if (span_utf8(span_str(l->user))) {
-        store_entry(s, span_str(l->user), true, on_scram_entry, r);
+    if (l->client[0]) {
+        failures_ask_pair(s->failures, l->client, span_str(l->user), on_scram_guard, r);
     } else {
-        r->task.run = on_scram_no_utf8;
-        loop_post(s->loop, &r->task);
+        l->known = true;
+        scram_entry(r);
     }
     return &r->op;
-}
-
-void store_scram_drop(struct scram_login **pl)
-{
-    struct scram_login *l = *pl;
-    if (l) {
-        *pl = NULL;
-        entry_free(&l->entry);
-        free(l->user);
-        OPENSSL_cleanse(&l->keys, sizeof l->keys);
-        free(l);
-    }
 }
 
 /* --- the end of the exchange ------------------------------------------------------------------ */
 
 /* The keys that the client was held against stay behind, for who still needs them. */
 static struct login_request *scram_become_login(struct store *s, struct scram_login *l,
-                                                struct span candidate, store_login_fn *done,
-                                                void *arg)
+                                                store_login_fn *done, void *arg)
 {
-    struct login_request *r = login_new(s, span_str(l->user), candidate, done, arg);
+    struct login_request *r = login_new(s, span_str(l->user), SPAN(""), done, arg);
     r->entry = l->entry;
     l->entry = NULL;
     r->from_database = l->from_database;
@@ -186,11 +218,29 @@ static void on_scram_proven(struct task *t)
 struct op *store_scram_login(struct store *s, struct scram_login **l, store_login_fn *done,
                              void *arg)
 {
-    struct login_request *r = scram_become_login(s, *l, SPAN(""), done, arg);
-    store_scram_drop(l);
+    struct login_request *r = scram_become_login(s, *l, done, arg);
+    if (r->client[0]) {
+        failures_know(s->failures, r->client, span_str(r->user));
+    }
+    scram_free(l);
     r->task.run = on_scram_proven;
     loop_post(s->loop, &r->task);
     return &r->op;
+}
+
+static void on_scram_counted(void *arg)
+{
+    login_end(arg, LOGIN_DENIED);
+}
+
+/* Also for a client that has gone. */
+static void scram_wrong(struct login_request *r)
+{
+    if (r->client[0]) {
+        failures_add_proof(r->store->failures, r->client, span_str(r->user), on_scram_counted, r);
+    } else {
+        login_end(r, LOGIN_DENIED);
+    }
 }
 
 /* The database is asked whether the proof was held against the right keys. */
@@ -234,7 +284,7 @@ static void on_scram_recheck(void *arg, enum err e, struct entry **entries, size
     if (!known) {
         login_end(r, LOGIN_FAULT);
     } else if (same) {
-        login_wrong(r);
+        scram_wrong(r);
     } else {
         scram_drop_entry(r);
     }
@@ -242,13 +292,13 @@ static void on_scram_recheck(void *arg, enum err e, struct entry **entries, size
 
 static void on_scram_wrong(struct task *t)
 {
-    login_wrong(CONTAINER_OF(t, struct login_request, task));
+    scram_wrong(CONTAINER_OF(t, struct login_request, task));
 }
 
-struct op *store_scram_wrong(struct store *s, struct scram_login **l, struct span candidate,
-                             store_login_fn *done, void *arg)
+struct op *store_scram_wrong(struct store *s, struct scram_login **l, store_login_fn *done,
+                             void *arg)
 {
-    struct login_request *r = scram_become_login(s, *l, candidate, done, arg);
+    struct login_request *r = scram_become_login(s, *l, done, arg);
     struct span user = span_str(r->user);
     if (r->from_database) {
         r->task.run = on_scram_wrong;
@@ -258,6 +308,6 @@ struct op *store_scram_wrong(struct store *s, struct scram_login **l, struct spa
         *c = (struct scram_recheck){ .request = r, .keys = (*l)->keys };
         index_lookup(s->index, &user, 1, on_scram_recheck, c);
     }
-    store_scram_drop(l);
+    scram_free(l);
     return &r->op;
 }

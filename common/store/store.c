@@ -185,7 +185,6 @@ struct lookup {
     struct store *store;
     store_lookup_fn *done;
     store_entry_fn *entry_done; /* in its place, of a login's look-up */
-    bool absent;                /* as store_entry has it */
     bool asked;                 /* the database */
     size_t pending;             /* cache reads */
     size_t n;
@@ -212,14 +211,12 @@ static void lookup_end(struct lookup *lk, enum err e)
 }
 
 /*
- * That an address does not exist is not cached, and not believed: a tombstone that could not be
- * written must not make a new account look unknown, because senders bounce. But for SCRAM, which
- * tells nobody before it has asked the database, and where a name that is not cached would be told
- * from one that is by the time of the first answer.
+ * That an address does not exist is not cached: a tombstone that could not be written must not make
+ * a new account look unknown, because senders bounce.
  */
 static void entry_to_cache(struct store *s, struct lookup_item *it)
 {
-    if (it->entry->kind == ENTRY_NONE && !it->lookup->absent) {
+    if (it->entry->kind == ENTRY_NONE) {
         return;
     }
     struct buf b;
@@ -271,8 +268,8 @@ static void on_lookup_cache(void *arg, const struct cache_reply *r)
     struct lookup_item *it = arg;
     if (!r->hit || entry_decode(r->value, &it->entry) != ERR_OK) {
         it->fill = r->fill;
-    } else if (it->entry->kind == ENTRY_NONE && !it->lookup->absent) {
-        entry_free(&it->entry); /* not filled either: what stands there is sound for others */
+    } else if (it->entry->kind == ENTRY_NONE) {
+        entry_free(&it->entry); /* nor believed */
     }
     if (--it->lookup->pending == 0) {
         lookup_database(it->lookup);
@@ -309,12 +306,10 @@ struct op *store_lookup(struct store *s, const struct span *addresses, size_t n,
     return &lk->op;
 }
 
-struct op *store_entry(struct store *s, struct span address, bool absent, store_entry_fn *done,
-                       void *arg)
+struct op *store_entry(struct store *s, struct span address, store_entry_fn *done, void *arg)
 {
     struct lookup *lk = lookup_new(s, 1, arg);
     lk->entry_done = done;
-    lk->absent = absent;
     lookup_begin(lk, &address);
     return &lk->op;
 }

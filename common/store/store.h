@@ -89,11 +89,10 @@ struct op *store_scram_login(struct store *s, struct scram_login **l, store_logi
 /*
  * The proof was wrong: it is counted, then DENIED. FAULT, and not counted, when the database has
  * other keys than those that the client was held against: the next try will see them.
- * candidate: what tells this guess from others (scram_verify).
  */
-struct op *store_scram_wrong(struct store *s, struct scram_login **l, struct span candidate,
-                             store_login_fn *done, void *arg);
-/* The client gave up. May be called with *l NULL. */
+struct op *store_scram_wrong(struct store *s, struct scram_login **l, store_login_fn *done,
+                             void *arg);
+/* The client left the exchange, which counts (failures.h). May be called with *l NULL. */
 void store_scram_drop(struct scram_login **l);
 
 /* --- leases ----------------------------------------------------------------------------------- */

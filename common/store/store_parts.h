@@ -48,14 +48,9 @@ static inline struct cache_key list_key(uint64_t mailbox_id)
     return (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = mailbox_id };
 }
 
-/*
- * What one address leads to, for a login: through the cache, and whether the database was asked.
- * absent: that there is no such address may come from the cache too, and is kept there; only for
- * who asks the database before it says so to anybody.
- */
+/* What one address leads to, for a login: through the cache, and whether the database was asked. */
 typedef void store_entry_fn(void *arg, enum err e, struct entry **entry, bool from_database);
-struct op *store_entry(struct store *s, struct span address, bool absent, store_entry_fn *done,
-                       void *arg);
+struct op *store_entry(struct store *s, struct span address, store_entry_fn *done, void *arg);
 
 /* The maildrop through the cache: a hit, or the database and a fill. As index_list. */
 struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg);

@@ -667,7 +667,22 @@ static void test_sessions(void **state)
     assert_null(free_one.lease);
 }
 
-static int kind_for_mail(struct store *s, const char *address);
+static void on_kind(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    assert_int_equal(e, ERR_OK);
+    assert_int_equal(n, 1);
+    *(int *)arg = (int)entries[0]->kind;
+}
+
+/* What a delivery is told about an address. */
+static int kind_for_mail(struct store *s, const char *address)
+{
+    int kind = -1;
+    struct span one = span_str(address);
+    store_lookup(s, &one, 1, on_kind, &kind);
+    WAIT_UNTIL(kind >= 0);
+    return kind;
+}
 
 /* A list that can't be had after the lease was taken: the mailbox is free for the next try. */
 static void test_fault_behind_the_lease(void **state)
@@ -814,7 +829,7 @@ static struct outcome go_on(struct store *s, struct exchange *x, const char *pas
     if (right) {
         store_scram_login(s, &x->login, on_login, &o);
     } else {
-        store_scram_wrong(s, &x->login, span_of(candidate, sizeof candidate), on_login, &o);
+        store_scram_wrong(s, &x->login, on_login, &o);
     }
     assert_null(x->login);
     assert_false(o.done);
@@ -898,25 +913,52 @@ static void test_scram_of_nobody(void **state)
     store_scram_drop(&r.login);
 }
 
-/* The work before the client's proof, and behind a wrong one, of whoever it is; first, again. */
+/* The work before a stranger's proof, and behind a wrong one, of whoever it is; first, again. */
 static void test_scram_failures_are_the_same_work(void **state)
 {
     (void)state;
-    struct account real = account_new(), away = account_new();
+    struct account real = account_new(), away = account_new(), cached = account_new();
     give_keys(&real, "right");
+    give_keys(&away, "right");
+    give_keys(&cached, "right");
     suspend(&away);
-    const char *users[] = { real.address, away.address, "nemo@x.org" };
+    assert_int_equal(scram(a, client_new(), cached.address, "right"), LOGIN_OK);
+    assert_int_equal(kind_for_mail(a, cached.address), ENTRY_MAILBOX);
+    const char *users[] = { real.address, away.address, cached.address, "nemo@x.org" };
     for (size_t i = 0; i < ARRAY_LEN(users); i++) {
         for (unsigned again = 0; again < 2; again++) {
-            struct client k = client_new();
             struct work before = work_now();
-            struct exchange x = begin(a, k, users[i]);
-            assert_work(work_since(before), 1, !again, 0);
+            struct exchange x = begin(a, client_new(), users[i]);
+            assert_work(work_since(before), 0, 1, 0);
             before = work_now();
             assert_int_equal(go_on(a, &x, "wrong").verdict, LOGIN_DENIED);
-            assert_work(work_since(before), 1, again, 0); /* the read is settle's */
+            assert_work(work_since(before), 1, 0, 0); /* the read is settle's */
         }
     }
+}
+
+/* A poll: address, list; no database, whoever else fails behind the same address. */
+static void test_scram_remembered(void **state)
+{
+    (void)state;
+    struct account c = account_new(), victim = account_new();
+    struct client k = client_new();
+    give_keys(&c, "right");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(scram(a, k, c.address, "right"), LOGIN_OK);
+    }
+    fail_often(k, victim.address, MAX_FAILURES);
+    struct work before = work_now();
+    assert_int_equal(scram(b, k, c.address, "right"), LOGIN_OK);
+    assert_work(work_since(before), 3, 0, 0); /* one is settle's */
+    assert_int_equal(scram(a, client_new(), c.address, "right"), LOGIN_OK);
+    assert_int_equal(scram(a, k, victim.address, "right"), LOGIN_BLOCKED);
+    /* but guesses at it are counted */
+    for (int i = 0; i < MAX_FAILURES; i++) {
+        assert_int_equal(scram(i % 2 ? a : b, k, c.address, "wrong"), LOGIN_DENIED);
+    }
+    assert_int_equal(scram(a, k, c.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(scram(a, client_new(), c.address, "right"), LOGIN_OK);
 }
 
 /* A proof is never the same twice: each counts, and the next exchange does not begin. */
@@ -930,9 +972,83 @@ static void test_scram_is_guarded(void **state)
         assert_int_equal(scram(i % 2 ? a : b, k, i ? c.address : "nobody@x.org", "wrong"),
                          LOGIN_DENIED);
     }
+    struct work before = work_now();
     assert_int_equal(scram(a, k, c.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(scram(a, k, "nobody@x.org", "right"), LOGIN_BLOCKED);
+    assert_work(work_since(before), 0, 0, 0);
     assert_int_equal(login(a, k, c.address, "right"), LOGIN_BLOCKED);
     assert_int_equal(scram(a, client_new(), c.address, "right"), LOGIN_OK);
+}
+
+/* An old password blocks who has it, and not who is behind the same address. */
+static void test_scram_with_an_old_password(void **state)
+{
+    (void)state;
+    struct account stale = account_new(), other = account_new();
+    struct client k = client_new();
+    uint64_t most = 2 * FAILURES_OF_A_PAIR;
+    give_keys(&stale, "right");
+    give_keys(&other, "right");
+    failures_change(a->failures, a->exempt, most, HOUR_MS);
+    for (uint64_t i = 0; i < most; i++) {
+        assert_int_equal(scram(a, k, stale.address, "old"), LOGIN_DENIED);
+    }
+    assert_int_equal(scram(a, k, stale.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(login(a, k, account_new().address, "right"), LOGIN_OK);
+    assert_int_equal(scram(a, k, other.address, "right"), LOGIN_OK);
+    for (int i = 0; i < FAILURES_OF_A_PAIR; i++) {
+        assert_int_equal(scram(a, k, other.address, "wrong"), LOGIN_DENIED);
+    }
+    assert_int_equal(scram(a, k, account_new().address, "right"), LOGIN_BLOCKED);
+    failures_change(a->failures, a->exempt, MAX_FAILURES, config->auth_failure_window);
+}
+
+static void leave_exchange(struct client k, const char *user)
+{
+    struct exchange x = begin(a, k, user);
+    assert_int_equal(x.verdict, LOGIN_OK);
+    store_scram_drop(&x.login);
+    settle(a);
+}
+
+/* Each of another user. */
+static void leave_exchanges(struct client k, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        char user[32];
+        snprintf(user, sizeof user, "left%u@x.org", i);
+        leave_exchange(k, user);
+    }
+}
+
+/* Exchanges that are begun and left cost us a query each: of other users each counts. */
+static void test_scram_that_is_left(void **state)
+{
+    (void)state;
+    struct account c = account_new();
+    struct client k = client_new(), owner = client_new();
+    give_keys(&c, "right");
+    for (unsigned i = 0; i < 2 * MAX_FAILURES; i++) {
+        leave_exchange(k, "nobody@x.org");
+    }
+    leave_exchanges(k, MAX_FAILURES - 1);
+    WAIT_UNTIL(scram(a, k, c.address, "right") == LOGIN_BLOCKED);
+    uint64_t queries = count(STAT_db_queries);
+    assert_int_equal(begin(a, k, "left1000@x.org").verdict, LOGIN_BLOCKED);
+    assert_int_equal(count(STAT_db_queries), queries);
+    assert_int_equal(scram(a, owner, c.address, "right"), LOGIN_OK);
+    leave_exchange(owner, c.address); /* of one who was in it is none */
+    leave_exchanges(owner, MAX_FAILURES - 1);
+    assert_int_equal(login(a, owner, account_new().address, "right"), LOGIN_OK);
+    leave_exchanges(client_exempt(), 2 * MAX_FAILURES);
+    assert_int_equal(login(a, client_exempt(), c.address, "right"), LOGIN_OK);
+}
+
+static void forget_everything(void)
+{
+    uint64_t next = cache_epoch(a->cache) + 1;
+    cache_set_epoch(a->cache, next);
+    cache_set_epoch(b->cache, next);
 }
 
 /* Other keys than the cached ones: a fault, not a wrong password, and the next try is right. */
@@ -943,54 +1059,35 @@ static void test_scram_keys_changed(void **state)
     struct client k = client_new();
     give_keys(&c, "right");
     for (int i = 0; i < MAX_FAILURES + 1; i++) {
-        assert_int_equal(scram(a, k, c.address, i % 2 ? "other" : "right"), LOGIN_OK);
+        for (int known = 0; known < 2; known++) { /* cached behind the second */
+            assert_int_equal(scram(a, k, c.address, i % 2 ? "other" : "right"), LOGIN_OK);
+        }
         give_keys(&c, i % 2 ? "right" : "other");
         assert_int_equal(scram(a, k, c.address, i % 2 ? "right" : "other"), LOGIN_FAULT);
         assert_int_equal(scram(b, k, c.address, i % 2 ? "right" : "other"), LOGIN_OK);
-        uint64_t next = cache_epoch(a->cache) + 1; /* out of the tombstone */
-        cache_set_epoch(a->cache, next);
-        cache_set_epoch(b->cache, next);
+        forget_everything(); /* the tombstone too */
     }
 }
 
-static void on_kind(void *arg, enum err e, struct entry **entries, size_t n)
-{
-    assert_int_equal(e, ERR_OK);
-    assert_int_equal(n, 1);
-    *(int *)arg = (int)entries[0]->kind;
-}
-
-/* What a delivery is told about an address. */
-static int kind_for_mail(struct store *s, const char *address)
-{
-    int kind = -1;
-    struct span one = span_str(address);
-    store_lookup(s, &one, 1, on_kind, &kind);
-    WAIT_UNTIL(kind >= 0);
-    return kind;
-}
-
-/* That there is nobody is remembered for SCRAM, and believed by nobody else. */
+/* That there is nobody is remembered nowhere. */
 static void test_account_made_after_its_name_was_tried(void **state)
 {
     (void)state;
-    struct client k = client_new();
+    struct client k = client_new(), exempt = client_exempt();
     char name[32];
     snprintf(name, sizeof name, "user%u@x.org", 1000 + accounts);
     assert_int_equal(scram(a, client_new(), name, "right"), LOGIN_DENIED);
-    struct exchange x = begin(a, k, name);
+    assert_int_equal(scram(a, exempt, name, "right"), LOGIN_DENIED);
     struct work before = work_now();
-    struct exchange y = begin(b, k, name);
-    assert_int_equal(work_since(before).queries, 0);
-    store_scram_drop(&y.login);
+    assert_int_equal(scram(a, exempt, name, "right"), LOGIN_DENIED);
+    assert_int_equal(work_since(before).queries, 1);
     struct account c = account_new();
     assert_string_equal(c.address, name);
+    give_keys(&c, "right");
+    assert_int_equal(scram(b, k, name, "right"), LOGIN_OK);
     assert_int_equal(kind_for_mail(a, name), ENTRY_MAILBOX);
     assert_int_equal(login(a, k, name, "right"), LOGIN_OK);
     assert_int_equal(prove(a, k, LOGIN_CERTIFICATE, name, ""), LOGIN_OK);
-    give_keys(&c, "right");
-    assert_int_equal(go_on(a, &x, "right").verdict, LOGIN_FAULT);
-    assert_int_equal(scram(b, k, name, "right"), LOGIN_OK);
 }
 
 static void test_scram_bad_keys(void **state)
@@ -1126,7 +1223,10 @@ int main(void)
         TEST(test_scram),
         TEST(test_scram_of_nobody),
         TEST(test_scram_failures_are_the_same_work),
+        TEST(test_scram_remembered),
         TEST(test_scram_is_guarded),
+        TEST(test_scram_with_an_old_password),
+        TEST(test_scram_that_is_left),
         TEST(test_scram_keys_changed),
         TEST(test_account_made_after_its_name_was_tried),
         TEST(test_scram_bad_keys),

@@ -1,7 +1,9 @@
 /*
- * enroll: SCRAM keys for accounts that came with a crypt(3) hash alone.
+ * enroll: SCRAM keys for accounts that came with a crypt(3) hash alone, and new ones where others
+ * were made with another number of iterations than auth.scram_iterations says: false keys have that
+ * number, so an account that keeps another one is told from nobody's.
  *
- *   DERIVE -> tombstone -> the database, if the hash is still the same -> tombstone
+ *   DERIVE -> tombstone -> the database, if hash and keys are still the same -> tombstone
  *
  * Keys can only be made of a password, and only a login shows one. It is done behind the login's
  * back and only while the threads that verify passwords have time: nobody waits for it, and what
@@ -9,6 +11,7 @@
  *
  * A request owns itself. The password is password.c's copy, wiped there.
  */
+#include <openssl/crypto.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -20,6 +23,7 @@ struct enroll {
     char *user; /* canonical */
     uint64_t mailbox_id;
     char *hash; /* that the password was right for */
+    char *old;  /* the keys that the new ones are made from; they may be out of the cache */
     char scram[ENTRY_SCRAM_MAX + 1];
 };
 
@@ -27,6 +31,7 @@ static void enroll_free(struct enroll *n)
 {
     free(n->user);
     free(n->hash);
+    free(n->old);
     free(n);
 }
 
@@ -59,12 +64,13 @@ static void on_enroll_dropped(void *arg, enum err e)
 {
     struct enroll *n = arg;
     (void)e;
-    index_enroll(n->store->index, n->mailbox_id, n->hash, span_str(n->scram), on_enrolled, n);
+    index_enroll(n->store->index, n->mailbox_id, n->hash, span_str(n->old), span_str(n->scram),
+                 on_enrolled, n);
 }
 
 /* --- DERIVE ---------------------------------------------------------------------------------- */
 
-/* Behind the keys of other hashes that are there; false when there is no room. */
+/* Behind the keys that stay; false when there is no room. */
 static bool enroll_add(struct enroll *n, struct span keys)
 {
     size_t at = strlen(n->scram);
@@ -91,9 +97,16 @@ static void on_enroll_derived(void *arg, enum err e, struct span keys)
 
 /* --- who needs keys -------------------------------------------------------------------------- */
 
+static bool enroll_wants(const struct store *s, enum scram_hash h, enum err e,
+                         const struct scram_keys *k)
+{
+    return (h != SCRAM_SHA_1 || s->rules.enroll_sha1) &&
+           (e == ERR_NOTFOUND || k->iterations != s->rules.scram_iterations);
+}
+
 /* Keys that can't be read are an operator's to look at: nothing is put over them. */
-static size_t enroll_missing(const struct store *s, const struct entry *e,
-                             enum scram_hash out[SCRAM_HASHES])
+static size_t enroll_wanted(const struct store *s, const struct entry *e,
+                            enum scram_hash out[SCRAM_HASHES])
 {
     static const enum scram_hash all[SCRAM_HASHES] = { SCRAM_SHA_256, SCRAM_SHA_1 };
     struct scram_keys k;
@@ -101,19 +114,45 @@ static size_t enroll_missing(const struct store *s, const struct entry *e,
     for (size_t i = 0; i < SCRAM_HASHES; i++) {
         enum err err = scram_parse(span_str(e->scram), all[i], &k);
         if (err == ERR_CORRUPT) {
-            return 0;
+            n = 0;
+            break;
         }
-        if (err == ERR_NOTFOUND && (all[i] != SCRAM_SHA_1 || s->rules.enroll_sha1)) {
+        if (enroll_wants(s, all[i], err, &k)) {
             out[n++] = all[i];
         }
     }
+    OPENSSL_cleanse(&k, sizeof k);
     return n;
+}
+
+static bool enroll_is_of(struct span word, const enum scram_hash *hashes, size_t n)
+{
+    struct scram_keys k;
+    bool found = false;
+    for (size_t i = 0; i < n && !found; i++) {
+        found = scram_parse(word, hashes[i], &k) == ERR_OK;
+    }
+    OPENSSL_cleanse(&k, sizeof k);
+    return found;
+}
+
+/* What is there, but for the keys that will be made. */
+static void enroll_keep(struct enroll *n, const enum scram_hash *made, size_t count)
+{
+    struct span rest = span_str(n->old);
+    while (rest.n > 0) {
+        struct span word = span_first(rest, span_find(rest, ' '));
+        if (!enroll_is_of(word, made, count)) {
+            CHECK(enroll_add(n, word));
+        }
+        rest = span_skip(rest, word.n + 1);
+    }
 }
 
 void login_enroll(struct store *s, const char *user, const struct entry *e, struct span password)
 {
-    enum scram_hash missing[SCRAM_HASHES];
-    size_t count = s->rules.enroll ? enroll_missing(s, e, missing) : 0;
+    enum scram_hash wanted[SCRAM_HASHES];
+    size_t count = s->rules.enroll ? enroll_wanted(s, e, wanted) : 0;
     if (count == 0) {
         return;
     }
@@ -121,9 +160,10 @@ void login_enroll(struct store *s, const char *user, const struct entry *e, stru
     *n = (struct enroll){ .store = s,
                           .user = mem_strdup(user),
                           .mailbox_id = e->mailbox_id,
-                          .hash = mem_strdup(e->hash) };
-    memcpy(n->scram, e->scram, sizeof n->scram);
-    if (!password_derive(s->password, password, missing, count, s->rules.scram_iterations,
+                          .hash = mem_strdup(e->hash),
+                          .old = mem_strdup(e->scram) };
+    enroll_keep(n, wanted, count);
+    if (!password_derive(s->password, password, wanted, count, s->rules.scram_iterations,
                          on_enroll_derived, n)) {
         enroll_free(n);
     }

@@ -282,17 +282,18 @@ struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n
     return call_submit(ix, c, PG_READ, b, on_lookup);
 }
 
-struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span scram,
-                        index_done_fn *done, void *arg)
+struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span old,
+                        struct span scram, index_done_fn *done, void *arg)
 {
     CHECK(scram.n <= ENTRY_SCRAM_MAX);
     struct call *c = call_new("enroll", arg);
     struct pg_batch *b = pg_batch_new();
     c->done.done = done;
     c->mailbox_id = mailbox_id;
-    pg_stmt(b, "SELECT enroll($1, $2, $3)");
+    pg_stmt(b, "SELECT enroll($1, $2, $3, $4)");
     add_mailbox(b, mailbox_id);
     pg_text(b, span_str(hash));
+    pg_text(b, old);
     pg_text(b, scram);
     return call_submit(ix, c, PG_WRITE, b, on_changed);
 }

@@ -35,13 +35,13 @@ struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n
                         index_lookup_fn *done, void *arg);
 
 /*
- * Gives an account SCRAM keys, in the place of any that it has, if its hash is still this one: keys
- * are of the password that made it. NOTFOUND: it is not, or the account is gone. scram as in an
- * entry, at most ENTRY_SCRAM_MAX octets.
+ * Gives an account SCRAM keys in the place of the old ones, if its hash is still this one, as keys
+ * are of the password that made it, and nobody has set others. NOTFOUND: it is not so, or the
+ * account is gone. old and scram as in an entry, at most ENTRY_SCRAM_MAX octets.
  */
 typedef void index_done_fn(void *arg, enum err e);
-struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span scram,
-                        index_done_fn *done, void *arg);
+struct op *index_enroll(struct index *ix, uint64_t mailbox_id, const char *hash, struct span old,
+                        struct span scram, index_done_fn *done, void *arg);
 
 /* The maildrop, version and pointers in one snapshot; NOTFOUND: no such mailbox. *m is the
  * callee's if it nulls it. */

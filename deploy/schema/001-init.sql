@@ -218,13 +218,16 @@ BEGIN
     RETURN NEXT;
 END $$;
 
--- Gives an account SCRAM keys of the password that made this hash. Another hash is another password:
--- its keys are not these.
-CREATE FUNCTION enroll(box bigint, password text, keys text) RETURNS void LANGUAGE plpgsql AS $$
+-- Gives an account SCRAM keys of the password that made this hash, in place of those that the caller
+-- saw. Another hash is another password: its keys are not these. Other keys were set meanwhile.
+CREATE FUNCTION enroll(box bigint, password text, old text, keys text)
+RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE account c SET scram = keys WHERE c.mailbox_id = box AND c.hash = password;
+    UPDATE account c SET scram = keys
+    WHERE c.mailbox_id = box AND c.hash = password AND c.scram = old;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'mailbox % has no account with this hash', box USING ERRCODE = 'MF002';
+        RAISE EXCEPTION 'mailbox % has no account with this hash and keys', box
+            USING ERRCODE = 'MF002';
     END IF;
 END $$;
 

@@ -965,28 +965,32 @@ static void test_lookup(void **state)
     assert_int_equal(wait_for(&c), ERR_TEMP);
 }
 
-static enum err enroll(uint64_t mailbox_id, const char *hash, const char *scram)
+static enum err enroll(uint64_t mailbox_id, const char *hash, const char *old, const char *scram)
 {
     struct answer a = { 0 };
-    index_enroll(ix, mailbox_id, hash, span_str(scram), on_done, &a);
+    index_enroll(ix, mailbox_id, hash, span_str(old), span_str(scram), on_done, &a);
     return wait_for(&a);
 }
 
-/* Keys of a password that was changed meanwhile would let the old one in again. */
+/* Keys of a password that was changed meanwhile would let the old one in again; keys that were set
+ * meanwhile stay. */
 static void test_enroll(void **state)
 {
     (void)state;
     postgres_sql(server, "INSERT INTO account (mailbox_id, addr, hash)"
                          " VALUES (7, 'a@x.org', '$y$hash'), (8, 'b@x.org', '$y$hash')");
-    assert_int_equal(enroll(7, "$y$hash", "SCRAM-SHA-256$one"), ERR_OK);
-    assert_int_equal(enroll(7, "$y$other", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
-    assert_int_equal(enroll(999, "$y$hash", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
+    const char *one = "SCRAM-SHA-256$one", *two = "SCRAM-SHA-256$two";
+    assert_int_equal(enroll(7, "$y$hash", "", one), ERR_OK);
+    assert_int_equal(enroll(7, "$y$hash", "", two), ERR_NOTFOUND);
+    assert_int_equal(enroll(7, "$y$other", one, two), ERR_NOTFOUND);
+    assert_int_equal(enroll(999, "$y$hash", "", two), ERR_NOTFOUND);
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM account"
                                           " WHERE scram = CASE mailbox_id WHEN 7"
                                           "       THEN 'SCRAM-SHA-256$one' ELSE '' END"),
                      2);
     postgres_sql(server, "UPDATE account SET hash = '' WHERE mailbox_id = 8");
-    assert_int_equal(enroll(8, "$y$hash", "SCRAM-SHA-256$two"), ERR_NOTFOUND);
+    assert_int_equal(enroll(8, "$y$hash", "", two), ERR_NOTFOUND);
+    assert_int_equal(enroll(7, "$y$hash", one, two), ERR_OK);
 }
 
 static void test_volumes(void **state)

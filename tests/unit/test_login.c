@@ -1151,6 +1151,45 @@ static void test_enroll_sha1(void **state)
                      2);
 }
 
+static int has_keys(const struct account *c, const char *like)
+{
+    return postgres_sql(server,
+                        "SELECT count(*) FROM account WHERE scram LIKE '%s'"
+                        " AND mailbox_id = %u",
+                        like, (unsigned)c->id) == 1;
+}
+
+/* Keys of another number of iterations than false ones have are made again; what stays stays. */
+static void test_enroll_with_other_iterations(void **state)
+{
+    (void)state;
+    struct account c = account_new(), d = account_new();
+    uint64_t enrolled = count(STAT_scram_enrolled);
+    give_keys(&c, "right");
+    a->rules.enroll = a->rules.enroll_sha1 = true;
+    assert_int_equal(login(a, client_new(), d.address, "right"), LOGIN_OK);
+    WAIT_UNTIL(count(STAT_scram_enrolled) == enrolled + 1);
+    a->rules.enroll_sha1 = false;
+    a->rules.scram_iterations = b->rules.scram_iterations = 5000;
+    forget_everything();
+    assert_int_equal(login(a, client_new(), c.address, "right"), LOGIN_OK);
+    assert_int_equal(login(a, client_new(), d.address, "right"), LOGIN_OK);
+    WAIT_UNTIL(count(STAT_scram_enrolled) == enrolled + 3);
+    assert_true(has_keys(&c, "SCRAM-SHA-256$5000:%") && !has_keys(&c, "% %"));
+    assert_true(has_keys(&d, "SCRAM-SHA-1$4096:% SCRAM-SHA-256$5000:%"));
+    struct exchange real = begin(b, client_exempt(), c.address);
+    struct exchange nobody = begin(b, client_exempt(), "nobody@x.org");
+    assert_int_equal(real.keys.iterations, nobody.keys.iterations);
+    assert_int_equal(go_on(b, &real, "right").verdict, LOGIN_OK);
+    store_scram_drop(&nobody.login);
+    forget_everything();
+    assert_int_equal(login(a, client_new(), c.address, "right"), LOGIN_OK); /* they are right now */
+    give_keys(&d, "right");
+    forget_everything();
+    assert_int_equal(login(a, client_new(), d.address, "right"), LOGIN_OK);
+    WAIT_UNTIL(count(STAT_scram_enrolled) == enrolled + 4);
+}
+
 /* --- without a part -------------------------------------------------------------------------- */
 
 /* No counting, no lease, no delay, and no harm. */
@@ -1232,6 +1271,7 @@ int main(void)
         TEST(test_scram_bad_keys),
         TEST(test_enroll),
         TEST(test_enroll_sha1),
+        TEST(test_enroll_with_other_iterations),
         TEST(test_cache_down),
         TEST(test_database_down),
     };

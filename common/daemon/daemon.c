@@ -415,28 +415,34 @@ static void on_term(uv_signal_t *sig, int signum)
     }
 }
 
-/* What belongs to sockets and processes, or to what a worker's store has open. */
+static bool names(const char *const *words, size_t n, const char *word)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(words[i], word) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * What belongs to sockets and processes, or to what a worker has open. Of auth that is the pool of
+ * threads (store_reload takes the rest), of limits the networks that clients are counted by.
+ */
 static bool needs_restart(const struct config_doc *d)
 {
-    static const char *const sections[] = { "database", "cache",     "spool", "auth",
-                                            "oauth",    "blocklist", "dns" };
-    static const char *const node[] = { "name", "user", "workers", "fleet_key_file", "sandbox" };
-    for (size_t i = 0; i < ARRAY_LEN(sections); i++) {
-        if (strcmp(d->section, sections[i]) == 0) {
-            return true;
-        }
-    }
-    for (size_t i = 0; i < ARRAY_LEN(node); i++) {
-        if (strcmp(d->section, "node") == 0 && strcmp(d->key, node[i]) == 0) {
-            return true;
-        }
-    }
-    /* The networks that clients are counted by; exempt is not among them. */
-    if (strcmp(d->section, "limits") == 0 && strncmp(d->key, "ipv", 3) == 0) {
-        return true;
-    }
-    return strstr(d->key, "listen") || strcmp(d->key, "health") == 0 ||
-           strcmp(d->key, "milters") == 0;
+    static const char *const sections[] = { "database",  "cache", "spool", "oauth",
+                                            "blocklist", "dns",   "filter" };
+    static const char *const settings[] = {
+        "node.name",           "node.user",           "node.workers",        "node.fleet_key_file",
+        "node.sandbox",        "auth.threads",        "auth.queue",          "auth.scheme",
+        "limits.ipv4_network", "limits.ipv6_address", "limits.ipv6_network", "filter.milters"
+    };
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", d->section, d->key);
+    return names(sections, ARRAY_LEN(sections), d->section) ||
+           names(settings, ARRAY_LEN(settings), name) || strstr(d->key, "listen") ||
+           strcmp(d->key, "health") == 0;
 }
 
 /* Against what the daemon was started with: a change stays undone until the next start. */

@@ -256,6 +256,9 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
         listener_set_proxy(p->sockets[i].listener, networks, trusts_tls(c));
     }
     use_tls(p, t);
+    if (w->store) {
+        store_reload(w->store, c);
+    }
     netset_free(&p->networks);
     p->networks = networks;
     p->configs = mem_grow(p->configs, p->config_count + 1, sizeof(struct config *));

@@ -109,6 +109,16 @@ static void close_login(struct store *s)
     netset_free(&s->exempt);
 }
 
+void store_reload(struct store *s, const struct config *c)
+{
+    struct netset *old = s->exempt;
+    const char *bad;
+    CHECK(netset_parse(&c->limits_exempt, &s->exempt, &bad) == ERR_OK);
+    failures_change(s->failures, s->exempt, c->auth_max_failures, c->auth_failure_window);
+    netset_free(&old);
+    s->rules = rules_of(c);
+}
+
 struct fleet store_fleet(const struct store *s)
 {
     return s->fleet;

@@ -318,9 +318,13 @@ class Daemon(unittest.TestCase):
         self.start()
         self.settings["database"]["timeout"] = "4s"
         self.settings["pop3"]["listen"] = f"{HOST}:{free_port()}"
+        self.settings["pop3"]["login_delay"] = "1m"
+        self.settings["auth"] = {"mechanisms": "PLAIN", "max_failures": "7", "threads": "3"}
+        self.settings["limits"] = {"exempt": "192.0.2.1/32", "ipv6_address": "56"}
         self.reload("worker.reloaded", 2)
-        self.assertEqual(self.log_count("config.needs_restart"), 2)
-        for setting in ("database.timeout", "pop3.listen"):
+        settings = "database.timeout", "pop3.listen", "auth.threads", "limits.ipv6_address"
+        self.assertEqual(self.log_count("config.needs_restart"), len(settings))
+        for setting in settings:
             self.assertEqual(self.log_count("config.needs_restart", setting), 1)
         self.assertTrue(self.greeting().startswith(b"+OK"))
 

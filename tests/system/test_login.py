@@ -6,6 +6,8 @@ itself are loopback and exempt.
 """
 
 import itertools
+import os
+import signal
 
 import harness
 from mail import Pop3
@@ -220,6 +222,31 @@ class DelayTest(LoginCase):
         self.assertEqual(self.metric("pop3_login_delayed_total"), delayed + 1)
         self.told("AUTH", client, account, "wrong")  # a stranger is not told
         self.told(None, client, other)
+
+    def reload(self, node, settings):
+        self.fleet.node_settings[node.name] = settings
+        node.prepare()
+        reloads = node.log.read_text().count(" worker.reloaded ")
+        os.kill(node.pids()[0], signal.SIGHUP)
+        self.eventually(20, lambda: self.assertGreater(
+            node.log.read_text().count(" worker.reloaded "), reloads))
+
+    def test_a_reload_changes_what_is_announced_and_what_holds(self):
+        client, node = self.client(), self.fleet.front_ends[0]
+        settings = {"pop3.login_delay": "2h", "pop3.login_burst": 1, "auth.max_failures": 1}
+        self.addCleanup(self.reload, node, {})
+        for change, burst, delay in ({}, 2, 3600), (settings, 1, 7200):
+            with self.subTest(delay=delay):
+                account = self.someone()
+                self.reload(node, change)
+                with self.connect(client) as pop3:
+                    self.assertIn(b"LOGIN-DELAY %d" % delay, pop3.multi("CAPA"))
+                    pop3.quit()
+                for _ in range(burst):
+                    self.told(None, client, account)
+                self.told("LOGIN-DELAY", client, account)
+        self.told("AUTH", client, account, "wrong")
+        self.told("SYS/TEMP", client, self.someone())
 
     def test_without_memcached_there_is_no_delay(self):
         account, client = self.someone(), self.client()

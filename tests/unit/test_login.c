@@ -15,6 +15,7 @@
 
 #include "base/stats.h"
 #include "memcached_fixture.h"
+#include "net/throttle.h"
 #include "postgres.h"
 #include "store/login_parts.h"
 
@@ -1190,6 +1191,43 @@ static void test_enroll_with_other_iterations(void **state)
     WAIT_UNTIL(count(STAT_scram_enrolled) == enrolled + 4);
 }
 
+/* --- a reload -------------------------------------------------------------------------------- */
+
+static void test_reload(void **state)
+{
+    (void)state;
+    struct account c = account_new(), d = account_new();
+    struct client k = client_new(), gateway = client_new();
+    char text[NETADDR_TEXT];
+    const char *one[] = { text };
+    struct config changed = *config;
+    throttle_client((struct sockaddr *)&gateway.address, 64, text);
+    changed.pop3_login_delay = HOUR_MS;
+    changed.pop3_login_burst = 1;
+    changed.pop3_lock = POP3_LOCK_NONE;
+    changed.pop3_account_sessions = 1;
+    changed.auth_max_failures = 1;
+    changed.auth_scram_iterations = 6000;
+    changed.limits_exempt = (struct config_list){ .v = one, .n = 1 };
+    store_reload(a, &changed);
+    struct outcome in = claim(a, k, LOGIN_PASSWORD, c.address, "right");
+    assert_int_equal(in.verdict, LOGIN_OK);
+    assert_int_equal(login(a, k, c.address, "right"), LOGIN_DELAYED);
+    changed.pop3_login_delay = 0;
+    store_reload(a, &changed);
+    assert_int_equal(login(a, k, c.address, "right"), LOGIN_SESSIONS);
+    leave(a, &in.lease);
+    struct exchange nobody = begin(a, client_new(), "nobody@x.org");
+    assert_int_equal(nobody.keys.iterations, 6000);
+    store_scram_drop(&nobody.login);
+    fail_often(k, d.address, 1);
+    assert_int_equal(login(a, k, d.address, "right"), LOGIN_BLOCKED);
+    fail_often(gateway, d.address, 1);
+    assert_int_equal(login(a, gateway, d.address, "right"), LOGIN_OK);
+    store_reload(a, config);
+    assert_int_equal(login(a, k, account_new().address, "right"), LOGIN_OK);
+}
+
 /* --- without a part -------------------------------------------------------------------------- */
 
 /* No counting, no lease, no delay, and no harm. */
@@ -1251,6 +1289,7 @@ int main(void)
         TEST(test_a_client_that_goes_is_counted),
         TEST(test_a_client_that_goes_takes_nothing),
         TEST(test_overload),
+        TEST(test_reload),
         TEST(test_delayed),
         TEST(test_delay_before_lease),
         TEST(test_in_use),

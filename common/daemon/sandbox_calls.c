@@ -84,6 +84,9 @@ static const int allowed[] = {
     CALL(fadvise64),
     CALL(fallocate),
     CALL(umask),
+    CALL(inotify_init1),
+    CALL(inotify_add_watch),
+    CALL(inotify_rm_watch),
     /* the network; of which kinds, see below */
     CALL(connect),
     CALL(accept),

@@ -10,6 +10,7 @@
  */
 #include "daemon/sandbox.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -21,11 +22,11 @@
 #include "base/path.h"
 #include "daemon/landlock.h"
 #include "daemon/sandbox_calls.h"
+#include "net/tls.h"
 #include "store/pg_files.h"
 
-#define PLACES_MAX 64
-#define READ       (LANDLOCK_READ_FILES | LANDLOCK_LIST)
-#define KEEP       (READ | LANDLOCK_WRITE_FILES | LANDLOCK_MAKE)
+#define READ (LANDLOCK_READ_FILES | LANDLOCK_LIST)
+#define KEEP (READ | LANDLOCK_WRITE_FILES | LANDLOCK_MAKE)
 
 /* --- what libraries need ---------------------------------------------------------------------- */
 
@@ -36,7 +37,7 @@ struct system_path {
 
 /* Those that are not there are nobody's need. */
 static const struct system_path system_paths[] = {
-    { "/etc", LANDLOCK_READ_FILES }, /* resolver, hosts, users, certificates, Kerberos */
+    { "/etc", READ }, /* resolver, hosts, users, certificates, Kerberos and its folders of parts */
     { "/run/systemd/resolve", LANDLOCK_READ_FILES },
     { "/run/resolvconf", LANDLOCK_READ_FILES },
     { "/run/NetworkManager", LANDLOCK_READ_FILES },
@@ -58,9 +59,13 @@ static const struct system_path system_paths[] = {
 
 /* --- what the configuration names ------------------------------------------------------------- */
 
+struct place {
+    char *path;
+    const char *setting; /* NULL: no reload reads it */
+};
+
 struct places {
-    char *v[PLACES_MAX];
-    const char *setting[PLACES_MAX];
+    struct place *v;
     size_t n;
     const char *adding; /* the setting whose places are being added; NULL: no reload reads them */
 };
@@ -68,9 +73,8 @@ struct places {
 /* Takes path. */
 static void add_place(struct places *p, char *path)
 {
-    CHECK(p->n < PLACES_MAX);
-    p->setting[p->n] = p->adding;
-    p->v[p->n++] = path;
+    p->v = mem_grow(p->v, p->n + 1, sizeof *p->v);
+    p->v[p->n++] = (struct place){ path, p->adding };
 }
 
 /* Of a file in the root directory the file itself: its folder would be everything. */
@@ -109,6 +113,42 @@ static void add_folder(struct places *p, const char *folder)
     }
 }
 
+/* Takes the path of a file. One folder after the other is the same when all links lead there. */
+static void add_target(struct places *p, char *file)
+{
+    char *folder = folder_of(file);
+    if (path_lies_in(folder, p->v[p->n - 1].path)) {
+        free(folder);
+    } else {
+        add_place(p, folder);
+    }
+    free(file);
+}
+
+/* A folder of NAME.pem, and those that links in it lead to: clients of ACME have one for each name.
+ * Below /etc all can be read anyway. */
+static void add_certificates(struct places *p, const char *folder)
+{
+    const struct dirent *e;
+    DIR *d = *folder ? opendir(folder) : NULL;
+    add_folder(p, folder);
+    while (d && (e = readdir(d))) {
+        char file[PATH_MAX], *real = NULL;
+        if (tls_is_pem(e->d_name) &&
+            (size_t)snprintf(file, sizeof file, "%s/%s", folder, e->d_name) < sizeof file) {
+            real = realpath(file, NULL);
+        }
+        if (real && !path_lies_in(real, "/etc")) {
+            add_target(p, real);
+        } else {
+            free(real);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+}
+
 /* In a home directory there is more than what libpq reads: exactly that, then. */
 static void on_pg_file(void *arg, const char *path)
 {
@@ -134,7 +174,7 @@ static void list_places(struct places *p, const struct config *c, const char *co
         add_file(p, files[i].file);
     }
     p->adding = "tls.directory";
-    add_folder(p, c->tls_directory);
+    add_certificates(p, c->tls_directory);
     p->adding = NULL;
     pg_files(c->database_url, on_pg_file, p);
 }
@@ -142,8 +182,9 @@ static void list_places(struct places *p, const struct config *c, const char *co
 static void free_places(struct places *p)
 {
     for (size_t i = 0; i < p->n; i++) {
-        free(p->v[i]);
+        free(p->v[i].path);
     }
+    free(p->v);
 }
 
 /* --- Landlock --------------------------------------------------------------------------------- */
@@ -165,7 +206,7 @@ static void allow_all(struct landlock *l, const struct config *c, const char *co
     }
     list_places(&p, c, config_path);
     for (size_t i = 0; i < p.n; i++) {
-        allow(l, p.v[i], READ);
+        allow(l, p.v[i].path, READ);
     }
     free_places(&p);
     for (size_t i = 0; i < c->spool_roots.n; i++) {
@@ -222,6 +263,16 @@ enum err sandbox_enter(const struct config *c, const char *config_path, char *wh
     return ERR_OK;
 }
 
+/* Begins with the place of the same number, as most often nothing has changed. */
+static bool covers(const struct places *have, const struct place *want, size_t number)
+{
+    bool covered = !want->setting || path_lies_in(want->path, "/etc");
+    for (size_t i = 0; i < have->n && !covered; i++) {
+        covered = path_lies_in(want->path, have->v[(number + i) % have->n].path);
+    }
+    return covered;
+}
+
 bool sandbox_covers(const struct config *entered, const char *config_path, const struct config *c,
                     const char **lacks)
 {
@@ -230,12 +281,8 @@ bool sandbox_covers(const struct config *entered, const char *config_path, const
     list_places(&old, entered, config_path);
     list_places(&new, c, config_path);
     for (size_t i = 0; i < new.n &&all; i++) {
-        bool covered = !new.setting[i] || path_lies_in(new.v[i], "/etc");
-        for (size_t k = 0; k < old.n && !covered; k++) {
-            covered = path_lies_in(new.v[i], old.v[k]);
-        }
-        if (!covered) {
-            *lacks = new.setting[i];
+        if (!covers(&old, &new.v[i], i)) {
+            *lacks = new.v[i].setting;
             all = false;
         }
     }

@@ -45,6 +45,8 @@ struct tls_options {
 enum err tls_load(const struct tls_options *o, struct tls **out, char *why, size_t why_size);
 /* What the files look like from outside (names, inodes, sizes, times): it changes with them. */
 void tls_stamp(const struct tls_options *o, uint8_t out[TLS_STAMP_SIZE]);
+/* Whether a file of this name in the directory is one of a certificate. */
+bool tls_is_pem(const char *name);
 /* Certificates loaded, the default one included. */
 size_t tls_certificates(const struct tls *t);
 

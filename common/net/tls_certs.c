@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "base/span.h"
+#include "net/tls.h"
 
 /* The longest DNS name as text (RFC 1035), and its NUL. */
 #define NAME_SIZE 254
@@ -59,10 +60,15 @@ int tls_no_pass_phrase(char *buf, int size, int writing, void *arg)
 
 /* --- the files ------------------------------------------------------------------------------- */
 
+bool tls_is_pem(const char *name)
+{
+    size_t n = strlen(name);
+    return name[0] != '.' && n > 4 && strcmp(name + n - 4, ".pem") == 0;
+}
+
 static int is_pem(const struct dirent *d)
 {
-    size_t n = strlen(d->d_name);
-    return d->d_name[0] != '.' && n > 4 && strcmp(d->d_name + n - 4, ".pem") == 0;
+    return tls_is_pem(d->d_name);
 }
 
 /* In the order of their octets: on every node the same. */

@@ -70,6 +70,7 @@ class Sandbox(harness.FleetTest):
         sentinel = self.fleet.spool / ".mailfleet-volume"
         kept = [self.fleet.ca, self.fleet.config, sentinel]
         secret = self.file(self.outside / "secret")
+        kept += [Path("/etc"), Path("/etc/ssl")]  # libraries list folders of parts there
         hidden = [secret, self.boxed.log, self.fleet.state / "bin" / "mailfleet-frontend"]
         inside, beside = self.fleet.spool / "probe", self.outside / "probe"
         mail = self.file(self.fleet.spool / "mail")
@@ -166,6 +167,36 @@ class Sandbox(harness.FleetTest):
         self.restart(node)
         with self.pop3() as pop3:  # with the certificate that has moved
             pop3.quit()
+
+    def test_links_to_certificates(self):
+        """As clients of ACME have them: each name in a folder of its own, somewhere else."""
+        node, fleet = self.boxed, self.fleet
+        names, folders = fleet.state / "names", [fleet.state / "acme1", fleet.state / "acme2"]
+        tls = fleet.state / "tls"
+        both = "".join((tls / name).read_text() for name in ("node.pem", "node.key"))
+        for path in names, *folders:
+            fleet.make_dir(path, fleet.user, 0o750)
+        for folder in folders:
+            fleet.write(folder / "live.pem", both, fleet.user, 0o640)
+        (names / "one.pem").symlink_to(folders[0] / "live.pem")
+
+        before = dict(fleet.node_settings["frontend1"])
+        self.addCleanup(fleet.node_settings.__setitem__, "frontend1", before)
+        fleet.node_settings["frontend1"] = {**before, "tls.directory": names}
+        self.restart(node)
+        os.kill(node.pids()[0], signal.SIGHUP)
+        self.eventually(20, lambda: self.assertEqual(self.reloads(), 1))
+        self.assertNotIn(".bad ", node.log.read_text())
+
+        # A folder that may be read, and in it a link to one that may not.
+        fleet.make_dir(tls / "more", fleet.user, 0o750)
+        (tls / "more" / "two.pem").symlink_to(folders[1] / "live.pem")
+        fleet.node_settings["frontend1"] = {**before, "tls.directory": tls / "more"}
+        node.prepare()
+        os.kill(node.pids()[0], signal.SIGHUP)
+        self.eventually(20, lambda: self.assertRegex(
+            node.log.read_text(), r" config\.needs_restart .*setting=tls\.directory"))
+        self.assertEqual(self.reloads(), 1)
 
 
 if __name__ == "__main__":

@@ -115,12 +115,27 @@ static void session_reset(struct session *s)
 
 /* --- the end --------------------------------------------------------------------------------- */
 
+/* The balancer's name of the connection is the last one, as most have none. */
+static void log_session(const struct session *s, const char *reason)
+{
+    const char *proxy_id = conn_unique_id(s->conn);
+    const struct log_field fields[] = { F_STR("sid", s->base.sid),
+                                        F_STR("peer", s->peer),
+                                        F_SPAN("helo", smtp_helo(s->engine)),
+                                        F_STR("tls", conn_tls_text(s->conn)),
+                                        F_U64("accepted", s->accepted),
+                                        F_U64("refused", s->refused),
+                                        F_STR("reason", reason),
+                                        F_STR("proxy_id", proxy_id) };
+    if (log_enabled(LOG_INFO)) {
+        log_write(LOG_INFO, s->lmtp ? "lmtp.session" : "smtp.session", fields,
+                  ARRAY_LEN(fields) - (*proxy_id == '\0'));
+    }
+}
+
 static void session_close(struct session *s, const char *reason)
 {
-    LOG(LOG_INFO, s->lmtp ? "lmtp.session" : "smtp.session", F_STR("sid", s->base.sid),
-        F_STR("peer", s->peer), F_SPAN("helo", smtp_helo(s->engine)),
-        F_STR("tls", conn_tls_text(s->conn)), F_U64("accepted", s->accepted),
-        F_U64("refused", s->refused), F_STR("reason", reason));
+    log_session(s, reason);
     stats_add(STAT_smtp_chunks, smtp_chunks(s->engine));
     session_reset(s);
     filter_close(&s->filter);

@@ -1200,11 +1200,6 @@ bool smtp_utf8(const struct smtp *s)
     return s->parameters.utf8;
 }
 
-bool smtp_tls(const struct smtp *s)
-{
-    return s->tls;
-}
-
 uint64_t smtp_declared_size(const struct smtp *s)
 {
     return s->parameters.declared;

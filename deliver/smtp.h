@@ -177,7 +177,6 @@ const struct address *smtp_rcpt(const struct smtp *s); /* of the open RCPT actio
 struct span smtp_helo(const struct smtp *s); /* what the peer called itself; empty before EHLO */
 bool smtp_esmtp(const struct smtp *s);       /* greeted with EHLO or LHLO */
 bool smtp_utf8(const struct smtp *s);        /* MAIL said SMTPUTF8 */
-bool smtp_tls(const struct smtp *s);
 uint64_t smtp_declared_size(const struct smtp *s); /* MAIL's SIZE=, 0 when not given */
 /* MAIL's parameters as the client wrote them, for milters; how many. Valid as long as the
  * transaction, from the MAIL action on. */

@@ -63,11 +63,6 @@ bool sasl_find(struct span name, enum sasl_mechanism *out)
     return false;
 }
 
-const char *sasl_name(enum sasl_mechanism m)
-{
-    return mechanisms[m].name;
-}
-
 static unsigned connection_has(const struct sasl_context *c)
 {
     return (c->secure || c->plaintext ? NEEDS_PRIVACY : 0u) |

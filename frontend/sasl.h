@@ -63,7 +63,6 @@ struct sasl_context {
 
 /* By its name, in any case of letters. False: there is none of that name. */
 bool sasl_find(struct span name, enum sasl_mechanism *out);
-const char *sasl_name(enum sasl_mechanism m);
 
 /*
  * Those of the setting auth.mechanisms that can be used on the connection now, in the setting's

@@ -162,7 +162,7 @@ static void write_data(const struct smtp *s, struct buf *action)
     if (smtp_declared_size(s)) {
         buf_addf(action, " size=%llu", (unsigned long long)smtp_declared_size(s));
     }
-    buf_addf(action, "%s%s", smtp_utf8(s) ? " utf8" : "", smtp_tls(s) ? " tls" : "");
+    buf_addf(action, "%s", smtp_utf8(s) ? " utf8" : "");
 }
 
 static void write_mail(const struct smtp *s, const struct address *from, struct buf *action)

@@ -230,6 +230,7 @@ class TlsTest(harness.FleetTest):
         self.eventually(20, lambda: self.assertEqual(len(self.log("pop3.session")), count + 1))
         line = self.log("pop3.session")[-1]
         self.assertIn(f"peer={source} ", line)
+        self.assertEqual("proxy_id=" in line, tlv(0x05, b"by-hand") in header)
         return re.search(r'tls=("[^"]*"|\S*)', line)[1].strip('"')
 
     def test_header_by_hand(self):
@@ -238,6 +239,8 @@ class TlsTest(harness.FleetTest):
         self.assertEqual(self.said_of_tls(proxy_header(tlvs=came_by_tls)),
                          "TLSv1.2 ECDHE-RSA-AES128-GCM-SHA256")
         self.assertEqual(self.said_of_tls(proxy_header(tlvs=tlv(0x20, b"\0\0\0\0\1"))), "")
+        self.assertEqual(self.said_of_tls(proxy_header(tlvs=tlv(0x05, b"by-hand"))), "")
+        self.assertRegex(self.log("pop3.session")[-1], r" proxy_id=by-hand( |$)")
         local = SIGNATURE + struct.pack("!BBH", 0x20, 0, len(came_by_tls)) + came_by_tls
         self.assertEqual(self.said_of_tls(local, HOST), "")
         self.assertEqual(self.said_of_tls(b"PROXY UNKNOWN of whatever kind\r\n", HOST), "")

@@ -155,7 +155,6 @@ static void offers_what_can_be_used(void **state)
     c.keys = false;
     expect_offer(&c, "PLAIN XOAUTH2 OAUTHBEARER");
     assert_true(sasl_find(SPAN("Scram-Sha-1"), &m) && m == SASL_SCRAM_SHA_1);
-    assert_string_equal(sasl_name(m), "SCRAM-SHA-1");
     assert_false(sasl_find(SPAN("SCRAM-SHA-1-PLUS"), &m));
 }
 

@@ -202,22 +202,27 @@ static void answer_rcpt(struct session *s, enum smtp_verdict v)
                         session_config(s)->smtp_max_recipients) != ERR_OK) {
         v = SMTP_TOO_MANY;
     }
+    if (v == SMTP_OK && !s->lmtp) {
+        throttle_known(s->base.worker->throttle, conn_peer(s->conn),
+                       loop_now(s->base.worker->loop));
+    }
     drop_routed(s);
     session_count(s, v);
     smtp_rcpt_answer(s->engine, v, conn_out(s->conn));
     session_go_on(s);
 }
 
-/* Somebody who tries names is slowed down, and turned away when he goes on. */
+/* Whose network tries names is slowed down, and turned away when he goes on himself. */
 static enum smtp_verdict count_guess(struct session *s)
 {
     struct worker *w = s->base.worker;
-    if (s->lmtp || throttle_guess(w->throttle, conn_peer(s->conn), loop_now(w->loop),
-                                  &s->guesses) == THROTTLE_OK) {
+    if (s->lmtp) {
         return SMTP_UNKNOWN;
     }
-    stats_add(STAT_limit_guesses, 1);
-    if (s->guesses < 2) {
+    enum throttle_verdict v =
+        throttle_guess(w->throttle, conn_peer(s->conn), loop_now(w->loop), &s->guesses);
+    stats_add(STAT_limit_guesses, v != THROTTLE_OK || s->guesses > 0);
+    if (v == THROTTLE_OK) {
         return SMTP_UNKNOWN;
     }
     set_reply(s, 421, SPAN("4.7.0"), SPAN("Too many unknown recipients"));

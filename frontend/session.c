@@ -85,14 +85,12 @@ static bool session_flush(struct session *s)
 static void log_session(const struct session *s, const char *reason)
 {
     const char *proxy_id = conn_unique_id(s->conn);
-    const struct log_field fields[] = { F_STR("sid", s->base.sid),
-                                        F_STR("peer", s->peer),
-                                        F_STR("user", s->user),
-                                        F_STR("tls", conn_tls_text(s->conn)),
-                                        F_U64("retrieved", s->retrieved),
-                                        F_U64("deleted", s->deleted),
-                                        F_STR("reason", reason),
-                                        F_STR("proxy_id", proxy_id) };
+    const struct log_field fields[] = {
+        F_STR("sid", s->base.sid),        F_STR("peer", s->peer),
+        F_STR("user", s->user),           F_STR("tls", conn_tls_text(s->conn)),
+        F_U64("retrieved", s->retrieved), F_U64("deleted", s->deleted),
+        F_STR("reason", reason),          F_STR("proxy_id", proxy_id)
+    };
     if (log_enabled(LOG_INFO)) {
         log_write(LOG_INFO, "pop3.session", fields, ARRAY_LEN(fields) - (*proxy_id == '\0'));
     }

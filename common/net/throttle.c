@@ -268,6 +268,7 @@ static unsigned guesses_of(const struct entry *e, uint64_t now)
     return now < e->guesses_since + GUESSES_MS ? e->guesses : 0;
 }
 
+/* Turned away is who has reached the limit twice. */
 static bool guesses_too_much(const struct throttle *t, const struct entry *e, uint64_t now)
 {
     unsigned limit = t->options.guesses;
@@ -280,7 +281,7 @@ static enum throttle_verdict judge(struct throttle *t, struct entry *address, st
     const struct throttle_options *o = &t->options;
     return too_many(address, o->address_sessions)     ? THROTTLE_ADDRESS_SESSIONS
            : too_many(network, o->network_sessions)   ? THROTTLE_NETWORK_SESSIONS
-           : guesses_too_much(t, network, now)        ? THROTTLE_GUESSES
+           : guesses_too_much(t, address, now)        ? THROTTLE_GUESSES
            : too_often(address, o->address_rate, now) ? THROTTLE_ADDRESS_RATE
            : too_often(network, o->network_rate, now) ? THROTTLE_NETWORK_RATE
                                                       : THROTTLE_OK;
@@ -344,24 +345,55 @@ void throttle_leave(struct throttle *t, const struct sockaddr *client)
 
 /* --- guesses ---------------------------------------------------------------------------------- */
 
-enum throttle_verdict throttle_guess(struct throttle *t, const struct sockaddr *client,
-                                     uint64_t now, unsigned *factor)
+static unsigned add_guess(struct entry *e, uint64_t now)
 {
-    struct client c;
-    unsigned limit = t->options.guesses;
-    *factor = 0;
-    if (limit == 0 || throttle_exempts(t, client) || !client_of(t, client, &c)) {
-        return THROTTLE_OK;
-    }
-    struct entry *e = get(t, &c.network, now);
-    if (!e) {
-        return THROTTLE_OK;
-    }
     unsigned guesses = guesses_of(e, now);
     if (guesses == 0) {
         e->guesses_since = now;
     }
     e->guesses = guesses < UINT32_MAX ? guesses + 1 : guesses;
-    *factor = e->guesses / limit;
-    return e->guesses > limit ? THROTTLE_GUESSES : THROTTLE_OK;
+    return e->guesses;
+}
+
+static bool counts_guesses(const struct throttle *t, const struct sockaddr *client,
+                           struct client *out)
+{
+    return t->options.guesses > 0 && !throttle_exempts(t, client) && client_of(t, client, out);
+}
+
+enum throttle_verdict throttle_guess(struct throttle *t, const struct sockaddr *client,
+                                     uint64_t now, unsigned *factor)
+{
+    struct client c;
+    *factor = 0;
+    if (!counts_guesses(t, client, &c)) {
+        return THROTTLE_OK;
+    }
+    struct entry *address = get(t, &c.address, now);
+    enum throttle_verdict v = THROTTLE_OK;
+    if (address) {
+        add_guess(address, now);
+        v = guesses_too_much(t, address, now) ? THROTTLE_GUESSES : THROTTLE_OK;
+    }
+    struct entry *network = get(t, &c.network, now);
+    if (network) {
+        *factor = add_guess(network, now) / t->options.guesses;
+    }
+    return v;
+}
+
+static void take_guess(struct entry *e, uint64_t now)
+{
+    if (e && guesses_of(e, now) > 0) {
+        e->guesses--;
+    }
+}
+
+void throttle_known(struct throttle *t, const struct sockaddr *client, uint64_t now)
+{
+    struct client c;
+    if (counts_guesses(t, client, &c)) {
+        take_guess(find(t, &c.address), now);
+        take_guess(find(t, &c.network), now);
+    }
 }

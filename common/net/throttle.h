@@ -16,7 +16,7 @@ struct throttle_options {
     const struct netset *exempt;                       /* borrowed; NULL: none */
     unsigned address_sessions, network_sessions;       /* 0: no limit, here and below */
     unsigned address_rate, network_rate;               /* connections a minute, a token bucket */
-    unsigned guesses;                                  /* of a network in ten minutes */
+    unsigned guesses;                                  /* in ten minutes */
     unsigned ipv4_network, ipv6_address, ipv6_network; /* bits of the prefix */
     size_t entries; /* of the table, addresses and networks together */
 };
@@ -52,10 +52,16 @@ const char *throttle_verdict_text(enum throttle_verdict v);
 enum throttle_verdict throttle_enter(struct throttle *l, const struct sockaddr *client,
                                      uint64_t now);
 void throttle_leave(struct throttle *l, const struct sockaddr *client);
-/* One more guess; OK, or GUESSES when its network has made more than it may. *factor is how often
- * the limit has been reached (0 below it); from 2 on throttle_enter turns the network away. */
+/*
+ * One more guess of the client; less those that were none, it counts for its address and for its
+ * network. *factor is how often the network has reached the limit (0 below it): to be slowed down
+ * by. GUESSES: the address itself has reached it twice, and throttle_enter turns it away. Never a
+ * network: those of large senders make many mistakes.
+ */
 enum throttle_verdict throttle_guess(struct throttle *l, const struct sockaddr *client,
                                      uint64_t now, unsigned *factor);
+/* The client named a recipient that there is: one guess less. */
+void throttle_known(struct throttle *l, const struct sockaddr *client, uint64_t now);
 
 /* No limit holds for this client. */
 bool throttle_exempts(const struct throttle *l, const struct sockaddr *client);

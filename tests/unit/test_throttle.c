@@ -173,21 +173,65 @@ static void test_guesses(void **state)
         assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_OK);
         assert_int_equal(factor, i / 3);
     }
-    assert_int_equal(guess(&w, "192.0.2.2", &factor), THROTTLE_GUESSES);
-    assert_int_equal(factor, 1);
+    /* The network is slowed down, the longer the more; an address of it is turned away. */
+    for (unsigned i = 4; i <= 20; i++) {
+        char host[32];
+        snprintf(host, sizeof host, "192.0.2.%u", i);
+        assert_int_equal(guess(&w, host, &factor), THROTTLE_OK);
+        assert_int_equal(factor, i / 3);
+        visit(&w, host);
+    }
     assert_int_equal(guess(&w, "192.0.3.2", &factor), THROTTLE_OK);
     assert_int_equal(factor, 0);
-    visit(&w, "192.0.2.3"); /* slowed down, not yet turned away */
-    guess(&w, "192.0.2.1", &factor);
+    assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_OK);
+    assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_OK);
+    visit(&w, "192.0.2.1");
     assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_GUESSES);
-    assert_int_equal(factor, 2);
-    assert_int_equal(enter(&w, "192.0.2.3"), THROTTLE_GUESSES);
-    w.now += TEN_MINUTES - 1;
-    assert_int_equal(enter(&w, "192.0.2.3"), THROTTLE_GUESSES);
-    w.now += 1;
+    assert_int_equal(factor, 7);
+    assert_int_equal(enter(&w, "192.0.2.1"), THROTTLE_GUESSES);
     visit(&w, "192.0.2.3");
+    w.now += TEN_MINUTES - 1;
+    assert_int_equal(enter(&w, "192.0.2.1"), THROTTLE_GUESSES);
+    w.now += 1;
+    visit(&w, "192.0.2.1");
     assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_OK);
     assert_int_equal(factor, 0);
+    throttle_close(&w.t);
+}
+
+static void known(struct world *w, const char *host)
+{
+    struct sockaddr_storage sa = address(host);
+    throttle_known(w->t, (struct sockaddr *)&sa, w->now);
+}
+
+/* Who names as many that there are can make mistakes all day. */
+static void test_known_ones_count_against_guesses(void **state)
+{
+    (void)state;
+    struct throttle_options o = open_to_all;
+    o.guesses = 2;
+    struct world w = with(o);
+    unsigned factor;
+    known(&w, "192.0.2.1"); /* never heard of: nothing to take off, and no credit */
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(guess(&w, "192.0.2.1", &factor), THROTTLE_OK);
+        assert_int_equal(factor, 0);
+        known(&w, "192.0.2.1");
+        known(&w, "192.0.2.1");
+    }
+    visit(&w, "192.0.2.1");
+    for (unsigned i = 1; i <= 4; i++) {
+        assert_int_equal(guess(&w, "192.0.2.1", &factor), i < 4 ? THROTTLE_OK : THROTTLE_GUESSES);
+        assert_int_equal(factor, i / 2);
+    }
+    assert_int_equal(enter(&w, "192.0.2.1"), THROTTLE_GUESSES);
+    known(&w, "192.0.2.2"); /* of the network, not of that address */
+    assert_int_equal(enter(&w, "192.0.2.1"), THROTTLE_GUESSES);
+    known(&w, "192.0.2.1");
+    visit(&w, "192.0.2.1");
+    assert_int_equal(guess(&w, "192.0.2.3", &factor), THROTTLE_OK);
+    assert_int_equal(factor, 1); /* 4 - 2 + 1 */
     throttle_close(&w.t);
 }
 
@@ -393,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_a_networks_rate),
         cmocka_unit_test(test_guesses),
+        cmocka_unit_test(test_known_ones_count_against_guesses),
         cmocka_unit_test(test_exempt),
         cmocka_unit_test(test_change),
         cmocka_unit_test(test_a_full_table),

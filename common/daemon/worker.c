@@ -42,6 +42,7 @@ struct worker_process {
     struct netset *networks, *exempt;
     uint64_t refused_log_at; /* when the next line may come */
     uint64_t refused_more;   /* that had no line of their own */
+    size_t handshakes;       /* of implicit TLS, admitted: each is to be a session */
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
     struct reload *reload;
@@ -110,30 +111,53 @@ static void log_refused(struct worker_process *p, const struct conn *c, enum thr
     p->refused_more = 0;
 }
 
-/* Whether the client's limits let it in; then it is counted until its session ends. */
-static bool enter(struct worker_process *p, struct conn *c)
+/* Whether the client's limits let it in; then it is counted until throttle_leave. */
+static bool enter(struct worker_process *p, const struct conn *c)
 {
     struct worker *w = &p->worker;
     enum throttle_verdict v = throttle_enter(w->throttle, conn_peer(c), loop_now(w->loop));
     if (v != THROTTLE_OK) {
         log_refused(p, c, v);
-        return false;
     }
-    w->accepting = c;
-    return true;
+    return v == THROTTLE_OK;
 }
 
+/* Whether there is room on the node, and for this client, which is counted then. */
+static enum refusal find_room(struct worker_socket *k, const struct conn *c)
+{
+    struct worker *w = &k->process->worker;
+    if (w->session_count + k->process->handshakes >= w->config->node_max_sessions) {
+        stats_add(STAT_sessions_refused, 1);
+        return REFUSAL_FULL;
+    }
+    return k->port->limited && !enter(k->process, c) ? REFUSAL_LIMIT : REFUSAL_NONE;
+}
+
+static bool on_admit(void *arg, const struct conn *c)
+{
+    struct worker_socket *k = arg;
+    bool room = find_room(k, c) == REFUSAL_NONE;
+    k->process->handshakes += room;
+    return room;
+}
+
+static void on_leave(void *arg, const struct conn *c)
+{
+    struct worker_socket *k = arg;
+    k->process->handshakes--;
+    if (k->port->limited) {
+        throttle_leave(k->process->worker.throttle, conn_peer(c));
+    }
+}
+
+/* Behind implicit TLS it was admitted before the handshake, and is counted already. */
 static void on_accept(void *arg, struct conn *c)
 {
     struct worker_socket *k = arg;
     struct worker *w = &k->process->worker;
-    enum refusal refusal = REFUSAL_NONE;
-    if (w->session_count >= w->config->node_max_sessions) {
-        stats_add(STAT_sessions_refused, 1);
-        refusal = REFUSAL_FULL;
-    } else if (k->port->limited && !enter(k->process, c)) {
-        refusal = REFUSAL_LIMIT;
-    }
+    enum refusal refusal = k->port->tls ? REFUSAL_NONE : find_room(k, c);
+    k->process->handshakes -= k->port->tls;
+    w->accepting = k->port->limited && refusal == REFUSAL_NONE ? c : NULL;
     k->process->service->accept(w, c, k->port->tag, refusal);
     CHECK(!w->accepting);
 }
@@ -353,6 +377,8 @@ static bool open_sockets(struct worker_process *p, const struct worker_order *o)
                                        .trust_tls = trusts_tls(p->worker.config),
                                        .tls = k->port->tls ? p->worker.tls : NULL,
                                        .preface_ms = PREFACE_MS,
+                                       .admit = on_admit,
+                                       .leave = on_leave,
                                        .accept = on_accept,
                                        .arg = k };
         enum err e = listener_open(p->worker.loop, &lo, &k->listener);

@@ -25,6 +25,7 @@
 #define PREFACE_LIMIT 4096
 /* No accepting for so long when the process is out of descriptors or memory. */
 #define PAUSE_MS 100
+#define LOG_MS   1000 /* between two lines of prefaces that failed */
 
 struct listener {
     struct loop *loop;
@@ -35,13 +36,16 @@ struct listener {
     bool starved; /* the last accept failed for want of descriptors or memory */
     struct list prefaces;
     size_t preface_count;
+    uint64_t log_at;   /* when the next line of a failure may come */
+    uint64_t log_more; /* failures that had none of their own */
 };
 
 struct preface {
     struct list link;
     struct listener *listener;
     struct conn *conn;
-    bool header; /* the PROXY header is still to come */
+    bool header;   /* the PROXY header is still to come */
+    bool admitted; /* by options.admit, which is to hear how it ends */
 };
 
 /* --- preface --------------------------------------------------------------------------------- */
@@ -58,14 +62,46 @@ static struct conn *preface_end(struct preface *p)
     return c;
 }
 
+/* It comes to nothing. */
+static void preface_drop(struct preface *p)
+{
+    struct listener *ln = p->listener;
+    bool admitted = p->admitted;
+    struct conn *c = preface_end(p);
+    if (admitted) {
+        ln->o.leave(ln->o.arg, c);
+    }
+    conn_close(&c, 0);
+}
+
+/* A flood is a line a second, not one for each connection. */
+static void log_failed(struct listener *ln, const struct conn *c, const char *why)
+{
+    uint64_t now = loop_now(ln->loop);
+    char host[NETADDR_TEXT];
+    if (now < ln->log_at) {
+        ln->log_more++;
+        return;
+    }
+    netaddr_host(conn_peer(c), host);
+    LOG(LOG_INFO, "preface.failed", F_STR("peer", host), F_STR("why", why),
+        F_U64("more", ln->log_more));
+    ln->log_at = now + LOG_MS;
+    ln->log_more = 0;
+}
+
 static void refuse(struct preface *p, const char *why)
 {
-    char host[NETADDR_TEXT];
-    netaddr_host(conn_peer(p->conn), host);
-    LOG(LOG_INFO, "preface.failed", F_STR("peer", host), F_STR("why", why));
+    log_failed(p->listener, p->conn, why);
     stats_add(p->header ? STAT_proxy_errors : STAT_tls_errors, 1);
-    struct conn *c = preface_end(p);
-    conn_close(&c, 0);
+    preface_drop(p);
+}
+
+static bool admit(struct preface *p)
+{
+    const struct listener_options *o = &p->listener->o;
+    p->admitted = o->admit && o->admit(o->arg, p->conn);
+    return p->admitted || !o->admit;
 }
 
 /* The next thing that the port asks for; nothing more: the conn is ready. */
@@ -73,6 +109,10 @@ static void advance(struct preface *p)
 {
     struct listener *ln = p->listener;
     if (ln->o.tls && !conn_tls(p->conn)) {
+        if (!admit(p)) {
+            preface_drop(p);
+            return;
+        }
         /* Input in front of the handshake: there is none, as no more than the header was read. */
         CHECK(conn_start_tls(p->conn, ln->o.tls) == ERR_OK);
         return;
@@ -124,8 +164,7 @@ static void on_end(struct preface *p)
         refuse(p, "closed within the PROXY header");
         return;
     }
-    struct conn *c = preface_end(p);
-    conn_close(&c, 0);
+    preface_drop(p);
 }
 
 static void on_conn(void *owner, struct conn *c, enum conn_event ev)
@@ -318,8 +357,7 @@ void listener_close(struct listener **lp)
     struct listener *ln = *lp;
     *lp = NULL;
     while (!list_empty(&ln->prefaces)) {
-        struct conn *c = preface_end(CONTAINER_OF(ln->prefaces.next, struct preface, link));
-        conn_close(&c, 0);
+        preface_drop(CONTAINER_OF(ln->prefaces.next, struct preface, link));
     }
     uv_close((uv_handle_t *)&ln->poll, on_handle_closed);
     uv_close((uv_handle_t *)&ln->pause, on_handle_closed);

@@ -3,7 +3,7 @@
  *
  * It reads the PROXY header where the port requires one and does the handshake of implicit TLS, so
  * that a session sees a conn that is ready to talk. What fails before that is closed, counted and
- * logged here.
+ * logged here, a line a second at most.
  */
 #ifndef MAILFLEET_NET_LISTENER_H
 #define MAILFLEET_NET_LISTENER_H
@@ -20,7 +20,14 @@ struct listener_options {
                      */
     struct tls *tls;     /* implicit TLS; NULL without; a reference is taken */
     uint64_t preface_ms; /* deadline of PROXY header and handshake together */
-    void (*accept)(void *arg, struct conn *c); /* the conn is the callee's */
+    /*
+     * On ports of implicit TLS, once the client's address is known and before anything is done for
+     * it: whether it may go on. NULL: all may. Whom this refuses is closed without a word. Who may
+     * go on is told either to accept or, when it never gets ready, to leave.
+     */
+    bool (*admit)(void *arg, const struct conn *c);
+    void (*leave)(void *arg, const struct conn *c); /* not NULL if admit is not */
+    void (*accept)(void *arg, struct conn *c);      /* the conn is the callee's */
     void *arg;
 };
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 
 import harness
 from fleet import HOST
@@ -75,6 +76,63 @@ class Limits(harness.FleetTest):
                 s = self.stack.enter_context(
                     socket.create_connection((HOST, port), 20, ("127.0.0.9", 0)))
                 self.assertEqual(s.recv(1024)[:len(start)].decode(), start)
+
+    def silent(self, port, client, header):
+        """A connection that does not begin with TLS."""
+        s = self.stack.enter_context(
+            socket.create_connection((HOST, port), 20, None if header else (client, 0)))
+        if header:
+            s.sendall(f"PROXY TCP4 {client} 198.51.100.200 4242 995\r\n".encode())
+        s.settimeout(0)
+        return s
+
+    def closed(self, s):
+        """Without a word."""
+        s.settimeout(20)
+        try:
+            self.assertEqual(s.recv(100), b"")
+        except ConnectionResetError:
+            pass
+
+    def kept(self, s):
+        with self.assertRaises(BlockingIOError):
+            s.recv(100)
+
+    def test_before_tls(self):
+        """A client that has not yet said anything of TLS counts, and is not answered."""
+        node = self.fleet.front_ends[0]
+        for name, client, other in (("pop3s", "127.0.0.9", "127.1.0.9"),
+                                    ("pop3s_proxy", "192.0.2.1", "192.0.3.1")):
+            with self.subTest(port=name):
+                port, header = node.ports[name], name == "pop3s_proxy"
+                before = self.metric(node, "limit_sessions")
+                first, second = (self.silent(port, client, header) for _ in range(2))
+                self.closed(self.silent(port, client, header))
+                self.assertEqual(self.metric(node, "limit_sessions") - before, 1)
+                stranger = self.silent(port, other, header)
+                self.closed(self.silent(port, client, header))
+                for s in first, second, stranger:
+                    self.kept(s)
+                self.hang_up()
+                self.eventually(20, lambda: self.logs_in(port, client, header))
+
+    def logs_in(self, port, client, header):
+        """Once those who never went on have left."""
+        with contextlib.closing(self.silent(port, client, header)) as s:
+            s.settimeout(20)
+            context = ssl.create_default_context(cafile=self.fleet.ca)
+            with context.wrap_socket(s, server_hostname="localhost") as tls:
+                self.assertEqual(tls.recv(3), b"+OK")
+
+    def test_all_sessions_of_a_worker_before_tls(self):
+        node = self.fleet.front_ends[0]
+        self.addCleanup(self.reload, node, {})
+        self.reload(node, {"node.max_sessions": 2})
+        for _ in range(2):
+            first = self.silent(node.ports["pop3s"], "127.0.0.10", False)
+        self.closed(self.silent(node.ports["pop3s"], "127.1.0.9", False))
+        self.expect(node.ports["pop3_proxy"], "203.0.113.1", "-ERR [SYS/TEMP]")
+        self.kept(first)
 
     def reload(self, node, settings):
         self.fleet.node_settings[node.name] = settings

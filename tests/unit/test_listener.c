@@ -18,6 +18,9 @@ struct server {
     struct conn *c; /* the one that was accepted last */
     int accepted;
     int closed;
+    int admitted, left; /* of options.admit */
+    bool full;
+    char asked[NETADDR_TEXT]; /* the client that admit was asked about last */
     struct buf got;
 };
 
@@ -39,6 +42,24 @@ static void on_accept(void *arg, struct conn *c)
     s->accepted++;
     s->c = c;
     conn_own(c, on_event, s);
+}
+
+static bool on_admit(void *arg, const struct conn *c)
+{
+    struct server *s = arg;
+    assert_false(conn_tls(c));
+    netaddr_host(conn_peer(c), s->asked);
+    s->admitted += !s->full;
+    return !s->full;
+}
+
+static void on_leave(void *arg, const struct conn *c)
+{
+    struct server *s = arg;
+    char host[NETADDR_TEXT];
+    netaddr_host(conn_peer(c), host);
+    assert_string_equal(host, s->asked);
+    s->left++;
 }
 
 #define LONG 600000 /* ms; never reached */
@@ -63,6 +84,8 @@ static struct server *server_open(bool proxy, bool tls, const char *network, uin
                                   .networks = s->networks,
                                   .tls = s->tls,
                                   .preface_ms = preface_ms,
+                                  .admit = on_admit,
+                                  .leave = on_leave,
                                   .accept = on_accept,
                                   .arg = s };
     assert_int_equal(listener_open(s->f.loop, &o, &s->ln), ERR_OK);
@@ -367,6 +390,72 @@ static void test_implicit_tls(void **state)
     server_close(s);
 }
 
+/* Nothing is done for a client that may not come in, and what never gets ready has left again. */
+static void test_admission(void **state)
+{
+    (void)state;
+    struct server *s = server_open(true, true, "127.0.0.0/8", LONG);
+    uint64_t handshakes = counted(STAT_tls_handshakes);
+    struct peer p;
+    s->full = true;
+    peer_init(&p, connect_to(&s->at));
+    peer_send(&p, V1);
+    check_refused(s, &p);
+    assert_string_equal(s->asked, "192.0.2.1");
+    assert_int_equal(s->left, 0);
+    assert_int_equal(counted(STAT_tls_handshakes), handshakes);
+    peer_fini(&p);
+
+    s->full = false;
+    peer_init(&p, connect_to(&s->at));
+    few_turns(s);
+    assert_int_equal(s->admitted, 0); /* nobody knows yet who it is */
+    peer_send(&p, V1);
+    WAIT(&s->f, &p, s->admitted == 1);
+    assert_int_equal(s->accepted, 0);
+    peer_start_tls(&p);
+    WAIT(&s->f, &p, s->accepted == 1);
+    end_conn(s);
+    peer_fini(&p);
+    assert_int_equal(s->left, 0);
+    assert_int_equal(s->admitted, 1);
+
+    peer_init(&p, connect_to(&s->at));
+    peer_send(&p, V1);
+    peer_send(&p, SPAN("USER plain\r\n"));
+    WAIT(&s->f, &p, s->left == 1); /* no handshake */
+    peer_fini(&p);
+
+    peer_init(&p, connect_to(&s->at));
+    peer_send(&p, V1);
+    WAIT(&s->f, &p, s->admitted == 3);
+    peer_fini(&p);
+    WAIT(&s->f, NULL, s->left == 2); /* hung up */
+
+    peer_init(&p, connect_to(&s->at));
+    peer_send(&p, V1);
+    WAIT(&s->f, &p, s->admitted == 4);
+    listener_close(&s->ln);
+    assert_int_equal(s->left, 3);
+    peer_fini(&p);
+    server_close(s);
+}
+
+/* Ports without TLS ask nobody: accept has its own answer for whom it refuses. */
+static void test_admission_is_for_tls(void **state)
+{
+    (void)state;
+    struct server *s = server_open(true, false, "127.0.0.0/8", LONG);
+    struct peer p;
+    s->full = true;
+    peer_init(&p, connect_to(&s->at));
+    peer_send(&p, V1);
+    WAIT(&s->f, &p, s->accepted == 1);
+    assert_string_equal(s->asked, "");
+    peer_fini(&p);
+    server_close(s);
+}
+
 /* The new certificate is for new conns. */
 static void test_certificate_is_replaced(void **state)
 {
@@ -460,6 +549,8 @@ int main(void)
         cmocka_unit_test(test_preface_has_a_deadline),
         cmocka_unit_test(test_deadline_ends_with_the_preface),
         cmocka_unit_test(test_implicit_tls),
+        cmocka_unit_test(test_admission),
+        cmocka_unit_test(test_admission_is_for_tls),
         cmocka_unit_test(test_certificate_is_replaced),
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_bind),

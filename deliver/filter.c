@@ -7,8 +7,9 @@
  * close the filter in it. It knows no byte of the protocol (milter.c) nor of the message
  * (rewrite.c).
  *
- * A milter that could not be reached is left alone for a moment by the whole worker, so that a dead
- * one costs neither time nor connections.
+ * A milter that could not be reached, at any of its addresses, is left alone for a moment by the
+ * whole worker, so that a dead one costs neither time nor connections. One that has no room just
+ * now is not dead: sessions wait for it, as they do for the first answer to a look-up.
  */
 #include "filter.h"
 
@@ -22,8 +23,14 @@
 #include "base/stats.h"
 #include "milter.h"
 #include "net/dial.h"
+#include "net/lookup.h"
 
 #define BREAKER_MS 1000
+/* Between two tries to connect to a milter that has no room. */
+#define AGAIN_MS 20
+/* A name is asked again so soon after a failure, and while all is well. */
+#define NAME_RETRY_MS   5000
+#define NAME_REFRESH_MS 300000
 /* A whole message gets this many times filter.timeout; a stage with all its progress reports twice
  * as much, which is what a client waits (RFC 5321, section 4.5.3.2.6: ten minutes). */
 #define END_TIMES   10
@@ -34,13 +41,18 @@
 struct target {
     const char *name; /* the configuration's */
     struct dial_address address;
-    uint64_t retry_at; /* not before */
+    struct lookup *lookup; /* NULL: the address is no name */
+    size_t first;          /* of its addresses, the one to be tried first: it worked last time */
+    uint64_t retry_at;     /* not before */
+    uint64_t full_at;      /* in this turn of the loop there was no room */
 };
 
 struct filters {
     struct loop *loop;
     const struct config *const *config;
-    uint64_t octets; /* of messages in memory */
+    uint64_t octets;     /* of messages in memory */
+    uv_timer_t *again;   /* NULL without a loop */
+    struct list waiting; /* peers that are to try again then */
     size_t n;
     struct target v[];
 };
@@ -51,12 +63,17 @@ struct peer {
     struct target *target;
     struct conn *conn; /* NULL: not connected */
     struct milter *engine;
-    bool begun;   /* it was asked about this stage */
-    bool heard;   /* it has said something on this connection */
-    bool lost;    /* it says no more */
-    bool late;    /* its deadline has passed */
-    bool dropped; /* it is not asked in this session any more */
-    bool logged;  /* of its failure, and of what was ignored: once a session */
+    struct list waiting;  /* a link of filters.waiting: it is to connect soon */
+    size_t first;         /* of its addresses, the one that it began with */
+    size_t tried;         /* how many of them in vain */
+    uint64_t reach_until; /* it may wait for its turn to connect */
+    bool begun;           /* it has its turn in this stage */
+    bool asked_stage;     /* and was asked about it */
+    bool heard;           /* it has said something on this connection */
+    bool lost;            /* it says no more */
+    bool late;            /* its deadline has passed */
+    bool dropped;         /* it is not asked in this session any more */
+    bool logged;          /* of its failure, and of what was ignored: once a session */
     bool logged_ignored;
     unsigned asked; /* the answer that its deadline is for */
     enum milter_wait wait;
@@ -92,6 +109,24 @@ struct filter {
 
 /* --- the milters of the configuration -------------------------------------------------------- */
 
+static void on_again(uv_timer_t *t);
+
+static void open_timer(struct filters *fs)
+{
+    fs->again = NEW(uv_timer_t);
+    fs->again->data = fs;
+    CHECK(uv_timer_init(loop_uv(fs->loop), fs->again) == 0);
+}
+
+static void open_lookup(struct filters *fs, struct target *t)
+{
+    struct lookup_options o = { .host = t->address.host,
+                                .port = t->address.port,
+                                .retry_ms = NAME_RETRY_MS,
+                                .refresh_ms = NAME_REFRESH_MS };
+    t->lookup = t->address.len == 0 ? lookup_open(fs->loop, &o) : NULL;
+}
+
 static const struct config *settings(const struct filter *f)
 {
     return *f->all->config;
@@ -119,14 +154,36 @@ enum err filters_open(struct loop *l, const struct config *const *c, struct filt
             return e;
         }
     }
+    list_init(&fs->waiting);
+    if (l) {
+        open_timer(fs);
+        for (size_t i = 0; i < fs->n; i++) {
+            open_lookup(fs, &fs->v[i]);
+        }
+    }
     *out = fs;
     return ERR_OK;
 }
 
-void filters_close(struct filters **fs)
+static void on_timer_closed(uv_handle_t *h)
 {
-    free(*fs);
-    *fs = NULL;
+    free(h);
+}
+
+void filters_close(struct filters **pfs)
+{
+    struct filters *fs = *pfs;
+    *pfs = NULL;
+    if (!fs) {
+        return;
+    }
+    for (size_t i = 0; i < fs->n; i++) {
+        lookup_close(&fs->v[i].lookup);
+    }
+    if (fs->again) {
+        uv_close((uv_handle_t *)fs->again, on_timer_closed);
+    }
+    free(fs);
 }
 
 /* --- memory ---------------------------------------------------------------------------------- */
@@ -180,7 +237,10 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
     struct peer *p = owner;
     struct filter *f = p->filter;
     (void)c;
-    p->heard = p->heard || ev == CONN_DATA;
+    if (ev == CONN_DATA && !p->heard) {
+        p->heard = true;
+        p->target->first = p->first + p->tried;
+    }
     p->lost = p->lost || ev == CONN_EOF;
     p->late = p->late || ev == CONN_DEADLINE;
     if (f->busy && p->begun && p == &f->peers[f->at]) {
@@ -194,21 +254,89 @@ static void trip(struct peer *p)
     p->target->retry_at = loop_now(p->filter->all->loop) + BREAKER_MS;
 }
 
-/* NULL, or why not. */
-static const char *peer_connect(struct peer *p)
+/* How many addresses it has. */
+static size_t target_addresses(const struct target *t)
+{
+    const struct sockaddr_storage *v;
+    return t->lookup ? lookup_addresses(t->lookup, &v) : 1;
+}
+
+/* Of these the one to be tried now; there is one. */
+static struct dial_address peer_address(const struct peer *p)
+{
+    const struct target *t = p->target;
+    const struct sockaddr_storage *v;
+    if (!t->lookup) {
+        return t->address;
+    }
+    size_t n = lookup_addresses(t->lookup, &v);
+    struct dial_address d = { .a.inet = v[(p->first + p->tried) % n] };
+    d.len = netaddr_len(&d.a.any);
+    return d;
+}
+
+/* Begins to connect, to the first address that does not fail at once. */
+static enum err peer_connect(struct peer *p)
 {
     struct filter *f = p->filter;
-    uint64_t now = loop_now(f->all->loop);
-    if (now < p->target->retry_at) {
+    enum err e = ERR_TEMP;
+    for (; p->tried < target_addresses(p->target); p->tried++) {
+        struct dial_address to = peer_address(p);
+        e = dial_open(f->all->loop, &to, &p->conn);
+        if (e != ERR_TEMP) {
+            break;
+        }
+    }
+    if (e == ERR_OK) {
+        p->engine = milter_new(&f->facts);
+        p->asked = 0;
+        conn_own(p->conn, on_conn, p);
+    }
+    return e;
+}
+
+/* It is asked again soon, but not for ever. */
+static const char *peer_wait(struct peer *p, const char *why)
+{
+    struct filters *fs = p->filter->all;
+    if (loop_now(fs->loop) >= p->reach_until) {
+        return why;
+    }
+    if (list_empty(&fs->waiting)) {
+        uv_timer_start(fs->again, on_again, AGAIN_MS, 0);
+    }
+    list_add(&fs->waiting, &p->waiting);
+    return NULL;
+}
+
+/* NULL, or why not. Without a connection after NULL it waits for one. */
+static const char *peer_reach(struct peer *p)
+{
+    struct target *t = p->target;
+    uint64_t now = loop_now(p->filter->all->loop);
+    if (p->filter->stage != MILTER_MAIL) {
+        return "was lost in the middle of a message";
+    }
+    if (now < t->retry_at) {
         return "could not be reached a moment ago";
     }
-    if (dial_open(f->all->loop, &p->target->address, &p->conn) != ERR_OK) {
-        trip(p);
-        return strerror(errno);
+    if (t->lookup && lookup_pending(t->lookup)) {
+        return peer_wait(p, "its name is still being looked up");
     }
-    p->engine = milter_new(&f->facts);
-    p->asked = 0;
-    conn_own(p->conn, on_conn, p);
+    if (target_addresses(t) == 0) {
+        return "its name is not known";
+    }
+    /* When one found no room the others would not either. */
+    enum err e = t->full_at == now ? ERR_LIMIT : peer_connect(p);
+    if (e == ERR_LIMIT) {
+        t->full_at = now;
+        return peer_wait(p, "takes no further connections");
+    }
+    if (e != ERR_OK) {
+        const char *why = strerror(errno);
+        trip(p);
+        return why;
+    }
     return NULL;
 }
 
@@ -420,11 +548,25 @@ static bool peer_flush(struct peer *p)
     return conn_flush(p->conn);
 }
 
+static enum outcome ask(struct peer *p);
+
+/* Where nobody was heard the next address is tried, if there is one: LOOKUP_MAX times at most. */
+static enum outcome lose(struct peer *p)
+{
+    if (p->heard || stage_over(p) || p->tried + 1 >= target_addresses(p->target)) {
+        return fail(p, why_lost(p));
+    }
+    peer_close(p, 0);
+    p->tried++;
+    p->asked_stage = false;
+    return ask(p);
+}
+
 static enum outcome wait_for(struct peer *p, const struct milter_event *ev)
 {
     peer_flush(p);
     if (p->lost || p->late || stage_over(p)) {
-        return fail(p, why_lost(p));
+        return lose(p);
     }
     if (ev->asked != p->asked) {
         p->asked = ev->asked;
@@ -442,7 +584,7 @@ static bool wait_for_room(struct peer *p, enum outcome *o)
     }
     *o = OUTCOME_WAIT;
     if (p->lost || p->late || stage_over(p)) {
-        *o = fail(p, why_lost(p));
+        *o = lose(p);
     } else {
         peer_deadline(p, settings(p->filter)->filter_timeout);
     }
@@ -487,6 +629,7 @@ static enum outcome talk(struct peer *p)
 /* What it was doing when the last transaction was given up is not to be heard any more. */
 static void peer_settle(struct peer *p)
 {
+    list_del(&p->waiting);
     if (p->conn && (p->lost || !milter_abort(p->engine, conn_out(p->conn)))) {
         peer_close(p, 0);
     }
@@ -496,36 +639,48 @@ static void peer_settle(struct peer *p)
     }
 }
 
-/* NULL, or why it can't be asked. */
-static const char *peer_begin(struct peer *p)
+static void peer_begin(struct peer *p)
+{
+    const struct filters *fs = p->filter->all;
+    uint64_t now = loop_now(fs->loop);
+    p->begun = true;
+    p->asked_stage = false;
+    p->late = false;
+    p->first = p->target->first;
+    p->tried = 0;
+    p->reach_until = now + (*fs->config)->filter_connect_timeout;
+    p->stage_end = now + STAGE_TIMES * (*fs->config)->filter_timeout;
+}
+
+static void ask_stage(struct peer *p)
 {
     struct filter *f = p->filter;
-    const char *why = NULL;
-    p->begun = true;
-    p->late = false;
-    p->stage_end = loop_now(f->all->loop) + STAGE_TIMES * settings(f)->filter_timeout;
-    if (!p->conn) {
-        why = f->stage == MILTER_MAIL ? peer_connect(p) : "was lost in the middle of a message";
-    }
-    if (!why && f->stage == MILTER_END) {
+    p->asked_stage = true;
+    if (f->stage == MILTER_END) {
         rewrite_begin(f->message);
     }
-    if (!why) {
-        milter_ask(p->engine, f->stage);
-    }
-    return why;
+    milter_ask(p->engine, f->stage);
 }
 
 static enum outcome ask(struct peer *p)
 {
-    const char *why = NULL;
     if (p->dropped) {
         return OUTCOME_NEXT;
     }
     if (!p->begun) {
-        why = peer_begin(p);
+        peer_begin(p);
     }
-    return why ? fail(p, why) : talk(p);
+    const char *why = p->conn ? NULL : peer_reach(p);
+    if (why) {
+        return fail(p, why);
+    }
+    if (!p->conn) {
+        return OUTCOME_WAIT;
+    }
+    if (!p->asked_stage) {
+        ask_stage(p);
+    }
+    return talk(p);
 }
 
 /* --- stages ---------------------------------------------------------------------------------- */
@@ -569,6 +724,20 @@ static void run(struct filter *f)
     }
     conclude(f);
     finish(f);
+}
+
+/* In the order in which they came; a session that ends meanwhile takes its peers off the list. */
+static void on_again(uv_timer_t *t)
+{
+    struct filters *fs = t->data;
+    struct list now, *l;
+    list_init(&now);
+    while ((l = list_pop(&fs->waiting))) {
+        list_add(&now, l);
+    }
+    while ((l = list_pop(&now))) {
+        run(CONTAINER_OF(l, struct peer, waiting)->filter);
+    }
 }
 
 static void on_task(struct task *t)
@@ -707,6 +876,7 @@ struct filter *filter_open(struct filters *fs, const struct filter_client *c, fi
     f->n = fs->n;
     for (size_t i = 0; i < f->n; i++) {
         f->peers[i] = (struct peer){ .filter = f, .target = &fs->v[i] };
+        list_init(&f->peers[i].waiting);
     }
     set_facts(f, c);
     return f;

@@ -16,9 +16,10 @@
 #include "net/netaddr.h"
 
 /*
- * The milters of the configuration, parsed; one a worker. *out is NULL without any. The names of
- * hosts are looked up here, once: it may block. *c is borrowed and may be replaced: all settings
- * but filter.milters are asked for when they matter. All of it outlives every filter.
+ * The milters of the configuration, parsed; one a worker. *out is NULL without any. Names of hosts
+ * are looked up from now on, again and again; a milter whose name nobody knows can't be reached.
+ * *c is borrowed and may be replaced: all settings but filter.milters are asked for when they
+ * matter. All of it outlives every filter. Without a loop the text alone is checked, on any thread.
  */
 struct filters;
 enum err filters_open(struct loop *l, const struct config *const *c, struct filters **out,

@@ -2,15 +2,13 @@
  * dial: sockets that connect. The conn watches them from the start: a socket that is not yet
  * connected takes and gives nothing, so that no state of its own is needed for that.
  *
- * It owns nothing. Names are looked up once, when the daemon starts: a service that mail depends on
- * should not depend on the DNS as well.
+ * It owns nothing and looks nothing up.
  */
 #include "net/dial.h"
 
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,16 +24,54 @@ static enum err parse_local(struct span path, struct dial_address *out)
     return ERR_OK;
 }
 
-static enum err look_up(const char *host, const char *port, struct dial_address *out)
+/* An address in figures, IPv6 with its zone. */
+static bool parse_figures(const char *host, unsigned port, struct dial_address *out)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found;
-    if (getaddrinfo(host, port, &hints, &found) != 0) {
-        return ERR_NOTFOUND;
+    char text[8];
+    struct addrinfo *found,
+        hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_NUMERICHOST };
+    snprintf(text, sizeof text, "%u", port);
+    if (getaddrinfo(host, text, &hints, &found) != 0) {
+        return false;
     }
     memcpy(&out->a, found->ai_addr, found->ai_addrlen);
     out->len = found->ai_addrlen;
     freeaddrinfo(found);
-    return ERR_OK;
+    return true;
+}
+
+static bool is_label(struct span s, bool *figures)
+{
+    *figures = true;
+    for (size_t i = 0; i < s.n; i++) {
+        bool digit = s.p[i] >= '0' && s.p[i] <= '9', hyphen = s.p[i] == '-';
+        bool letter = (s.p[i] | 0x20) >= 'a' && (s.p[i] | 0x20) <= 'z';
+        if (!letter && !digit && s.p[i] != '_' && !(hyphen && i > 0 && i + 1 < s.n)) {
+            return false;
+        }
+        *figures = *figures && digit;
+    }
+    return s.n > 0 && s.n <= 63;
+}
+
+/* Labels, of which the last is no number: that is an address which is wrong. */
+static bool is_name(struct span s)
+{
+    bool figures = true;
+    if (s.n > DIAL_NAME_MAX) {
+        return false;
+    }
+    if (s.n > 1 && s.p[s.n - 1] == '.') {
+        s.n--;
+    }
+    for (size_t at = 0; at <= s.n;) {
+        struct span rest = span_skip(s, at), label = span_first(rest, span_find(rest, '.'));
+        if (!is_label(label, &figures)) {
+            return false;
+        }
+        at += label.n + 1;
+    }
+    return !figures;
 }
 
 static enum err parse_inet(struct span s, struct dial_address *out)
@@ -57,11 +93,16 @@ static enum err parse_inet(struct span s, struct dial_address *out)
     if (host.n == 0 || span_u64(port, UINT16_MAX, &number) != ERR_OK || number == 0) {
         return ERR_INVALID;
     }
-    char *name = span_dup(host), text[8];
-    snprintf(text, sizeof text, "%u", (unsigned)number);
-    enum err e = look_up(name, text, out);
-    free(name);
-    return e;
+    struct dial_address d = { .port = (uint16_t)number };
+    if (host.n > DIAL_NAME_MAX || span_find(host, '\0') < host.n) {
+        return ERR_INVALID;
+    }
+    memcpy(d.host, host.p, host.n);
+    if (!parse_figures(d.host, d.port, &d) && !is_name(host)) {
+        return ERR_INVALID;
+    }
+    *out = d;
+    return ERR_OK;
 }
 
 enum err dial_parse(const char *text, struct dial_address *out, char *why, size_t why_size)
@@ -75,10 +116,7 @@ enum err dial_parse(const char *text, struct dial_address *out, char *why, size_
         e = parse_inet(rest, out);
     }
     if (e != ERR_OK) {
-        snprintf(why, why_size,
-                 e == ERR_NOTFOUND ? "%.200s: no such host"
-                                   : "%.200s: not inet:HOST:PORT or unix:/PATH",
-                 text);
+        snprintf(why, why_size, "%.200s: not inet:HOST:PORT or unix:/PATH", text);
     }
     return e;
 }
@@ -93,7 +131,7 @@ enum err dial_open(struct loop *l, const struct dial_address *to, struct conn **
         int e = errno;
         close(fd);
         errno = e;
-        return ERR_TEMP;
+        return e == EAGAIN ? ERR_LIMIT : ERR_TEMP;
     }
     *out = conn_open(l, fd);
     return ERR_OK;

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import shutil
+import socket
 from pathlib import Path
 
 import harness
@@ -197,6 +198,31 @@ class Sandbox(harness.FleetTest):
         self.eventually(20, lambda: self.assertRegex(
             node.log.read_text(), r" config\.needs_restart .*setting=tls\.directory"))
         self.assertEqual(self.reloads(), 1)
+
+    # --- names ------------------------------------------------------------------------------------
+
+    def test_milters_by_name(self):
+        """Looked up inside of the sandbox; one that nobody knows stops neither start nor reload."""
+        node, fleet = self.fleet.delivery_nodes[0], self.fleet
+        milter = socket.create_server((HOST, 0))
+        self.addCleanup(milter.close)
+        milter.settimeout(20)
+        port = milter.getsockname()[1]
+        self.addCleanup(self.restart, node)
+        self.addCleanup(fleet.node_settings.pop, node.name)
+        fleet.node_settings[node.name] = {
+            "filter.milters": f"inet:nobody.invalid:8891 inet:localhost:{port}",
+            "filter.on_failure": "accept"}
+        self.restart(node)
+        os.kill(node.pids()[0], signal.SIGHUP)
+        self.eventually(20, lambda: self.assertIn(" worker.reloaded ", node.log.read_text()))
+        with self.smtp() as smtp:
+            smtp.send(b"MAIL FROM:<sender@example.org>\r\n")
+            milter.accept()[0].close()  # the first one was passed over, and this one fails now
+            self.assertEqual(smtp.reply()[0], 250)
+        log = node.log.read_text()
+        self.assertRegex(log, r" lookup\.failed .*host=nobody\.invalid")
+        self.assertRegex(log, r' filter\.failed .*nobody\.invalid:8891 why="its name is not known"')
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
  */
 #include "net_fixture.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
 #include <sys/un.h>
 
 #include "base/stats.h"
@@ -11,6 +13,33 @@
 #include "net/dial.h"
 
 #define NR_ALL 0x000df080u
+
+/* --- the DNS --------------------------------------------------------------------------------- */
+
+/* Of milter.test, in the place of libc's: on a thread, and only while the test does not hold it. */
+static pthread_mutex_t dns = PTHREAD_MUTEX_INITIALIZER;
+static bool dns_is_down;
+
+/* Two addresses; at the first nobody listens. */
+int getaddrinfo(const char *restrict host, const char *restrict port,
+                const struct addrinfo *restrict hints, struct addrinfo **restrict out)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    if (strcmp(host, "milter.test") != 0) {
+        return real(host, port, hints, out);
+    }
+    if (hints->ai_flags & AI_NUMERICHOST) {
+        return EAI_NONAME;
+    }
+    pthread_mutex_lock(&dns);
+    bool down = dns_is_down;
+    pthread_mutex_unlock(&dns);
+    return down || real("127.0.0.2", port, hints, out) != 0 ||
+                   real("127.0.0.1", port, hints, &(*out)->ai_next) != 0
+               ? EAI_AGAIN
+               : 0;
+}
 
 /* --- a milter -------------------------------------------------------------------------------- */
 
@@ -663,11 +692,23 @@ static void test_addresses(void **state)
     static const char *const good[] = { "inet:127.0.0.1:8891", "inet:8891@127.0.0.1",
                                         "inet:8891@localhost", "inet:[::1]:8891",
                                         "inet:8891@[::1]",     "inet6:8891@::1",
-                                        "unix:/run/x",         "local:/run/x" };
-    static const char *const bad[] = { "",           "inet:",       "inet:8891",
-                                       "inet::8891", "inet:a:0",    "inet:127.0.0.1:65536",
-                                       "inet:a:b",   "inet:8891@",  "unix:",
-                                       "unix:x",     "127.0.0.1:1", "inet:256.0.0.0.1.invalid:1" };
+                                        "unix:/run/x",         "local:/run/x",
+                                        "inet:milter.test:1",  "inet:mail_2.a-b.invalid.:1" };
+    static const char *const bad[] = { "",
+                                       "inet:",
+                                       "inet:8891",
+                                       "inet::8891",
+                                       "inet:a:0",
+                                       "inet:127.0.0.1:65536",
+                                       "inet:a:b",
+                                       "inet:8891@",
+                                       "unix:",
+                                       "unix:x",
+                                       "127.0.0.1:1",
+                                       "inet:256.0.0.0.1:1",
+                                       "inet:a..b:1",
+                                       "inet:-a.b:1",
+                                       "inet:a b:1" };
     struct dial_address a;
     char why[256], longest[300] = "unix:/";
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
@@ -676,6 +717,10 @@ static void test_addresses(void **state)
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         assert_int_not_equal(dial_parse(bad[i], &a, why, sizeof why), ERR_OK);
     }
+    assert_int_equal(dial_parse("inet:8891@milter.test", &a, why, sizeof why), ERR_OK);
+    assert_int_equal(a.len, 0);
+    assert_string_equal(a.host, "milter.test");
+    assert_int_equal(a.port, 8891);
     memset(longest + 6, 'x', 108);
     assert_int_equal(dial_parse(longest, &a, why, sizeof why), ERR_INVALID);
 }
@@ -723,6 +768,132 @@ static void test_unix_socket(void **state)
     finish(&w);
 }
 
+/* The milter is on a UNIX socket, with room for one connection that it has not accepted yet. */
+static void move_to_small_socket(struct world *w, const char *dir)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    char why[256];
+    filter_close(&w->f);
+    filters_close(&w->fs);
+    close(w->k[0].listener);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s/milter", dir);
+    snprintf(w->k[0].name, sizeof w->k[0].name, "unix:%s", at.sun_path);
+    w->k[0].listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(w->k[0].listener, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(w->k[0].listener, 0), 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    close(fd); /* and takes the room until it is accepted */
+    assert_int_equal(filters_open(w->x.loop, &w->c, &w->fs, why, sizeof why), ERR_OK);
+    open_filter(w);
+}
+
+/* A burst waits for its turn: it is neither deferred nor let through. */
+static void test_no_room(void **state)
+{
+    (void)state;
+    struct world w;
+    char dir[] = "/tmp/mailfleet-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    setup(&w, 1);
+    move_to_small_socket(&w, dir);
+    int listener = w.k[0].listener;
+    w.k[0].listener = -1;
+    filter_mail(w.f, SPAN("client"), SPAN("a@b"), NULL, 0);
+    uint64_t later = uv_hrtime() / 1000000 + 100; /* so that it tries more than once */
+    UNTIL(&w, uv_hrtime() / 1000000 > later);
+    assert_int_equal(w.told, 0);
+    w.k[0].listener = listener;
+    UNTIL(&w, w.told == 1);
+    assert_int_equal(w.v, FILTER_ACCEPT);
+    assert_int_equal(stats_get(&w.stats, STAT_filter_faults), 0);
+
+    /* The end of its patience is not the milter's death. */
+    filter_close(&w.f);
+    fake_pump(&w.k[0]);
+    fake_fini(&w.k[0]);
+    snprintf(path, sizeof path, "%s/milter", dir);
+    unlink(path);
+    fake_init(&w.k[0]);
+    w.c.filter_connect_timeout = 50;
+    open_filter(&w);
+    move_to_small_socket(&w, dir);
+    listener = w.k[0].listener;
+    w.k[0].listener = -1;
+    filter_mail(w.f, SPAN("client"), SPAN("a@b"), NULL, 0);
+    UNTIL(&w, w.told == 2);
+    assert_int_equal(w.v, FILTER_DEFER);
+    w.k[0].listener = listener;
+    fake_pump(&w.k[0]);
+    w.c.filter_connect_timeout = WAIT_MS;
+    mail(&w, FILTER_ACCEPT);
+
+    /* Given up and closed while it waits: nobody hears of it. */
+    filter_close(&w.f);
+    filters_close(&w.fs);
+    unlink(path);
+    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, path, sizeof path), ERR_OK);
+    open_filter(&w);
+    snprintf(path, sizeof path, "%s/milter", dir);
+    move_to_small_socket(&w, dir);
+    listener = w.k[0].listener;
+    w.k[0].listener = -1;
+    filter_mail(w.f, SPAN("client"), SPAN("a@b"), NULL, 0);
+    for (int i = 0; i < 4; i++) {
+        turn(&w);
+    }
+    filter_close(&w.f);
+    later = uv_hrtime() / 1000000 + 60;
+    int told = w.told;
+    UNTIL(&w, uv_hrtime() / 1000000 > later);
+    assert_int_equal(w.told, told);
+    w.k[0].listener = listener;
+    unlink(path);
+    rmdir(dir);
+    finish(&w);
+}
+
+/* By its name: it is waited for, its second address is found, and without one nothing breaks. */
+static void test_names(void **state)
+{
+    (void)state;
+    struct world w;
+    char why[256];
+    setup(&w, 1);
+    filter_close(&w.f);
+    filters_close(&w.fs);
+    unsigned port = (unsigned)atoi(strrchr(w.k[0].name, ':') + 1);
+    snprintf(w.k[0].name, sizeof w.k[0].name, "inet:milter.test:%u", port);
+
+    pthread_mutex_lock(&dns);
+    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, why, sizeof why), ERR_OK);
+    open_filter(&w);
+    filter_mail(w.f, SPAN("client"), SPAN("a@b"), NULL, 0);
+    uint64_t later = uv_hrtime() / 1000000 + 60;
+    UNTIL(&w, uv_hrtime() / 1000000 > later);
+    assert_int_equal(w.told, 0);
+    pthread_mutex_unlock(&dns);
+    UNTIL(&w, w.told == 1);
+    assert_int_equal(w.v, FILTER_ACCEPT);
+    assert_int_equal(stats_get(&w.stats, STAT_filter_faults), 0);
+    for (int i = 0; i < 2; i++) {
+        filter_close(&w.f);
+        open_filter(&w);
+        whole(&w, FILTER_ACCEPT);
+    }
+
+    filter_close(&w.f);
+    filters_close(&w.fs);
+    dns_is_down = true;
+    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, why, sizeof why), ERR_OK);
+    open_filter(&w);
+    mail(&w, FILTER_DEFER);
+    w.c.filter_on_failure = FILTER_ON_FAILURE_ACCEPT;
+    whole(&w, FILTER_ACCEPT);
+    dns_is_down = false;
+    finish(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -744,6 +915,8 @@ int main(void)
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_no_milters),
         cmocka_unit_test(test_unix_socket),
+        cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_names),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -409,7 +409,8 @@ static void forget_client(struct session *s)
 static void ask_lists(struct session *s)
 {
     const struct gate *g = gate_of(s->base.worker);
-    if (g->blocklist && !s->lmtp) {
+    if (g->blocklist && !s->lmtp &&
+        !throttle_exempts(s->base.worker->throttle, conn_peer(s->conn))) {
         s->listing = blocklist_ask(g->blocklist, conn_peer(s->conn), on_listed, s);
     }
 }

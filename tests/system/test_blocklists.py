@@ -90,7 +90,7 @@ class Blocklists(harness.FleetTest):
         cls.nsd.start()
         cls.settings = {"dns.servers": f"{HOST}:{cls.nsd.at[1]}",
                         "blocklist.zones": "bl.test=127.0.0.2/31 second.test",
-                        "blocklist.allow_zones": "allow.test",
+                        "blocklist.allow_zones": "allow.test", "blocklist.timeout": "10s",
                         "smtp.xclient": "127.0.0.0/8", "smtp.max_unknown": 3, "smtp.tarpit": "1ms",
                         "limits.exempt": "203.0.113.0/24"}
         super().setUpClass()
@@ -134,6 +134,10 @@ class Blocklists(harness.FleetTest):
     def is_silent(smtp):
         return not select.select([smtp.socket], [], [], 0)[0]
 
+    def hang(self):
+        self.nsd.signal(signal.SIGSTOP)
+        self.addCleanup(self.nsd.signal, signal.SIGCONT)
+
     # --- block lists ----------------------------------------------------------------------------
 
     def test_listed(self):
@@ -148,10 +152,14 @@ class Blocklists(harness.FleetTest):
         self.assertEqual(self.metric("blocklist_hits") - before, 6)
 
     def test_listed_in_one_piece(self):
-        """All of the conversation is there before the list has answered."""
+        """All of the conversation is there before the list has answered: it waits for the list."""
+        self.hang()
         smtp = self.client(LISTED)
         smtp.send(f"MAIL FROM:<a@example.org>\r\nRCPT TO:<{self.user.address}>\r\n".encode() * 2
                   + b"RSET\r\nNOOP\r\nQUIT\r\n")
+        self.client("203.0.113.1").deliver(MESSAGE, [self.user.address])
+        self.assertTrue(self.is_silent(smtp))
+        self.nsd.signal(signal.SIGCONT)
         self.assertEqual([smtp.reply()[0] for _ in range(7)], [250, 550, 503, 550, 250, 250, 221])
 
     def test_postmaster_can_be_reached(self):
@@ -200,8 +208,7 @@ class Blocklists(harness.FleetTest):
 
     def test_name_server_that_hangs(self):
         """Its deadline lists nobody; sessions that do not wait for it go on."""
-        self.nsd.signal(signal.SIGSTOP)
-        self.addCleanup(self.nsd.signal, signal.SIGCONT)
+        self.hang()
         before = self.metric("blocklist_faults")
         waiting, other = self.client(LISTED), self.client("203.0.113.1")
         waiting.send(f"MAIL FROM:<>\r\nRCPT TO:<{self.user.address}>\r\n".encode())

@@ -784,7 +784,7 @@ static void move_to_small_socket(struct world *w, const char *dir)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
     close(fd); /* and takes the room until it is accepted */
-    assert_int_equal(filters_open(w->x.loop, &w->c, &w->fs, why, sizeof why), ERR_OK);
+    assert_int_equal(filters_open(w->x.loop, &w->config, &w->fs, why, sizeof why), ERR_OK);
     open_filter(w);
 }
 
@@ -832,7 +832,7 @@ static void test_no_room(void **state)
     filter_close(&w.f);
     filters_close(&w.fs);
     unlink(path);
-    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, path, sizeof path), ERR_OK);
+    assert_int_equal(filters_open(w.x.loop, &w.config, &w.fs, path, sizeof path), ERR_OK);
     open_filter(&w);
     snprintf(path, sizeof path, "%s/milter", dir);
     move_to_small_socket(&w, dir);
@@ -866,7 +866,7 @@ static void test_names(void **state)
     snprintf(w.k[0].name, sizeof w.k[0].name, "inet:milter.test:%u", port);
 
     pthread_mutex_lock(&dns);
-    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, why, sizeof why), ERR_OK);
+    assert_int_equal(filters_open(w.x.loop, &w.config, &w.fs, why, sizeof why), ERR_OK);
     open_filter(&w);
     filter_mail(w.f, SPAN("client"), SPAN("a@b"), NULL, 0);
     uint64_t later = uv_hrtime() / 1000000 + 60;
@@ -885,7 +885,7 @@ static void test_names(void **state)
     filter_close(&w.f);
     filters_close(&w.fs);
     dns_is_down = true;
-    assert_int_equal(filters_open(w.x.loop, &w.c, &w.fs, why, sizeof why), ERR_OK);
+    assert_int_equal(filters_open(w.x.loop, &w.config, &w.fs, why, sizeof why), ERR_OK);
     open_filter(&w);
     mail(&w, FILTER_DEFER);
     w.c.filter_on_failure = FILTER_ON_FAILURE_ACCEPT;

@@ -431,7 +431,8 @@ static bool names(const char *const *words, size_t n, const char *word)
  */
 static bool needs_restart(const struct config_doc *d)
 {
-    static const char *const sections[] = { "database", "cache", "spool", "oauth", "blocklist", "dns" };
+    static const char *const sections[] = { "database", "cache",     "spool",
+                                            "oauth",    "blocklist", "dns" };
     static const char *const settings[] = {
         "node.name",           "node.user",           "node.workers",        "node.fleet_key_file",
         "node.sandbox",        "auth.threads",        "auth.queue",          "auth.scheme",

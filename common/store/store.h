@@ -33,8 +33,9 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                     size_t why_size);
 
 /*
- * From now on logins go by c's rules: lock, sessions, delay, enrolment, iterations, how many failures
- * and who is exempt; the rest of it belongs to what is open. limits.exempt must be good (checked).
+ * From now on logins go by c's rules: lock, sessions, delay, enrolment, iterations, how many
+ * failures and who is exempt; the rest of it belongs to what is open. limits.exempt must be good
+ * (checked).
  */
 void store_reload(struct store *s, const struct config *c);
 

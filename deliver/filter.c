@@ -892,10 +892,9 @@ void filter_mail(struct filter *f, struct span helo, struct span reverse_path,
     begin(f, MILTER_MAIL);
 }
 
-void filter_rcpt(struct filter *f, struct span forward_path, const struct span *parameters,
-                 size_t n)
+void filter_rcpt(struct filter *f, struct span forward_path)
 {
-    set_path(f, &f->rcpt, forward_path, parameters, n, MILTER_RCPT_ADDR, MILTER_RCPT_HOST);
+    set_path(f, &f->rcpt, forward_path, NULL, 0, MILTER_RCPT_ADDR, MILTER_RCPT_HOST);
     f->facts.rcpt = buf_span(&f->rcpt);
     begin(f, MILTER_RCPT);
 }

@@ -75,9 +75,9 @@ struct filter *filter_open(struct filters *fs, const struct filter_client *c, fi
  */
 void filter_mail(struct filter *f, struct span helo, struct span reverse_path,
                  const struct span *parameters, size_t n);
-/* REFUSE and DEFER are this recipient's alone. Only for those that are accepted otherwise. */
-void filter_rcpt(struct filter *f, struct span forward_path, const struct span *parameters,
-                 size_t n);
+/* REFUSE and DEFER are this recipient's alone. Only for those that are accepted otherwise. Its
+ * parameters are those of DSN, which nobody here makes use of: milters don't get them. */
+void filter_rcpt(struct filter *f, struct span forward_path);
 void filter_data(struct filter *f);
 /*
  * The message as the client sent it, CRLF lines without dot-stuffing, in pieces: copied. ERR_LIMIT:

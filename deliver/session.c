@@ -247,7 +247,7 @@ static void on_route(void *arg, enum smtp_verdict v, struct route_mailbox **mail
     const struct address *rcpt = smtp_rcpt(s->engine);
     s->step = STEP_FILTER;
     s->asked = SMTP_RCPT;
-    filter_rcpt(s->filter, span_of(rcpt->text, rcpt->len), NULL, 0);
+    filter_rcpt(s->filter, span_of(rcpt->text, rcpt->len));
 }
 
 static void log_message(struct session *s, const struct blob_id *id, enum smtp_verdict v)

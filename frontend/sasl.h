@@ -83,7 +83,7 @@ enum sasl_action_type {
     SASL_TOKEN,       /* whether text is a good token (of user, unless empty): sasl_token_answer */
     SASL_CERTIFICATE, /* the client's certificate is user's; the end */
     SASL_PROVEN,      /* SCRAM: the client knows user's password, and was shown that we do; the end */
-    SASL_WRONG,       /* SCRAM: the proof is wrong; text is scram_verify's candidate; the end */
+    SASL_WRONG,       /* SCRAM: the proof is wrong; the end */
     SASL_DONE,        /* the token's exchange is complete; the end */
     SASL_FAILED       /* err is INVALID: not what the mechanism allows; DENIED: refused; the end */
 };

@@ -254,10 +254,8 @@ static struct sasl_action verify(struct sasl_scram *s, struct span proof)
 {
     uint8_t signature[SCRAM_KEY_MAX];
     size_t n = scram_hash_size(s->keys.hash);
-    if (!scram_verify(&s->keys, buf_span(&s->auth), proof, s->candidate, signature)) {
-        return (struct sasl_action){ .type = SASL_WRONG,
-                                     .user = span_str(s->user),
-                                     .text = span_of(s->candidate, n) };
+    if (!scram_verify(&s->keys, buf_span(&s->auth), proof, signature)) {
+        return (struct sasl_action){ .type = SASL_WRONG, .user = span_str(s->user) };
     }
     buf_clear(&s->text);
     add(&s->text, SPAN("v="));

@@ -19,7 +19,6 @@ struct sasl_scram {
     struct buf nonce;   /* the client's, then ours behind it */
     struct buf auth;    /* AuthMessage, as it grows */
     struct buf text;    /* what we say */
-    uint8_t candidate[SCRAM_KEY_MAX];
 };
 
 void sasl_scram_init(struct sasl_scram *s, const struct sasl_context *c, enum scram_hash h,

@@ -241,21 +241,20 @@ enum err scram_parse(struct span text, enum scram_hash h, struct scram_keys *out
 /* --- comparing ------------------------------------------------------------------------------- */
 
 bool scram_verify(const struct scram_keys *k, struct span auth_message, struct span proof,
-                  uint8_t *candidate, uint8_t *signature)
+                  uint8_t *signature)
 {
     size_t n = hashes[k->hash].size;
-    uint8_t client[SCRAM_KEY_MAX];
+    uint8_t client[SCRAM_KEY_MAX], stored[SCRAM_KEY_MAX];
     if (proof.n != n) {
-        memset(candidate, 0, n);
         return false;
     }
     hmac(k->hash, k->stored, auth_message, client);
     for (size_t i = 0; i < n; i++) {
         client[i] ^= (uint8_t)proof.p[i];
     }
-    digest(k->hash, client, candidate);
+    digest(k->hash, client, stored);
     OPENSSL_cleanse(client, sizeof client);
-    bool right = CRYPTO_memcmp(candidate, k->stored, n) == 0;
+    bool right = CRYPTO_memcmp(stored, k->stored, n) == 0;
     if (right) {
         hmac(k->hash, k->server, auth_message, signature);
     }

@@ -54,15 +54,13 @@ void scram_fake(enum scram_hash h, const uint8_t mac[32], uint32_t iterations,
 
 /*
  * Whether proof is right for auth_message (RFC 5802, section 3). signature: the server's, when
- * right. candidate: what the proof would make the stored key. Both have room for SCRAM_KEY_MAX
- * octets.
+ * right; it has room for SCRAM_KEY_MAX octets.
  *
- * Of a wrong password the candidate is another one each time: the client masks its key with one
- * made from the password and the nonce, and only who has the right keys gets the mask off. That two
- * proofs came from one wrong password is what no server of SCRAM can see.
+ * That two wrong proofs came from one password is what no server of SCRAM can see: the client masks
+ * its key with one made from the password and the nonce, and only the right keys get the mask off.
  */
 bool scram_verify(const struct scram_keys *k, struct span auth_message, struct span proof,
-                  uint8_t *candidate, uint8_t *signature);
+                  uint8_t *signature);
 
 /* A new nonce of printable characters other than the comma. */
 void scram_nonce(char out[SCRAM_NONCE_SIZE]);

@@ -34,7 +34,7 @@ static void next(struct client *c)
                     1);
         break;
     case 1:
-        filter_rcpt(c->filter, SPAN("user@example.org"), NULL, 0);
+        filter_rcpt(c->filter, SPAN("user@example.org"));
         break;
     case 2:
         filter_data(c->filter);

@@ -286,7 +286,7 @@ static void mail(struct world *w, enum filter_verdict v)
 
 static void rcpt(struct world *w, enum filter_verdict v)
 {
-    filter_rcpt(w->f, SPAN("c@d"), NULL, 0);
+    filter_rcpt(w->f, SPAN("c@d"));
     expect(w, v);
 }
 
@@ -661,7 +661,7 @@ static void test_reset_in_the_middle(void **state)
     assert_int_equal(w.told, 0);
     w.k[0].answers['R'] = SPAN("");
     mail(&w, FILTER_ACCEPT);
-    filter_rcpt(w.f, SPAN("c@d"), NULL, 0);
+    filter_rcpt(w.f, SPAN("c@d"));
     UNTIL(&w, memmem(buf_span(&w.k[0].heard).p, buf_len(&w.k[0].heard), "R<c@d>", 6));
     filter_reset(w.f); /* an answer is owed */
     w.k[0].answers['R'] = (struct span){ 0 };

@@ -497,7 +497,6 @@ static void tells_a_wrong_proof(void **state)
         snprintf(message, sizeof message, "c=biws,r=xserver,p=%s", proofs[i]);
         struct sasl_action a = say(s, message);
         expect_user(a, SASL_WRONG, "user");
-        assert_int_equal(a.text.n, 32);
         sasl_free(&s);
     }
 }

@@ -1,7 +1,8 @@
 # packages: installs the Debian packages that lists name, when some are missing. Sourced.
 #
 # A list has one package a line, and comments behind #. Nothing is done, and no right is asked for,
-# when all of them are there.
+# when all of them are there. No service is started by it: a machine that is only to try or to test
+# this should not begin to run a mail server and a name server of its own.
 
 # install_packages LIST...
 install_packages() {
@@ -21,17 +22,26 @@ install_packages() {
         as_root=(sudo)
     fi
     echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
+    local policy=/usr/sbin/policy-rc.d
+    [ -e "$policy" ] && policy=
     local log apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
         apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
     log=$(mktemp)
+    if [ "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
+    local code=0
     {
         "${apt[@]}" update &&
             "${apt[@]}" install --no-install-recommends "${missing[@]}"
-    } </dev/null >"$log" 2>&1 || {
+    } </dev/null >"$log" 2>&1 || code=$?
+    [ "$policy" ] && "${as_root[@]}" rm -f "$policy"
+    if [ "$code" != 0 ]; then
         tail -n 30 "$log" >&2
         rm -f "$log"
         echo "the packages could not be installed" >&2
         return 1
-    }
+    fi
     rm -f "$log"
 }

@@ -1,17 +1,20 @@
 /*
  * session: the only place where the SMTP engine, a conn and the store meet.
  *
- * It owns the conn, the engine, the transaction, and at most one of a request to the store and a
- * delivery that it waits for. Every callback records a fact and calls session_run, which takes
- * steps until one has to wait:
+ * It owns the conn, the engine, the transaction, the milters' ear for it, and at most one of a
+ * request to the store and a message on its way in (intake). Every callback records a fact and
+ * calls session_run, which takes steps until one has to wait:
  *
  *   ENGINE   the engine eats input; its action names the next step
  *   INPUT    waits for bytes
  *   FLUSH    waits until the reply is with the kernel
+ *   TARPIT   a refusal is held back for a while
  *   TLS      waits for the handshake
+ *   LISTING  waits for what block lists say of the client, at its first recipient
  *   RCPT     waits for the route of a recipient
- *   SPOOL    the delivery has enough for now: waits until it takes more
- *   COMMIT   waits for the outcome of the delivery
+ *   FILTER   waits for the milters' word on what was asked
+ *   SPOOL    the spool has enough for now: waits until it takes more
+ *   COMMIT   waits for the outcome of the message
  *
  * It knows no byte of the protocol (smtp.c) and no rule of the store.
  */

@@ -203,18 +203,17 @@ class Setup(AdminTest):
 
     def test_check_finds_a_volume_that_workers_can_not_open(self):
         spool = self.fleet.spool
-        link = self.fleet.state / "link"
+        link = self.fleet.state / "link"  # what it leads to is not asked of a filer that may hang
         link.symlink_to(spool)
         beside = spool.with_name(spool.name[:-1])  # its name begins as the volume's
         beside.mkdir()
-        for roots, good in ((spool, True), (f"/nonexistent, {spool.parent}", True), (link, True),
+        for roots, good in ((spool, True), (f"/nonexistent, {spool.parent}", True), (link, False),
                             ("/", True), ("/nonexistent", False), (f"{spool}/below", False),
                             (beside, False), ("", False)):
             with self.subTest(roots=roots):
                 rows = self.check(self.config("roots", spool__roots=roots))
                 self.only_wrong(rows, *([] if good else ["volume 1"]))
         self.assertIn("spool.roots", rows["volume 1"][1])
-        self.only_wrong(self.check(self.config("open", spool__roots="", node__sandbox="off")))
 
     def test_check_finds_a_cache_server_that_is_down(self):
         memcached, cache = self.fleet["memcached"], f"cache 127.0.0.1:{self.fleet.ports.memcached}"

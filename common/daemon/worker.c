@@ -42,7 +42,6 @@ struct worker_process {
     struct netset *networks, *exempt;
     uint64_t refused_log_at; /* when the next line may come */
     uint64_t refused_more;   /* that had no line of their own */
-    size_t handshakes;       /* of implicit TLS, admitted: each is to be a session */
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
     struct reload *reload;
@@ -122,41 +121,41 @@ static bool enter(struct worker_process *p, const struct conn *c)
     return v == THROTTLE_OK;
 }
 
-/* Whether there is room on the node, and for this client, which is counted then. */
-static enum refusal find_room(struct worker_socket *k, const struct conn *c)
-{
-    struct worker *w = &k->process->worker;
-    if (w->session_count + k->process->handshakes >= w->config->node_max_sessions) {
-        stats_add(STAT_sessions_refused, 1);
-        return REFUSAL_FULL;
-    }
-    return k->port->limited && !enter(k->process, c) ? REFUSAL_LIMIT : REFUSAL_NONE;
-}
-
+/* A conn that is to shake hands first is counted for its client from then on. It takes no place on
+ * the node meanwhile: those that never speak would keep out those that do. */
 static bool on_admit(void *arg, const struct conn *c)
 {
     struct worker_socket *k = arg;
-    bool room = find_room(k, c) == REFUSAL_NONE;
-    k->process->handshakes += room;
-    return room;
+    return !k->port->limited || enter(k->process, c);
 }
 
 static void on_leave(void *arg, const struct conn *c)
 {
     struct worker_socket *k = arg;
-    k->process->handshakes--;
     if (k->port->limited) {
         throttle_leave(k->process->worker.throttle, conn_peer(c));
     }
 }
 
-/* Behind implicit TLS it was admitted before the handshake, and is counted already. */
+/* Behind implicit TLS it was admitted before the handshake, and its client is counted already. */
+static enum refusal find_room(struct worker_socket *k, const struct conn *c)
+{
+    struct worker *w = &k->process->worker;
+    if (w->session_count >= w->config->node_max_sessions) {
+        stats_add(STAT_sessions_refused, 1);
+        if (k->port->tls) {
+            on_leave(k, c);
+        }
+        return REFUSAL_FULL;
+    }
+    return k->port->tls || on_admit(k, c) ? REFUSAL_NONE : REFUSAL_LIMIT;
+}
+
 static void on_accept(void *arg, struct conn *c)
 {
     struct worker_socket *k = arg;
     struct worker *w = &k->process->worker;
-    enum refusal refusal = k->port->tls ? REFUSAL_NONE : find_room(k, c);
-    k->process->handshakes -= k->port->tls;
+    enum refusal refusal = find_room(k, c);
     w->accepting = k->port->limited && refusal == REFUSAL_NONE ? c : NULL;
     k->process->service->accept(w, c, k->port->tag, refusal);
     CHECK(!w->accepting);

@@ -372,7 +372,13 @@ class Gate(harness.FleetTest):
 
     def test_a_hanging_one_has_a_deadline(self):
         rspamd = self.of_my_own()
-        self.ask(rspamd.addresses[0], timeout="1s", connect_timeout="100ms")
+
+        def deliver():
+            with self.smtp(1) as again:
+                again.deliver(PLAIN, [self.user.address])
+                again.quit()
+
+        self.ask(rspamd.addresses[0], timeout="1s", connect_timeout="1s")
         with self.smtp(1) as smtp:
             smtp.begin([self.user.address])
             rspamd.signal(signal.SIGSTOP)
@@ -382,8 +388,7 @@ class Gate(harness.FleetTest):
             self.assertEqual(smtp.command("RSET")[0], 250)
             self.assertEqual(smtp.mail()[0], 451)  # a connection that it does not take, either
             rspamd.signal(signal.SIGCONT)
-            self.eventually(20, lambda: smtp.deliver(PLAIN, [self.user.address]))
-            smtp.quit()
+        self.eventually(20, deliver)
         self.assertEqual((self.stored(), self.count()), (1, 1))
 
 

@@ -124,15 +124,14 @@ class Limits(harness.FleetTest):
             with context.wrap_socket(s, server_hostname="localhost") as tls:
                 self.assertEqual(tls.recv(3), b"+OK")
 
-    def test_all_sessions_of_a_worker_before_tls(self):
+    def test_silence_before_tls_takes_no_place(self):
         node = self.fleet.front_ends[0]
         self.addCleanup(self.reload, node, {})
-        self.reload(node, {"node.max_sessions": 2})
-        for _ in range(2):
-            first = self.silent(node.ports["pop3s"], "127.0.0.10", False)
-        self.closed(self.silent(node.ports["pop3s"], "127.1.0.9", False))
-        self.expect(node.ports["pop3_proxy"], "203.0.113.1", "-ERR [SYS/TEMP]")
-        self.kept(first)
+        self.reload(node, {"node.max_sessions": 1})
+        for n in range(3):
+            silent = self.silent(node.ports["pop3s"], f"127.0.0.{10 + n}", False)
+        self.expect(node.ports["pop3_proxy"], "203.0.113.1", "+OK")
+        self.kept(silent)
 
     def reload(self, node, settings):
         self.fleet.node_settings[node.name] = settings

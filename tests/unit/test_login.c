@@ -821,12 +821,11 @@ static void proof_of(const struct scram_keys *k, const char *password, struct sp
 static struct outcome go_on(struct store *s, struct exchange *x, const char *password)
 {
     struct outcome o = { .done = false };
-    uint8_t proof[32], candidate[SCRAM_KEY_MAX], signature[SCRAM_KEY_MAX];
+    uint8_t proof[32], signature[SCRAM_KEY_MAX];
     char auth[32];
     snprintf(auth, sizeof auth, "nonce %u", arc4random());
     proof_of(&x->keys, password, span_str(auth), proof);
-    bool right =
-        scram_verify(&x->keys, span_str(auth), span_of(proof, sizeof proof), candidate, signature);
+    bool right = scram_verify(&x->keys, span_str(auth), span_of(proof, sizeof proof), signature);
     if (right) {
         store_scram_login(s, &x->login, on_login, &o);
     } else {

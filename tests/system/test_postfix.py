@@ -39,7 +39,7 @@ class SendingMta(harness.FleetTest):
             smtp.sendmail(sender, recipients, message, mail_options=options)
 
     def served(self, account):
-        with self.pop3(account) as pop3:
+        with self.pop3(account, utf8=True) as pop3:
             return [pop3.retr(n) for n in pop3.list()]
 
     def arrives(self, account, body, node=0):

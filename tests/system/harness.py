@@ -133,6 +133,15 @@ class FleetTest(unittest.TestCase):
                     raise
                 time.sleep(0.05)
 
+    def reload(self, node, settings):
+        """Other settings of one node, in force in its worker when this returns."""
+        self.fleet.node_settings[node.name] = settings
+        node.prepare()
+        reloads = node.log.read_text().count(" worker.reloaded ")
+        os.kill(node.pids()[0], signal.SIGHUP)
+        self.eventually(20, lambda: self.assertGreater(
+            node.log.read_text().count(" worker.reloaded "), reloads))
+
     def until_cached(self, account):
         """Polls until the list comes from the cache: the tombstone of the last change must end."""
         def poll_without_query():

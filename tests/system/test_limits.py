@@ -3,9 +3,7 @@
 temporary error, everybody else notices nothing."""
 
 import contextlib
-import os
 import re
-import signal
 import socket
 import ssl
 
@@ -132,14 +130,6 @@ class Limits(harness.FleetTest):
             silent = self.silent(node.ports["pop3s"], f"127.0.0.{10 + n}", False)
         self.expect(node.ports["pop3_proxy"], "203.0.113.1", "+OK")
         self.kept(silent)
-
-    def reload(self, node, settings):
-        self.fleet.node_settings[node.name] = settings
-        node.prepare()
-        reloads = node.log.read_text().count(" worker.reloaded ")
-        os.kill(node.pids()[0], signal.SIGHUP)
-        self.eventually(20, lambda: self.assertGreater(
-            node.log.read_text().count(" worker.reloaded "), reloads))
 
     def test_rates_of_a_reload(self):
         for node, port, well, refused in self.nodes():

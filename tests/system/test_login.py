@@ -6,8 +6,6 @@ itself are loopback and exempt.
 """
 
 import itertools
-import os
-import signal
 
 import harness
 from mail import Pop3
@@ -222,14 +220,6 @@ class DelayTest(LoginCase):
         self.assertEqual(self.metric("pop3_login_delayed_total"), delayed + 1)
         self.told("AUTH", client, account, "wrong")  # a stranger is not told
         self.told(None, client, other)
-
-    def reload(self, node, settings):
-        self.fleet.node_settings[node.name] = settings
-        node.prepare()
-        reloads = node.log.read_text().count(" worker.reloaded ")
-        os.kill(node.pids()[0], signal.SIGHUP)
-        self.eventually(20, lambda: self.assertGreater(
-            node.log.read_text().count(" worker.reloaded "), reloads))
 
     def test_a_reload_changes_what_is_announced_and_what_holds(self):
         client, node = self.client(), self.fleet.front_ends[0]

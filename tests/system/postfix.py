@@ -79,9 +79,11 @@ class Postfix(Part):
         (config / "main.cf").write_text(
             "".join(f"{name} = {value}\n" for name, value in self.settings.items()))
         (config / "master.cf").write_text(MASTER.format(host=HOST, port=self.port))
+        self.owner.run(["/usr/sbin/postfix", "-c", config, "check"])
 
     def command(self):
-        return ["/usr/sbin/postfix", "-c", self.folder / "etc", "start-fg"]
+        # `postfix start-fg` would put a shell before it, which dies of a signal and leaves it behind.
+        return ["/usr/lib/postfix/sbin/master", "-c", self.folder / "etc", "-s"]
 
     def probe(self):
         try:

@@ -151,7 +151,7 @@ class PasswordTest(SaslCase):
     """OAuth and EXTERNAL are wanted, but nothing that they need is there."""
 
     settings = {"auth.max_failures": MAX_FAILURES, "proxy.trust_tls": "yes",
-                "cache.tombstone_ttl": "2s",
+                "cache.tombstone_ttl": "2s", "auth.scram": "always",
                 "auth.mechanisms": "SCRAM-SHA-256-PLUS,SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,"
                                    "OAUTHBEARER,XOAUTH2,EXTERNAL"}
 
@@ -777,6 +777,21 @@ class ExternalTest(SaslCase):
             self.assertEqual(mechanisms(pop3), ["PLAIN", "SCRAM-SHA-256"])
         with self.with_certificate("email:alice@quickstart.test") as pop3:
             self.assertEqual(mechanisms(pop3), ["PLAIN", "EXTERNAL", "SCRAM-SHA-256"])
+
+    def test_scram_waits_for_everybodys_keys(self):
+        """auth.scram is `ready` here, as it is unless set."""
+        account, keyless = self.someone(), self.someone()
+        self.fleet.sql(f"UPDATE account SET scram = '' WHERE addr = '{keyless.address}'")
+
+        def offered(names):
+            with self.pop3() as pop3:
+                self.assertEqual(mechanisms(pop3), names)
+
+        self.eventually(30, lambda: offered(["PLAIN"]))
+        self.told("-ERR", "SCRAM-SHA-256", Scram(account.address, account.password))
+        self.told("+OK", "PLAIN", Plain(keyless.address, keyless.password))
+        self.eventually(30, lambda: offered(["PLAIN", "SCRAM-SHA-256"]))
+        self.told("+OK", "SCRAM-SHA-256", Scram(keyless.address, keyless.password))
 
     def test_login(self):
         account, other = self.someone(), self.someone()

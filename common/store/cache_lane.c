@@ -43,6 +43,10 @@ struct lane {
     uv_thread_t thread;
     struct list retries; /* of struct retry, oldest first */
     size_t retry_count;
+    /* In this batch a tombstone did not reach the server. Nothing is read from it either, though
+     * the pause after a failure may end just now: it would be a list that this node has made old.
+     */
+    bool owing;
 
     uv_mutex_t mutex; /* guards what follows */
     uv_cond_t work;
@@ -487,9 +491,12 @@ static void keep_for_retry(struct lane *l, const char *key, uint32_t life)
 
 static void retry_tombstones(struct lane *l)
 {
+    l->owing = false;
     while (!list_empty(&l->retries)) {
         struct retry *y = CONTAINER_OF(l->retries.next, struct retry, link);
-        if (y->until_ms > monotonic_ms() && set_tombstone(l, y->key, y->life) != ERR_OK) {
+        enum err e = y->until_ms > monotonic_ms() ? set_tombstone(l, y->key, y->life) : ERR_OK;
+        if (e != ERR_OK) {
+            l->owing = e == ERR_TEMP;
             return;
         }
         forget_oldest_retry(l);
@@ -503,6 +510,7 @@ static void begin_tombstone(struct lane *l, struct lane_request *r)
     enum err e = set_tombstone(l, r->key, life);
     if (e != ERR_OK) {
         keep_for_retry(l, r->key, life);
+        l->owing = l->owing || e == ERR_TEMP;
     }
     finish(l, r, e == ERR_OK ? ERR_OK : ERR_TEMP);
 }
@@ -593,7 +601,7 @@ static void run_round(struct lane *l, struct list *batch)
     struct list round;
     list_init(&round);
     take_round(batch, &round);
-    enum err e = look(l, &round);
+    enum err e = l->owing ? ERR_TEMP : look(l, &round);
     LIST_FOR_SAFE (link, &round) {
         struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
         list_del(link);

@@ -23,6 +23,8 @@
 
 struct dns {
     struct loop *loop;
+    uint64_t
+        first_ms; /* after which c-ares asks again what has no answer; later tries wait longer */
     ares_channel channel;
     uv_timer_t timer;
     struct list sockets;
@@ -32,6 +34,7 @@ struct dns_socket {
     struct list link;
     struct dns *dns;
     ares_socket_t fd;
+    int events; /* that c-ares waits for */
     uv_poll_t poll;
 };
 
@@ -44,6 +47,7 @@ struct question {
 
 static void on_timer(uv_timer_t *t);
 
+/* Walks through all open questions: done when time has run out, not for each question or answer. */
 static void arm(struct dns *d)
 {
     struct timeval tv;
@@ -55,24 +59,55 @@ static void arm(struct dns *d)
     }
 }
 
-static void process(struct dns *d, ares_socket_t readable, ares_socket_t writable)
+/* For a question that was just asked. */
+static void watch_time(struct dns *d)
 {
-    ares_process_fd(d->channel, readable, writable);
-    arm(d);
+    uv_handle_t *h = (uv_handle_t *)&d->timer;
+    if (!uv_is_active(h) || uv_timer_get_due_in(&d->timer) > d->first_ms) {
+        uv_timer_start(&d->timer, on_timer, d->first_ms, 0);
+    }
 }
 
 static void on_timer(uv_timer_t *t)
 {
-    process(t->data, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+    struct dns *d = t->data;
+    ares_process_fd(d->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+    arm(d);
 }
 
-/* An error is found by whoever reads. */
+static struct dns_socket *socket_find(const struct dns *d, ares_socket_t fd)
+{
+    LIST_FOR (link, &d->sockets) {
+        struct dns_socket *s = CONTAINER_OF(link, struct dns_socket, link);
+        if (s->fd == fd) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+static void on_poll(uv_poll_t *p, int status, int events);
+
+static void socket_watch(struct dns_socket *s)
+{
+    CHECK(uv_poll_start(&s->poll, s->events, on_poll) == 0);
+}
+
+/*
+ * An error is found by whoever reads; libuv has stopped watching the socket. If somebody else has
+ * met the error already, with a send, c-ares finds nothing to read and keeps the socket.
+ */
 static void on_poll(uv_poll_t *p, int status, int events)
 {
     const struct dns_socket *s = p->data;
+    struct dns *d = s->dns;
     ares_socket_t fd = s->fd;
     bool readable = status < 0 || (events & UV_READABLE), writable = events & UV_WRITABLE;
-    process(s->dns, readable ? fd : ARES_SOCKET_BAD, writable ? fd : ARES_SOCKET_BAD);
+    ares_process_fd(d->channel, readable ? fd : ARES_SOCKET_BAD, writable ? fd : ARES_SOCKET_BAD);
+    struct dns_socket *kept = status < 0 ? socket_find(d, fd) : NULL;
+    if (kept) {
+        socket_watch(kept);
+    }
 }
 
 static void on_poll_closed(uv_handle_t *h)
@@ -88,13 +123,11 @@ static void socket_close(struct dns_socket *s)
 
 static struct dns_socket *socket_get(struct dns *d, ares_socket_t fd)
 {
-    LIST_FOR (link, &d->sockets) {
-        struct dns_socket *s = CONTAINER_OF(link, struct dns_socket, link);
-        if (s->fd == fd) {
-            return s;
-        }
+    struct dns_socket *s = socket_find(d, fd);
+    if (s) {
+        return s;
     }
-    struct dns_socket *s = NEW(struct dns_socket);
+    s = NEW(struct dns_socket);
     s->dns = d;
     s->fd = fd;
     s->poll.data = s;
@@ -107,9 +140,9 @@ static struct dns_socket *socket_get(struct dns *d, ares_socket_t fd)
 static void on_socket(void *arg, ares_socket_t fd, int readable, int writable)
 {
     struct dns_socket *s = socket_get(arg, fd);
-    int events = (readable ? UV_READABLE : 0) | (writable ? UV_WRITABLE : 0);
-    if (events) {
-        CHECK(uv_poll_start(&s->poll, events, on_poll) == 0);
+    s->events = (readable ? UV_READABLE : 0) | (writable ? UV_WRITABLE : 0);
+    if (s->events) {
+        socket_watch(s);
     } else {
         socket_close(s);
     }
@@ -194,10 +227,11 @@ enum err dns_open(struct loop *l, const struct config_list *servers, uint64_t ti
     }
     struct dns *d = NEW(struct dns);
     d->loop = l;
+    d->first_ms = timeout_ms / (TRIES + 1);
     list_init(&d->sockets);
     d->timer.data = d;
     struct ares_options o = { .flags = ARES_FLAG_NOSEARCH,
-                              .timeout = (int)(timeout_ms / (TRIES + 1)),
+                              .timeout = (int)d->first_ms,
                               .tries = TRIES,
                               .lookups = (char[]){ "b" }, /* the file of hosts is not asked */
                               .sock_state_cb = on_socket,
@@ -266,5 +300,5 @@ void dns_ask(struct dns *d, const char *name, dns_fn *done, void *arg)
     q->done = done;
     q->arg = arg;
     ares_query(d->channel, name, ns_c_in, ns_t_a, on_answer, q);
-    arm(d);
+    watch_time(d);
 }

@@ -20,11 +20,12 @@
 #include "base/stats.h"
 #include "net/dns.h"
 
-#define CHECKS_MAX   8192
-#define ZONE_MAX     180 /* with the nibbles of an IPv6 address the name is still a name */
-#define NAME_SIZE    256
-#define ERROR_LOG_MS 3600000u /* between two lines of what a list itself complains of */
-#define FAULT_LOG_MS 60000u   /* between two lines of one that does not answer */
+/* Open at once: c-ares walks through them at each time-out, and has 65,536 numbers for them. */
+#define QUESTIONS_MAX 4096
+#define ZONE_MAX      180 /* with the nibbles of an IPv6 address the name is still a name */
+#define NAME_SIZE     256
+#define ERROR_LOG_MS  3600000u /* between two lines of what a list itself complains of */
+#define FAULT_LOG_MS  60000u   /* between two lines of one that does not answer */
 
 struct zone {
     char name[ZONE_MAX + 1];
@@ -37,7 +38,7 @@ struct blocklist {
     struct loop *loop;
     struct dns *dns;
     uint64_t timeout_ms;
-    struct netset *unasked, *exempt, *errors;
+    struct netset *unasked, *errors;
     struct zone *zones; /* block lists first */
     size_t n;
     struct list checks; /* not yet told, those with the first deadline first */
@@ -77,7 +78,6 @@ static void zones_free(struct blocklist *b)
     }
     free(b->zones);
     netset_free(&b->unasked);
-    netset_free(&b->exempt);
     netset_free(&b->errors);
 }
 
@@ -285,12 +285,6 @@ static bool name_of(const struct sockaddr *client, const char *zone, char out[NA
 
 /* --- asking ----------------------------------------------------------------------------------- */
 
-/* Whose addresses no list can know, and those that no limit holds for. */
-static bool is_asked(const struct blocklist *b, const struct sockaddr *client)
-{
-    return !netset_has(b->unasked, client) && !netset_has(b->exempt, client);
-}
-
 static void ask_all(struct check *c, const struct sockaddr *client)
 {
     struct blocklist *b = c->list;
@@ -315,13 +309,13 @@ struct op *blocklist_ask(struct blocklist *b, const struct sockaddr *client, blo
     for (size_t i = 0; i < b->n; i++) {
         c->questions[i] = (struct question){ .check = c, .zone = &b->zones[i] };
     }
-    bool crowded = b->alive >= CHECKS_MAX;
+    bool crowded = (b->alive + 1) * b->n > QUESTIONS_MAX;
     b->alive++;
     list_add(&b->checks, &c->link);
     if (crowded) {
         log_fault(b, &b->zones[0], "too many questions are open");
     }
-    if (crowded || !netaddr_mapped(client, &a) || !is_asked(b, client)) {
+    if (crowded || !netaddr_mapped(client, &a) || netset_has(b->unasked, client)) {
         decide(c, NULL);
         return &c->op;
     }
@@ -391,12 +385,7 @@ static enum err parse(struct blocklist *b, const struct config *c, char *why, si
     const struct config_list *zones = &c->blocklist_zones, *allow = &c->blocklist_allow_zones;
     b->unasked = networks(unasked, ARRAY_LEN(unasked));
     b->errors = networks(errors, ARRAY_LEN(errors));
-    b->exempt = networks(c->limits_exempt.v, c->limits_exempt.n);
     CHECK(b->unasked && b->errors);
-    if (!b->exempt) {
-        snprintf(why, why_size, "limits.exempt: not all are networks");
-        return ERR_INVALID;
-    }
     b->zones = NEW_ARRAY(struct zone, zones->n + allow->n);
     enum err e = parse_zones(b, zones, false, "blocklist.zones", why, why_size);
     return e == ERR_OK ? parse_zones(b, allow, true, "blocklist.allow_zones", why, why_size) : e;

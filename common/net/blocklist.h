@@ -24,7 +24,10 @@ void blocklist_close(struct blocklist **b);
 /* zone: the first block list that names the client and no allow list outweighs; empty: none.
  * borrowed until done returns. */
 typedef void blocklist_fn(void *arg, struct span zone);
-/* Private addresses and limits.exempt are on no list; nobody is asked then. b is not NULL. */
+/*
+ * Private addresses are on no list; nobody is asked then. Whom limits.exempt names is the caller's
+ * to know, as it may change. b is not NULL.
+ */
 struct op *blocklist_ask(struct blocklist *b, const struct sockaddr *client, blocklist_fn *done,
                          void *arg);
 

@@ -758,7 +758,10 @@ static void on_timeout(struct session *s)
     }
     if (s->step == STEP_COMMIT || s->step == STEP_RCPT || s->step == STEP_LISTING ||
         s->step == STEP_FILTER) {
-        return; /* these have deadlines of their own */
+        /* These have deadlines of their own; the client's begins again, for what is asked of it
+         * after them may be no reply but silence: more of a chunk. */
+        session_deadline(s, session_config(s)->smtp_command_timeout);
+        return;
     }
     if (s->step == STEP_INPUT) {
         smtp_timeout(s->engine, conn_out(s->conn));

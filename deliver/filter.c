@@ -904,6 +904,16 @@ void filter_data(struct filter *f)
     begin(f, MILTER_DATA);
 }
 
+/*
+ * A message may be as large as what is left for others: so a few large ones that are long in coming
+ * can't keep out everybody else's, and one alone may take half of it all.
+ */
+static bool has_room(const struct filters *fs, const struct filter *f, size_t more)
+{
+    uint64_t most = settings(f)->filter_memory, all = fs->octets + more;
+    return all <= most && f->octets + more <= most - all;
+}
+
 enum err filter_append(struct filter *f, struct span octets)
 {
     const struct filters *fs = f->all;
@@ -913,8 +923,7 @@ enum err filter_append(struct filter *f, struct span octets)
     if (f->discarded) {
         return ERR_OK;
     }
-    if (fs->octets + octets.n > settings(f)->filter_memory ||
-        rewrite_append(f->message, octets) != ERR_OK) {
+    if (!has_room(fs, f, octets.n) || rewrite_append(f->message, octets) != ERR_OK) {
         f->overflow = true;
         drop_message(f);
         return ERR_LIMIT;

@@ -18,6 +18,17 @@ static bool quarantine_valid(const struct config *c, char *why, size_t why_size)
     return true;
 }
 
+/* See filter_append: what is larger than half could never be taken, and would be tried again for
+ * days. */
+static bool memory_valid(const struct config *c, char *why, size_t why_size)
+{
+    if (c->filter_milters.n == 0 || c->filter_memory / 2 >= c->smtp_max_size) {
+        return true;
+    }
+    snprintf(why, why_size, "filter.memory must be twice smtp.max_size or more");
+    return false;
+}
+
 bool gate_check(const struct config *c, char *why, size_t why_size)
 {
     struct filters *f = NULL;
@@ -26,7 +37,7 @@ bool gate_check(const struct config *c, char *why, size_t why_size)
         return false;
     }
     filters_close(&f);
-    return true;
+    return memory_valid(c, why, why_size);
 }
 
 bool gate_open(struct worker *w, char *why, size_t why_size)

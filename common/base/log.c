@@ -44,6 +44,7 @@ void log_set_node(const char *name)
 
 /* What is put behind the last field that fits when one does not. */
 #define CUT_MARK SPAN(" cut=yes\n")
+#define PACE_MS  1000
 
 static void put(struct text *t, struct span s)
 {
@@ -162,4 +163,15 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     /* There is nobody to tell when the log can't be written. */
     ssize_t written = write(STDERR_FILENO, t.mem, t.n);
     (void)written;
+}
+
+bool log_may(struct log_pace *p, uint64_t now_ms, uint64_t *more)
+{
+    if (now_ms < p->next_ms) {
+        p->more++;
+        return false;
+    }
+    *more = p->more;
+    *p = (struct log_pace){ .next_ms = now_ms + PACE_MS };
+    return true;
 }

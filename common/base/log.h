@@ -44,4 +44,13 @@ void log_set_node(const char *name);
 /* One write(2) a line; safe from any thread. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n);
 
+/*
+ * For what a peer can cause as often as it likes: a line a second at most. True: it may be written
+ * now, with more as the number of those that had none since the last. now_ms: of any clock.
+ */
+struct log_pace {
+    uint64_t next_ms, more;
+};
+bool log_may(struct log_pace *p, uint64_t now_ms, uint64_t *more);
+
 #endif

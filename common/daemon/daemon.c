@@ -32,7 +32,7 @@
 #define RESTART_MS     1000  /* before a worker that fell at once is tried again */
 #define LIVED_MS       1000  /* one that lived so long is started again at once */
 #define KILL_EXTRA_MS  10000 /* after node.drain_time, before workers are killed */
-#define DESCRIPTORS    512   /* of a worker, besides those of its sessions */
+#define DESCRIPTORS    1536  /* of a worker, besides those of its sessions: a thousand may linger */
 #define DIRECTORIES    4     /* the part of the limit that posix_dirs may keep: a quarter */
 
 struct child {

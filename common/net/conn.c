@@ -73,6 +73,7 @@ struct conn {
     bool half_closed;    /* the peer has sent its FIN, with input perhaps unread */
     bool eof;            /* there is no more input */
     bool broken;         /* nothing that is sent will arrive */
+    bool lingers;        /* it is among the lingering */
     bool shut;           /* our own end is sent */
 
     union address peer;
@@ -82,7 +83,10 @@ struct conn {
     char tls_text[96];
 };
 
-static size_t conns; /* of this process: it has one loop */
+/* Of those that only wait for the peer's end: they are no session, so nothing else bounds them. */
+#define LINGER_MOST 1024
+
+static size_t conns, lingering; /* of this process: it has one loop */
 
 /* --- events ---------------------------------------------------------------------------------- */
 
@@ -248,13 +252,17 @@ static void go_on_writing(struct conn *c)
 /* A peer that leaves without a word is a balancer's check of the port: no news. */
 static void handshake_failed(struct conn *c)
 {
+    static struct log_pace pace; /* of the process: a peer may come to any of its ports */
     const char *reason = ERR_reason_error_string(ERR_peek_error());
     char host[NETADDR_TEXT];
+    uint64_t more;
     if (BIO_number_read(SSL_get_rbio(c->ssl)) > 0) {
-        netaddr_host(&c->peer.any, host);
-        LOG(LOG_INFO, "tls.failed", F_STR("peer", host),
-            F_STR("why", reason ? reason : "the connection ended"));
         stats_add(STAT_tls_errors, 1);
+        if (log_may(&pace, loop_now(c->loop), &more)) {
+            netaddr_host(&c->peer.any, host);
+            LOG(LOG_INFO, "tls.failed", F_STR("peer", host),
+                F_STR("why", reason ? reason : "the connection ended"), F_U64("more", more));
+        }
     }
     set_broken(c);
 }
@@ -364,6 +372,8 @@ static void on_handle_closed(uv_handle_t *h)
 
 static void finish(struct conn *c)
 {
+    lingering -= c->lingers;
+    c->lingers = false;
     c->life = LIFE_CLOSING;
     c->events = 0;
     SSL_free(c->ssl);
@@ -666,10 +676,12 @@ void conn_close(struct conn **cp, uint64_t linger_ms)
     buf_release(&c->in);
     /* Between the filters there is no way to say anything. */
     bool can_send = c->filter == FILTER_PLAIN || c->filter == FILTER_TLS;
-    if (linger_ms == 0 || c->broken || !can_send) {
+    if (linger_ms == 0 || c->broken || !can_send || lingering >= LINGER_MOST) {
         finish(c);
         return;
     }
+    c->lingers = true;
+    lingering++;
     uv_timer_start(&c->timer, on_timer, linger_ms, 0);
     linger(c);
     watch(c);

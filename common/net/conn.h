@@ -86,7 +86,8 @@ const struct sockaddr *conn_local(const struct conn *c);
 
 /*
  * Sends what is in conn_out, as far as the peer takes it within linger_ms, then closes; 0 closes
- * at once. Only CONN_CLOSED is told after this. Nulls the handle.
+ * at once, as does a process in which a thousand others still send. Only CONN_CLOSED is told after
+ * this. Nulls the handle.
  */
 void conn_close(struct conn **c, uint64_t linger_ms);
 

@@ -25,7 +25,6 @@
 #define PREFACE_LIMIT 4096
 /* No accepting for so long when the process is out of descriptors or memory. */
 #define PAUSE_MS 100
-#define LOG_MS   1000 /* between two lines of prefaces that failed */
 
 struct listener {
     struct loop *loop;
@@ -36,8 +35,7 @@ struct listener {
     bool starved; /* the last accept failed for want of descriptors or memory */
     struct list prefaces;
     size_t preface_count;
-    uint64_t log_at;   /* when the next line of a failure may come */
-    uint64_t log_more; /* failures that had none of their own */
+    struct log_pace failed, forbidden;
 };
 
 struct preface {
@@ -74,20 +72,15 @@ static void preface_drop(struct preface *p)
     conn_close(&c, 0);
 }
 
-/* A flood is a line a second, not one for each connection. */
 static void log_failed(struct listener *ln, const struct conn *c, const char *why)
 {
-    uint64_t now = loop_now(ln->loop);
     char host[NETADDR_TEXT];
-    if (now < ln->log_at) {
-        ln->log_more++;
-        return;
+    uint64_t more;
+    if (log_may(&ln->failed, loop_now(ln->loop), &more)) {
+        netaddr_host(conn_peer(c), host);
+        LOG(LOG_INFO, "preface.failed", F_STR("peer", host), F_STR("why", why),
+            F_U64("more", more));
     }
-    netaddr_host(conn_peer(c), host);
-    LOG(LOG_INFO, "preface.failed", F_STR("peer", host), F_STR("why", why),
-        F_U64("more", ln->log_more));
-    ln->log_at = now + LOG_MS;
-    ln->log_more = 0;
 }
 
 static void refuse(struct preface *p, const char *why)
@@ -214,14 +207,17 @@ static void preface_begin(struct listener *ln, struct conn *c)
 
 /* --- accepting ------------------------------------------------------------------------------- */
 
-static bool may_send_header(const struct listener *ln, const struct sockaddr *peer)
+static bool may_send_header(struct listener *ln, const struct sockaddr *peer)
 {
     char host[NETADDR_TEXT];
+    uint64_t more;
     if (netset_has(ln->o.networks, peer)) {
         return true;
     }
-    netaddr_host(peer, host);
-    LOG(LOG_WARN, "proxy.forbidden", F_STR("peer", host));
+    if (log_may(&ln->forbidden, loop_now(ln->loop), &more)) {
+        netaddr_host(peer, host);
+        LOG(LOG_WARN, "proxy.forbidden", F_STR("peer", host), F_U64("more", more));
+    }
     stats_add(STAT_proxy_errors, 1);
     return false;
 }

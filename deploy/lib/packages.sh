@@ -27,16 +27,16 @@ install_packages() {
     local log apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
         apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
     log=$(mktemp)
-    if [ "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
-        "${as_root[@]}" chmod 755 "$policy"
-    fi
     local code=0
-    {
+    (
+        if [ "$policy" ]; then
+            trap '"${as_root[@]}" rm -f "$policy"' EXIT # also when it is interrupted
+            printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy"
+            "${as_root[@]}" chmod 755 "$policy"
+        fi
         "${apt[@]}" update &&
             "${apt[@]}" install --no-install-recommends "${missing[@]}"
-    } </dev/null >"$log" 2>&1 || code=$?
-    [ "$policy" ] && "${as_root[@]}" rm -f "$policy"
+    ) </dev/null >"$log" 2>&1 || code=$?
     if [ "$code" != 0 ]; then
         tail -n 30 "$log" >&2
         rm -f "$log"

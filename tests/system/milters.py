@@ -1,7 +1,8 @@
-"""Debian's rspamd and opendkim as milters, on sockets in a folder, as nobody, without network.
+"""Debian's rspamd, opendkim and clamav-milter on sockets in a folder, as nobody, without network.
 
 rspamd has its own check for the GTUBE test message and a few rules of ours, which a field of the
-message chooses from. Its three sockets differ in what becomes of spam.
+message chooses from. Its three sockets differ in what becomes of spam. clamd knows one virus, which
+we made up.
 """
 
 import os
@@ -12,6 +13,7 @@ import subprocess
 import time
 
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+VIRUS = b"A virus of the mailfleet tests"
 
 RSPAMD = """
 options {{
@@ -157,4 +159,39 @@ class Opendkim(Server):
             [f"Socket local:{path}", "UMask 000", "Syslog no", "Background no",
              "RequireSafeKeys no", "AuthservID mx.example.org", f"TemporaryDirectory {folder}",
              *lines, ""]))
+        self.address = address(path)
+
+
+class Clamd(Server):
+    """With a database of one signature, any file that has VIRUS in it; nothing is downloaded."""
+
+    NAME = "Made.Up.UNOFFICIAL"  # the suffix is clamd's word for what its makers have not signed
+
+    def __init__(self, folder):
+        self.path = folder / "clamd.sock"
+        super().__init__(folder, [self.path],
+                         ["/usr/sbin/clamd", "-F", "-c", folder / "clamd.conf"])
+        directory(folder)
+        database = directory(folder / "database")
+        name = self.NAME.removesuffix(".UNOFFICIAL")
+        (database / "test.ndb").write_text(f"{name}:0:*:{VIRUS.hex()}\n")
+        (folder / "clamd.conf").write_text("\n".join(
+            [f"DatabaseDirectory {database}", f"LocalSocket {self.path}", "LocalSocketMode 666",
+             f"TemporaryDirectory {folder}", ""]))
+
+
+class Clamav(Server):
+    """clamav-milter, which asks a clamd."""
+
+    end = signal.SIGKILL  # as opendkim
+
+    def __init__(self, folder, clamd, *lines):
+        path = folder / "clamav.sock"
+        super().__init__(folder, [path],
+                         ["/usr/sbin/clamav-milter", "-c", folder / "clamav-milter.conf"])
+        directory(folder)
+        (folder / "clamav-milter.conf").write_text("\n".join(
+            [f"MilterSocket unix:{path}", "MilterSocketMode 666", f"ClamdSocket unix:{clamd.path}",
+             "Foreground yes", f"TemporaryDirectory {folder}", "AddHeader Replace",
+             "ReportHostname mx.example.org", *lines, ""]))
         self.address = address(path)

@@ -1,8 +1,11 @@
 #!/usr/bin/python3 -B
-"""Debian's rspamd and opendkim as milters: their verdicts, and that what they sign and verify comes
-to them, and through us, octet by octet. That a fleet does what they say is test_gate.py's."""
+"""Debian's rspamd, opendkim and clamav-milter: their verdicts, and that what they sign, verify and
+scan comes to them, and through us, octet by octet. That a fleet does what they say is
+test_gate.py's."""
 
+import base64
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +13,7 @@ import unittest
 from pathlib import Path
 
 import harness
-from milters import GTUBE, Opendkim, Rspamd, directory, own
+from milters import GTUBE, VIRUS, Clamav, Clamd, Opendkim, Rspamd, directory, own
 
 CLIENT = Path(os.environ["MAILFLEET_BUILD"]) / "tests/system/filter_client"
 RECEIVED = b"Received: from client.example.com\r\n by mx.example.org with ESMTP\r\n"
@@ -106,6 +109,50 @@ class Milters(unittest.TestCase):
         self.assertIn(b"\tdkim=pass", verified[:1000])
         _, verified = self.ask(relayed.replace(b"\ttwo", b"\tTwo", 1), verifier)
         self.assertIn(b"\tdkim=fail", verified[:1000])
+
+    def clamav(self, name, *lines):
+        return self.start(Clamav(self.mine / name, self.clamd, *lines)).address
+
+    def scanned(self, status, text):
+        """A message as clamav-milter leaves it."""
+        head, body = text.split(b"\r\n\r\n", 1)
+        return re.compile(rb"\A%b\r\nX-Virus-Scanned: clamav-milter [^\r]+ at mx\.example\.org\r\n"
+                          rb"X-Virus-Status: %b\r\n\r\n%b\Z"
+                          % tuple(re.escape(part) for part in (RECEIVED + head, status, body)))
+
+    def test_clamav(self):
+        self.clamd = self.start(Clamd(self.mine / "clamd"))
+        reject = self.clamav("reject", "OnInfected Reject", "RejectMsg Infected with %v")
+        wordless = self.clamav("wordless", "OnInfected Reject")
+        quarantine = self.clamav("quarantine", "OnInfected Quarantine")
+        plain, infected = message(), message(body=b"This is:\r\n" + VIRUS + b"\r\n")
+
+        stage, marked = self.ask(plain, reject)
+        self.assertEqual(stage, "end accept 0")
+        self.assertRegex(marked, self.scanned(b"Clean", plain))
+        # A sender's own claims are gone.
+        stage, marked = self.ask(message(b"X-Virus-Status: Clean", b"X-Virus-Scanned: me",
+                                         b"x-virus-status: Clean (indeed)"), reject)
+        self.assertEqual(stage, "end accept 0")
+        self.assertRegex(marked, self.scanned(b"Clean", plain))
+
+        refusal = f"end refuse 550 5.7.1 Infected with {Clamd.NAME}"
+        self.assertEqual(self.ask(infected, reject), (refusal, b""))
+        self.assertEqual(self.ask(infected, wordless), ("end refuse 0", b""))
+        # At the end of an attachment that takes many packets: it has to come as it is.
+        attached = base64.encodebytes(bytes(range(256)) * 8192 + VIRUS).replace(b"\n", b"\r\n")
+        fields = (b"MIME-Version: 1.0", b"Content-Type: application/octet-stream",
+                  b"Content-Transfer-Encoding: base64")
+        self.assertEqual(self.ask(message(*fields, body=attached), reject), (refusal, b""))
+
+        stage, marked = self.ask(infected, quarantine)
+        self.assertEqual(stage, "end quarantine 0  quarantined by clamav-milter")
+        self.assertRegex(marked, self.scanned(b"Infected (%b)" % Clamd.NAME.encode(), infected))
+
+        self.clamd.stop()  # what could not be scanned is not accepted
+        for text in plain, infected:
+            for milter in reject, quarantine:
+                self.assertEqual(self.ask(text, milter), ("end defer 0", b""))
 
 
 if __name__ == "__main__":

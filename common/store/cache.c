@@ -21,7 +21,8 @@
 
 #define TICK_MS  1000
 #define RENEW_MS 10000
-/* A password is hashed again once an hour; the value says by itself when it no longer holds. */
+/* A password is hashed again once an hour; the value says by itself when it no longer holds. That a
+ * client was in as a user lives as long, from the last time that it was noted. */
 #define VERIFIED_LIFE_MS (60 * 60 * 1000)
 /* memcached takes a longer life for a date. */
 #define LIFE_MOST_MS (UINT64_C(30) * 24 * 60 * 60 * 1000)
@@ -119,11 +120,13 @@ static void name_text(const struct cache *c, const char *label, struct span name
 static void key_text(const struct cache *c, const struct cache_key *k, char out[ITEM_KEY_SIZE])
 {
     static const char letters[] = {
-        [CACHE_ADDRESS] = 'a', [CACHE_LIST] = 'l', [CACHE_VERIFIED] = 'v'
+        [CACHE_ADDRESS] = 'a', [CACHE_LIST] = 'l', [CACHE_VERIFIED] = 'v', [CACHE_KNOWN] = 'w'
     };
     char name[33];
     if (k->kind == CACHE_ADDRESS) {
         name_text(c, "cache address", k->address, name);
+    } else if (k->kind == CACHE_KNOWN) {
+        name_text(c, "cache name", k->name, name);
     } else {
         snprintf(name, sizeof name, "%" PRIu64, k->mailbox_id);
     }
@@ -142,6 +145,12 @@ static void named_key_text(const struct cache *c, enum letter letter, struct spa
     char name[33];
     name_text(c, "cache name", what, name);
     snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, (char)letter, name);
+}
+
+/* Set and read, and never filled. */
+static bool is_plain(enum cache_kind kind)
+{
+    return kind == CACHE_VERIFIED || kind == CACHE_KNOWN;
 }
 
 static uint64_t life_of(const struct cache *c, enum cache_kind kind)
@@ -348,6 +357,7 @@ static void answer_get(struct call *call, enum err e)
     stats_add(reply.hit ? STAT_cache_hits : STAT_cache_misses, 1);
     if (reply.hit) {
         reply.value = buf_span(&call->req.value);
+        reply.aged = call->req.age_ms > call->req.life_ms / 2;
     } else if (e == ERR_NOTFOUND) {
         reply.fill.allowed = call->req.may_fill;
         memcpy(reply.fill.token, call->req.token, sizeof reply.fill.token);
@@ -365,7 +375,7 @@ struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *d
     call->op.arg = arg;
     call->answer = answer_get;
     call->fn.get = done;
-    call->req.fills = k->kind != CACHE_VERIFIED;
+    call->req.fills = !is_plain(k->kind);
     call->req.life_ms = life_of(c, k->kind);
     arc4random_buf(call->req.token, sizeof call->req.token);
     submit_with_deadline(call);
@@ -398,7 +408,7 @@ void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fi
 
 void cache_set(struct cache *c, const struct cache_key *k, struct span value)
 {
-    CHECK(k->kind == CACHE_VERIFIED);
+    CHECK(is_plain(k->kind));
     store(c, LANE_SET, k, NULL, value);
 }
 
@@ -619,6 +629,15 @@ struct op *cache_count(struct cache *c, struct span what, uint64_t more, uint64_
     call->req.life_ms = life_ms < LIFE_MOST_MS ? life_ms : LIFE_MOST_MS;
     submit_with_deadline(call);
     return &call->op;
+}
+
+void cache_uncount(struct cache *c, struct span what)
+{
+    char key[ITEM_KEY_SIZE];
+    named_key_text(c, LETTER_COUNTER, what, key);
+    struct call *call = call_new(c, LANE_UNCOUNT, key);
+    call->req.number = 1;
+    submit(call);
 }
 
 struct op *cache_first(struct cache *c, struct span what, uint64_t life_ms, cache_done_fn *done,

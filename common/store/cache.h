@@ -42,16 +42,18 @@ void cache_set_epoch(struct cache *c, uint64_t epoch);
 uint64_t cache_epoch(const struct cache *c);
 
 enum cache_kind {
-    CACHE_ADDRESS, /* an entry (directory.h), by canonical address */
-    CACHE_LIST,    /* a listing, by mailbox_id */
-    CACHE_VERIFIED /* the keyed hash of a password that was right, by mailbox_id; it must depend on
-                      the stored hash, for it outlives a change of that; plain get and set */
+    CACHE_ADDRESS,  /* an entry (directory.h), by canonical address */
+    CACHE_LIST,     /* a listing, by mailbox_id */
+    CACHE_VERIFIED, /* the keyed hash of a password that was right, by mailbox_id; it must depend
+                       on the stored hash, for it outlives a change of that; plain get and set */
+    CACHE_KNOWN     /* a mark that lives from the last time it was set, by name; the same */
 };
 
 struct cache_key {
     enum cache_kind kind;
     uint64_t mailbox_id;
-    struct span address; /* CACHE_ADDRESS; borrowed for the call */
+    struct span address; /* CACHE_ADDRESS; borrowed for the call, as is name */
+    struct span name;    /* CACHE_KNOWN; goes into the key as a keyed hash */
 };
 
 /* The right to store what the reader is about to read from the database. A value; no clean-up. */
@@ -62,6 +64,7 @@ struct cache_fill {
 
 struct cache_reply {
     bool hit;
+    bool aged;              /* of a hit: more than half of its life is over */
     struct span value;      /* unsealed; borrowed until done returns */
     struct cache_fill fill; /* of a miss */
 };
@@ -75,7 +78,7 @@ struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *d
 /* Stores a value if its fill is allowed and still holds. Copies; does not wait. */
 void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fill *f,
                struct span value);
-/* CACHE_VERIFIED only: sets it, whatever was there. */
+/* CACHE_VERIFIED and CACHE_KNOWN only: sets it, whatever was there, for a full life from now on. */
 void cache_set(struct cache *c, const struct cache_key *k, struct span value);
 
 /*
@@ -118,6 +121,8 @@ struct op *cache_lease_drop(struct cache *c, struct lease **lease, cache_done_fn
 typedef void cache_count_fn(void *arg, uint64_t n);
 struct op *cache_count(struct cache *c, struct span what, uint64_t more, uint64_t life_ms,
                        cache_count_fn *done, void *arg);
+/* Takes one away; a counter that has ended stays ended. Does not wait. */
+void cache_uncount(struct cache *c, struct span what);
 /* OK: the mark is new. BUSY: it was there. Else it is not known. */
 struct op *cache_first(struct cache *c, struct span what, uint64_t life_ms, cache_done_fn *done,
                        void *arg);

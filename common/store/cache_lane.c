@@ -165,8 +165,10 @@ static void get_unseal(struct lane *l, struct lane_request *r, const struct cach
                        const struct item *it, struct span sealed)
 {
     buf_init(&r->value, sealed.n);
-    enum err e = item_unseal(l->seal, r->key, it, sealed, unix_ms(), r->life_ms, &r->value);
+    uint64_t now = unix_ms();
+    enum err e = item_unseal(l->seal, r->key, it, sealed, now, r->life_ms, &r->value);
     if (e == ERR_OK) {
+        r->age_ms = now > it->issued_ms ? now - it->issued_ms : 0;
         finish(l, r, ERR_OK);
         return;
     }
@@ -377,6 +379,13 @@ static enum err count(struct lane *l, struct lane_request *r)
     return e == ERR_OK || e == ERR_TEMP ? e : ERR_NOTFOUND;
 }
 
+/* A counter that has ended meanwhile stays ended. */
+static enum err uncount(struct lane *l, struct lane_request *r)
+{
+    enum err e = cache_server_decr(l->server, r->key, r->number, &r->number);
+    return e == ERR_OK || e == ERR_TEMP ? e : ERR_NOTFOUND;
+}
+
 static enum err leave_mark(struct lane *l, const struct lane_request *r)
 {
     enum err e = cache_server_add(l->server, r->key, SPAN("1"), seconds(r->life_ms));
@@ -529,6 +538,9 @@ static void begin(struct lane *l, struct lane_request *r)
         break;
     case LANE_COUNT:
         finish(l, r, count(l, r));
+        break;
+    case LANE_UNCOUNT:
+        finish(l, r, uncount(l, r));
         break;
     case LANE_FIRST:
         finish(l, r, leave_mark(l, r));

@@ -22,13 +22,14 @@ enum lane_verb {
     LANE_PUT, /* the value, if the placeholder with this token still stands there */
     LANE_SET, /* the value, whatever was there */
     LANE_TOMBSTONE,
-    LANE_CLAIM, /* the lease, new or again */
-    LANE_DROP,  /* gives the lease back, if it still is ours */
-    LANE_READ,  /* what a counter has come to */
-    LANE_COUNT, /* adds to a counter, which begins at nothing */
-    LANE_FIRST, /* leaves a mark; the first to do so is told */
-    LANE_LEAK,  /* one more into a leaky bucket, if it has room */
-    LANE_PROBE  /* does the server answer? */
+    LANE_CLAIM,   /* the lease, new or again */
+    LANE_DROP,    /* gives the lease back, if it still is ours */
+    LANE_READ,    /* what a counter has come to */
+    LANE_COUNT,   /* adds to a counter, which begins at nothing */
+    LANE_UNCOUNT, /* takes away from a counter, if it still is there */
+    LANE_FIRST,   /* leaves a mark; the first to do so is told */
+    LANE_LEAK,    /* one more into a leaky bucket, if it has room */
+    LANE_PROBE    /* does the server answer? */
 };
 
 /*
@@ -40,7 +41,8 @@ struct lane_request {
     enum lane_verb verb;
     char key[ITEM_KEY_SIZE];
     uint64_t life_ms;            /* of what is written; GET: the most that a value may have lived */
-    uint64_t number;             /* COUNT: how many more; then, as with READ, how many there are */
+    uint64_t number;             /* COUNT: how many more; then, as with READ, how many there are;
+                                    UNCOUNT: how many less */
     uint64_t interval_ms, burst; /* LEAK: one an interval leaks out; so many fit in */
     uint8_t token[ITEM_TOKEN_SIZE]; /* GET: given by the submitter, for the placeholder */
     bool fills;                     /* GET: an absent value is to be filled */
@@ -52,8 +54,9 @@ struct lane_request {
      * LEAK: no room. TEMP: the server did not answer.
      */
     enum err err;
-    bool may_fill; /* GET: the placeholder with token stands */
-    bool forged;   /* what was there was not ours */
+    uint64_t age_ms; /* GET: OK: since it was written */
+    bool may_fill;   /* GET: the placeholder with token stands */
+    bool forged;     /* what was there was not ours */
     /* task is on its way: true from any thread a little before it runs. */
     atomic_bool returned;
 

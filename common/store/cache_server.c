@@ -1,5 +1,5 @@
 /*
- * cache_server: gets, set, add, cas, incr and delete of memcached's text protocol (its
+ * cache_server: gets, set, add, cas, incr, decr and delete of memcached's text protocol (its
  * protocol.txt), and nothing of what is in an item.
  *
  * Owned and used by one thread. Whatever is not the answer that was asked for is a failure, and a
@@ -411,8 +411,9 @@ enum err cache_server_cas(struct cache_server *s, const char *key, struct span v
 
 /* --- counting -------------------------------------------------------------------------------- */
 
-/* The sum alone on a line; memcached counts modulo 2^64, which no counter of ours comes near. */
-static enum err read_sum(struct cache_server *s, uint64_t add, uint64_t *out)
+/* The sum alone on a line, and no less than least: memcached adds modulo 2^64, which no counter of
+ * ours comes near. */
+static enum err read_sum(struct cache_server *s, uint64_t least, uint64_t *out)
 {
     static const char no_number[] = "CLIENT_ERROR cannot increment or decrement non-numeric value";
     struct span line;
@@ -421,7 +422,7 @@ static enum err read_sum(struct cache_server *s, uint64_t add, uint64_t *out)
         return failed(s);
     }
     if (span_u64(line, UINT64_MAX, &sum) == ERR_OK) {
-        if (sum < add) {
+        if (sum < least) {
             return answered(s, ERR_CORRUPT);
         }
         *out = sum;
@@ -436,15 +437,26 @@ static enum err read_sum(struct cache_server *s, uint64_t add, uint64_t *out)
     return span_starts(line, SPAN("SERVER_ERROR ")) ? answered(s, ERR_LIMIT) : failed(s);
 }
 
-enum err cache_server_incr(struct cache_server *s, const char *key, uint64_t add, uint64_t *out)
+static enum err change(struct cache_server *s, const char *verb, const char *key, uint64_t by,
+                       uint64_t least, uint64_t *out)
 {
     char line[100];
-    int n = snprintf(line, sizeof line, "incr %s %" PRIu64 "\r\n", key, add);
+    int n = snprintf(line, sizeof line, "%s %s %" PRIu64 "\r\n", verb, key, by);
     CHECK(n > 0 && (size_t)n < sizeof line);
     if (!begin(s, 0)) {
         return ERR_TEMP;
     }
-    return send_all(s, span_of(line, (size_t)n), 0) ? read_sum(s, add, out) : failed(s);
+    return send_all(s, span_of(line, (size_t)n), 0) ? read_sum(s, least, out) : failed(s);
+}
+
+enum err cache_server_incr(struct cache_server *s, const char *key, uint64_t add, uint64_t *out)
+{
+    return change(s, "incr", key, add, add, out);
+}
+
+enum err cache_server_decr(struct cache_server *s, const char *key, uint64_t less, uint64_t *out)
+{
+    return change(s, "decr", key, less, 0, out);
 }
 
 enum err cache_server_delete(struct cache_server *s, const char *key)

@@ -55,6 +55,8 @@ enum err cache_server_cas(struct cache_server *s, const char *key, struct span v
  * there is no number, or the sum is none of 64 bits.
  */
 enum err cache_server_incr(struct cache_server *s, const char *key, uint64_t add, uint64_t *out);
+/* The same, but takes away; *out is what is left, at least 0. */
+enum err cache_server_decr(struct cache_server *s, const char *key, uint64_t less, uint64_t *out);
 /* NOTFOUND: it was gone. */
 enum err cache_server_delete(struct cache_server *s, const char *key);
 

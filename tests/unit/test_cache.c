@@ -130,7 +130,7 @@ struct result {
     bool done;
     unsigned order; /* of completion */
     enum err err;
-    bool hit;
+    bool hit, aged;
     char *value;
     size_t size;
     struct cache_fill fill;
@@ -180,6 +180,7 @@ static void on_get(void *arg, const struct cache_reply *reply)
 {
     struct result *r = arg;
     r->hit = reply->hit;
+    r->aged = reply->aged;
     r->fill = reply->fill;
     if (reply->hit) {
         r->value = span_dup(reply->value);
@@ -1312,15 +1313,36 @@ static void test_first(void **state)
     assert_int_equal(first(f, f->a, SPAN("one"), 60000), ERR_BUSY);
 }
 
-/* Where a counter is: nobody else can tell, but its name is made as this. */
-static void counter_key(struct fixture *f, struct span what, char out[ITEM_KEY_SIZE])
+/* Where a counter or a mark is: nobody else can tell, but its name is made as this. */
+static void named_key(struct fixture *f, char letter, struct span what, char out[ITEM_KEY_SIZE])
 {
     uint8_t mac[SEAL_MAC_SIZE];
-    int n = snprintf(out, ITEM_KEY_SIZE, "mf:0:c:");
+    int n = snprintf(out, ITEM_KEY_SIZE, "mf:0:%c:", letter);
     seal_mac(f->seal, "cache name", &what, 1, mac);
     for (size_t i = 0; i < 16; i++) {
         n += snprintf(out + n, ITEM_KEY_SIZE - (size_t)n, "%02x", mac[i]);
     }
+}
+
+/* What is taken away is gone for all; nothing is owed, and nothing is begun. */
+static void test_counter_taken_from(void **state)
+{
+    struct fixture *f = *state;
+    char key[ITEM_KEY_SIZE];
+    size_t size;
+    assert_int_equal(add(f, f->a, SPAN("one"), 10, 60000), 10);
+    cache_uncount(f->a, SPAN("one"));
+    assert_int_equal(add(f, f->a, SPAN("one"), 0, 60000), 9);
+    assert_int_equal(add(f, f->b, SPAN("one"), 1, 60000), 10);
+    assert_int_equal(add(f, f->a, SPAN("two"), 1, 60000), 1);
+    for (int i = 0; i < 3; i++) {
+        cache_uncount(f->a, SPAN("two"));
+    }
+    assert_int_equal(add(f, f->a, SPAN("two"), 1, 60000), 1);
+    cache_uncount(f->a, SPAN("three"));
+    settle(f, f->a);
+    named_key(f, 'c', SPAN("three"), key);
+    assert_null(raw_get(f->raw, key, &size));
 }
 
 /* What is no number counts for nothing, and gives way to the next that is counted. */
@@ -1329,7 +1351,7 @@ static void test_counter_forged(void **state)
     struct fixture *f = *state;
     static const char *const junk[] = { "", "x", "-1", "1x", "99999999999999999999", "T" };
     char key[ITEM_KEY_SIZE];
-    counter_key(f, SPAN("one"), key);
+    named_key(f, 'c', SPAN("one"), key);
     for (size_t i = 0; i < ARRAY_LEN(junk); i++) {
         uint64_t forged = count(STAT_cache_forged);
         raw_set(f->raw, key, span_str(junk[i]), 60);
@@ -1409,6 +1431,51 @@ static uint64_t unix_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* As if it had been written so long ago. */
+static void put_known(struct fixture *f, struct span name, uint64_t age_ms)
+{
+    char key[ITEM_KEY_SIZE];
+    struct buf out;
+    unsigned parts;
+    named_key(f, 'w', name, key);
+    buf_init(&out, 256);
+    assert_int_equal(item_seal(f->seal, key, unix_ms() - age_ms, SPAN("1"), &out, &parts), ERR_OK);
+    raw_set(f->raw, key, buf_span(&out), 3600);
+    buf_fini(&out);
+}
+
+static bool aged(struct fixture *f, struct cache *c, struct cache_key k)
+{
+    struct result r = get(f, c, k);
+    assert_true(r.hit);
+    free(r.value);
+    return r.aged;
+}
+
+/* Known for an hour from the last time that it was set, and aged behind the half of it. */
+static void test_known(void **state)
+{
+    struct fixture *f = *state;
+    struct cache_key k = { .kind = CACHE_KNOWN, .name = SPAN("one") };
+    struct cache_key other = { .kind = CACHE_KNOWN, .name = SPAN("two") };
+    const uint64_t minute = 60 * 1000;
+    assert_true(misses(f, f->a, k, false));
+    cache_set(f->a, &k, SPAN("1"));
+    settle(f, f->a);
+    assert_true(hits(f, f->b, k, SPAN("1")));
+    assert_false(aged(f, f->b, k));
+    assert_true(misses(f, f->b, other, false));
+    put_known(f, SPAN("one"), 29 * minute);
+    assert_false(aged(f, f->a, k));
+    put_known(f, SPAN("one"), 31 * minute);
+    assert_true(aged(f, f->a, k));
+    cache_set(f->b, &k, SPAN("1"));
+    settle(f, f->b);
+    assert_false(aged(f, f->a, k));
+    put_known(f, SPAN("one"), 62 * minute);
+    assert_true(misses(f, f->a, k, false));
+}
+
 /* Clocks that differ shut nobody out for longer than a full bucket takes. */
 static void test_bucket_of_another_clock(void **state)
 {
@@ -1483,6 +1550,7 @@ static void test_close_while_busy(void **state)
                              cache_first(c, SPAN("n"), 60000, on_done, &never),
                              cache_leak(c, i, 1000, 1, on_done, &never) };
         cache_put(c, &k, &allowed, SPAN("value"));
+        cache_uncount(c, SPAN("n"));
         for (size_t o = 0; o < ARRAY_LEN(ops); o++) {
             op_cancel(&ops[o]);
         }
@@ -1542,8 +1610,10 @@ int main(void)
         TEST(test_slots_cancelled, setup),
         TEST(test_counter, setup_two),
         TEST(test_counter_ends, setup),
+        TEST(test_counter_taken_from, setup_two),
         TEST(test_counter_forged, setup),
         TEST(test_first, setup_two),
+        TEST(test_known, setup),
         TEST(test_bucket, setup_two),
         TEST(test_bucket_leaks, setup),
         TEST(test_bucket_at_once, setup),

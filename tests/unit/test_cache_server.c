@@ -150,6 +150,14 @@ static void test_incr(void **state)
     assert_int_equal(n, 100);
     assert_int_equal(get(s, &it, 1), ERR_OK);
     assert_value(&it, SPAN("100"));
+    assert_int_equal(cache_server_decr(s, "none", 1, &n), ERR_NOTFOUND);
+    assert_int_equal(cache_server_decr(s, "n", 91, &n), ERR_OK);
+    assert_int_equal(n, 9);
+    assert_int_equal(cache_server_incr(s, "n", 1, &n), ERR_OK); /* whatever it is filled up with */
+    assert_int_equal(n, 10);
+    assert_int_equal(cache_server_decr(s, "n", 11, &n), ERR_OK);
+    assert_int_equal(n, 0);
+    assert_int_equal(cache_server_incr(s, "n", 100, &n), ERR_OK);
     assert_int_equal(cache_server_set(s, "n", SPAN("18446744073709551615"), 60), ERR_OK);
     assert_int_equal(cache_server_incr(s, "n", 2, &n), ERR_CORRUPT); /* memcached begins anew */
     assert_int_equal(cache_server_set(s, "n", SPAN("no number"), 60), ERR_OK);

@@ -257,7 +257,8 @@ void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m
     }
     CHECK(v < LOGIN_VERDICTS && verdict_texts[v]);
     reply_err(out, verdict_texts[v]);
-    if (v == LOGIN_DENIED && ++p->failed_logins >= p->opt.login_tries) {
+    bool guessed = v == LOGIN_DENIED || v == LOGIN_BLOCKED; /* either costs us the same */
+    if (guessed && ++p->failed_logins >= p->opt.login_tries) {
         close_session(p, POP3_CLOSE_LOGIN_TRIES);
     }
 }

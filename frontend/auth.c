@@ -4,7 +4,9 @@
  *   PASSWORD, TOKEN, CERTIFICATE   one question to the store, which ends the exchange; but a bad
  *                                  token gets the mechanism's own words first
  *   KEYS                           the store gives the keys of a SCRAM user and keeps the login
- * open PROVEN, WRONG                  that login is ended, one way or the other
+ *                                  open; the response to them is the proof, which the mechanism
+ *                                  does not see before the store has counted it
+ *   PROVEN, WRONG                  that login is ended, one way or the other
  *
  * It owns the exchange and the login between two steps of SCRAM. Secrets are in sasl alone.
  */
@@ -28,6 +30,8 @@ struct auth {
     void *arg;
     struct op *op;
     struct scram_login *scram; /* between KEYS and PROVEN or WRONG */
+    bool proof_next;           /* what the client says next is its proof */
+    struct span proof;         /* borrowed, while the store counts it */
     char user[256];            /* cut */
     bool token;                /* a refusal is first explained to the client */
     enum login_verdict refused;
@@ -79,7 +83,23 @@ static void on_keys(void *arg, enum login_verdict v, struct scram_login **l,
     }
     a->scram = *l;
     *l = NULL;
+    a->proof_next = true;
     auth_tell(a, auth_act(a, sasl_keys_answer(a->sasl, k)));
+}
+
+static void on_proof(void *arg, enum login_verdict v, struct scram_login **l,
+                     const struct scram_keys *k)
+{
+    struct auth *a = arg;
+    (void)k; /* the mechanism has them */
+    a->op = NULL;
+    if (v != LOGIN_OK) {
+        auth_tell(a, auth_done(v, NULL));
+        return;
+    }
+    a->scram = *l;
+    *l = NULL;
+    auth_tell(a, auth_act(a, sasl_step(a->sasl, a->proof)));
 }
 
 /* --- actions of the mechanism ---------------------------------------------------------------- */
@@ -142,6 +162,12 @@ static struct auth_result auth_act(struct auth *a, struct sasl_action act)
 struct auth_result auth_respond(struct auth *a, struct span response)
 {
     CHECK(!a->op);
+    if (a->proof_next) {
+        a->proof_next = false;
+        a->proof = response;
+        a->op = store_scram_proof(a->store, &a->scram, on_proof, a);
+        return (struct auth_result){ .state = AUTH_WAIT };
+    }
     return auth_act(a, sasl_step(a->sasl, response));
 }
 

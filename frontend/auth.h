@@ -47,7 +47,7 @@ typedef void auth_fn(void *arg, const struct auth_result *r);
 
 /* mechanism: of those that auth_offer gave. */
 struct auth *auth_open(const struct auth_options *o, const char *mechanism, auth_fn *fn, void *arg);
-/* response.p NULL: there is no initial response. */
+/* response.p NULL: there is no initial response. Borrowed while AUTH_WAIT lasts. */
 struct auth_result auth_respond(struct auth *a, struct span response);
 /* Whom the client says it is, as far as it has said so; for logs. */
 struct span auth_user(const struct auth *a);

@@ -1,17 +1,21 @@
 /*
- * failures: a counter a client, a mark a wrong login, two counters a pair, all in the cache.
+ * failures: a counter a client, one a pair, a mark a wrong login and one a pair that was right, all
+ * in the cache.
  *
  * A mail client with an old password tries it again and again: that is one failure, found by a mark
- * under a keyed hash of client, user and secret. A counter's window begins with the first failure
- * and does not move, which lets a client that waits for its end try twice as often around it; a
- * window that moves would need a list where a number does. Being right takes nothing off a counter:
- * else an account of one's own, or an owner behind the same address, would buy any number of
- * guesses.
+ * under a keyed hash of client, user and secret. The mark is left when the guess was judged, and
+ * never for one that was turned away: that would be free when the window is over.
  *
- * That a pair was right does not depend on the keys it was right for: it saves the pair from its
- * neighbours' count, not from its own.
+ * A counter's window begins with the first guess and does not move, which lets a client that waits
+ * for its end try twice as often around it; a window that moves would need a list where a number
+ * does. Being right takes nothing off a counter but what it has itself put there: else an account
+ * of one's own, or an owner behind the same address, would buy any number of guesses.
  *
- * Each request owns itself until its last cache call has answered. Nothing of a secret stays here.
+ * That a pair was right does not depend on what it was right with: it saves the pair from its
+ * neighbours' count, not from its own. It is sealed, so that nobody else can say so, and written
+ * anew when half of its hour is over: an owner who polls stays known, and a poll costs no write.
+ *
+ * A guess owns itself while its last calls are under way. Nothing of a secret stays here.
  */
 #include "store/failures.h"
 
@@ -20,27 +24,32 @@
 #include "base/check.h"
 #include "net/throttle.h"
 
-#define KNOWN_MS (60 * 60 * 1000) /* as long as a right password is remembered */
-
 struct failures {
     struct failures_options o;
 };
 
-/* Names of counters. */
+/* Names of counters and marks. */
 struct name {
     uint8_t mac[SEAL_MAC_SIZE];
 };
 
-struct request {
-    struct op op;
+/* What a guess has to do with one counter. */
+struct tally {
+    struct name name;
+    bool adds; /* the call under way adds one */
+    bool held; /* one in it is the guess's */
+};
+
+struct guess {
     struct failures *failures;
-    union {
-        failures_ask_fn *ask;
-        failures_ask_pair_fn *ask_pair;
-        failures_add_fn *add; /* NULL: nobody waits */
-    } done;
-    struct name client, proofs; /* the second of a pair alone */
-    bool known;
+    enum guess_kind kind;
+    struct tally client, pair; /* the second not of a token */
+    bool known, aged;          /* the pair; its mark is to be written anew */
+    bool too_many;
+    unsigned missing; /* answers of the call under way */
+    guess_fn *done;
+    guess_wrong_fn *wrong; /* NULL: nobody waits */
+    void *arg;
 };
 
 struct failures *failures_open(const struct failures_options *o)
@@ -64,15 +73,7 @@ void failures_change(struct failures *f, const struct netset *exempt, uint64_t m
     f->o.window_ms = window_ms;
 }
 
-void failures_client(const struct failures *f, const struct sockaddr *client,
-                     char out[NETADDR_TEXT])
-{
-    if (f->o.exempt && netset_has(f->o.exempt, client)) {
-        out[0] = '\0';
-    } else {
-        throttle_client(client, f->o.ipv6_address, out);
-    }
-}
+/* --- names ----------------------------------------------------------------------------------- */
 
 static struct name name_of(const struct failures *f, const char *label, const struct span *parts,
                            size_t n)
@@ -82,183 +83,273 @@ static struct name name_of(const struct failures *f, const char *label, const st
     return name;
 }
 
-static struct name pair_name(const struct failures *f, const char *label, const char *client,
-                             struct span user)
-{
-    struct span parts[] = { span_str(client), user };
-    return name_of(f, label, parts, ARRAY_LEN(parts));
-}
-
 static struct span name_span(const struct name *n)
 {
     return span_of(n->mac, sizeof n->mac);
 }
 
-static struct request *request_new(struct failures *f, const char *client, void *arg)
+/* Of something about the pair, whose own name has client and user in it. */
+static struct name name_about(const struct guess *g, const char *label, struct span what)
 {
-    struct request *r = NEW(struct request);
-    struct span who = span_str(client);
-    r->op.arg = arg;
-    r->failures = f;
-    r->client = name_of(f, "failures of a client", &who, 1);
-    return r;
+    struct span parts[] = { name_span(&g->pair.name), what };
+    return name_of(g->failures, label, parts, ARRAY_LEN(parts));
 }
 
-static struct request *pair_request_new(struct failures *f, const char *client, struct span user,
-                                        void *arg)
+struct guess *guess_open(struct failures *f, enum guess_kind kind, const struct sockaddr *client,
+                         struct span user)
 {
-    struct request *r = request_new(f, client, arg);
-    r->proofs = pair_name(f, "wrong proofs of a pair", client, user);
-    return r;
+    char text[NETADDR_TEXT] = "";
+    if (!f->o.exempt || !netset_has(f->o.exempt, client)) {
+        throttle_client(client, f->o.ipv6_address, text);
+    }
+    if (!text[0]) {
+        return NULL;
+    }
+    struct guess *g = NEW(struct guess);
+    struct span parts[] = { span_str(text), user };
+    g->failures = f;
+    g->kind = kind;
+    g->client.name = name_of(f, "failures of a client", parts, 1);
+    g->pair.name = name_of(f, "failures of a pair", parts, ARRAY_LEN(parts));
+    return g;
 }
 
-static bool too_many(const struct request *r, uint64_t n)
+bool guess_known(const struct guess *g)
 {
-    uint64_t most = r->failures->o.most;
-    return most > 0 && n >= most;
+    return g->known;
 }
+
+/* --- counters -------------------------------------------------------------------------------- */
 
 /* Without a limit nothing is added. */
-static void count(struct request *r, const struct name *n, uint64_t more, cache_count_fn *done)
+static void count(struct guess *g, struct tally *t, bool add, cache_count_fn *done)
 {
-    const struct failures_options *o = &r->failures->o;
-    cache_count(o->cache, name_span(n), o->most ? more : 0, o->window_ms, done, r);
+    const struct failures_options *o = &g->failures->o;
+    t->adds = add && !t->held && o->most > 0;
+    cache_count(o->cache, name_span(&t->name), t->adds ? 1 : 0, o->window_ms, done, g);
+}
+
+/*
+ * What a counter says against the guess; n 0 is not known. A place that was had once is not lost
+ * to those who came later and were turned away.
+ */
+static bool counted(const struct guess *g, struct tally *t, uint64_t n)
+{
+    uint64_t most = g->failures->o.most;
+    if (most == 0 || n == 0 || t->held) {
+        return false;
+    }
+    t->held = t->adds;
+    return t->held ? n > most : n >= most;
+}
+
+static void give_back(struct guess *g)
+{
+    struct tally *all[] = { &g->client, &g->pair };
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (all[i]->held) {
+            all[i]->held = false;
+            cache_uncount(g->failures->o.cache, name_span(&all[i]->name));
+        }
+    }
+}
+
+static void begin(struct guess *g, unsigned answers, guess_fn *done, void *arg)
+{
+    CHECK(g->missing == 0);
+    g->too_many = false;
+    g->missing = answers;
+    g->done = done;
+    g->arg = arg;
+}
+
+static void one_less(struct guess *g)
+{
+    if (--g->missing == 0) {
+        g->done(g->arg, g->too_many);
+    }
+}
+
+/* A pair that was right answers for itself alone. */
+static void on_client(void *arg, uint64_t n)
+{
+    struct guess *g = arg;
+    g->too_many |= counted(g, &g->client, n) && !g->known;
+    one_less(g);
+}
+
+static void on_pair(void *arg, uint64_t n)
+{
+    struct guess *g = arg;
+    g->too_many |= counted(g, &g->pair, n);
+    one_less(g);
 }
 
 /* --- asking ---------------------------------------------------------------------------------- */
 
-static void on_asked(void *arg, uint64_t n)
+static struct cache_key known_key(const struct name *n)
 {
-    struct request *r = arg;
-    if (!r->op.cancelled) {
-        r->done.ask(r->op.arg, too_many(r, n));
+    return (struct cache_key){ .kind = CACHE_KNOWN, .name = name_span(n) };
+}
+
+static struct name known_name(const struct guess *g)
+{
+    return name_about(g, "pair that was right", SPAN(""));
+}
+
+/* The client's counter only where it decides: not for a poll. */
+static void asked(struct guess *g)
+{
+    if (g->missing == 1 && !g->known && !g->too_many) {
+        count(g, &g->client, false, on_client);
+    } else if (g->missing == 1) {
+        one_less(g);
     }
-    free(r);
 }
 
-struct op *failures_ask(struct failures *f, const char *client, failures_ask_fn *done, void *arg)
+static void on_known_asked(void *arg, const struct cache_reply *reply)
 {
-    struct request *r = request_new(f, client, arg);
-    r->done.ask = done;
-    count(r, &r->client, 0, on_asked);
-    return &r->op;
+    struct guess *g = arg;
+    g->known = reply->hit;
+    g->aged = reply->aged;
+    g->missing--;
+    asked(g);
 }
 
-/* Proofs of the pair, or failures of the client, whichever decides. */
 static void on_pair_asked(void *arg, uint64_t n)
 {
-    struct request *r = arg;
-    if (!r->op.cancelled) {
-        r->done.ask_pair(r->op.arg, too_many(r, n), r->known);
-    }
-    free(r);
+    struct guess *g = arg;
+    g->too_many |= counted(g, &g->pair, n);
+    g->missing--;
+    asked(g);
 }
 
-static void on_proofs_asked(void *arg, uint64_t n)
+void guess_ask(struct guess *g, guess_fn *done, void *arg)
 {
-    struct request *r = arg;
-    if (r->known || too_many(r, n)) {
-        on_pair_asked(r, n);
+    if (g->kind == GUESS_TOKEN) {
+        begin(g, 1, done, arg);
+        count(g, &g->client, false, on_client);
+        return;
+    }
+    struct name known = known_name(g);
+    struct cache_key k = known_key(&known);
+    begin(g, 3, done, arg);
+    cache_get(g->failures->o.cache, &k, on_known_asked, g);
+    count(g, &g->pair, false, on_pair_asked);
+}
+
+/* --- taking ---------------------------------------------------------------------------------- */
+
+static void on_proof_of_pair(void *arg, uint64_t n)
+{
+    struct guess *g = arg;
+    g->too_many = counted(g, &g->pair, n);
+    if (g->too_many) {
+        one_less(g);
     } else {
-        count(r, &r->client, 0, on_pair_asked);
+        count(g, &g->client, n <= FAILURES_OF_A_PAIR, on_client);
     }
 }
 
-static void on_known_asked(void *arg, uint64_t n)
+void guess_take(struct guess *g, bool of_client, guess_fn *done, void *arg)
 {
-    struct request *r = arg;
-    r->known = n > 0;
-    count(r, &r->proofs, 0, on_proofs_asked);
-}
-
-static const char known_label[] = "pair that was right";
-
-struct op *failures_ask_pair(struct failures *f, const char *client, struct span user,
-                             failures_ask_pair_fn *done, void *arg)
-{
-    struct request *r = pair_request_new(f, client, user, arg);
-    struct name known = pair_name(f, known_label, client, user);
-    r->done.ask_pair = done;
-    count(r, &known, 0, on_known_asked);
-    return &r->op;
-}
-
-/* --- counting -------------------------------------------------------------------------------- */
-
-static void add_end(struct request *r)
-{
-    if (r->done.add && !r->op.cancelled) {
-        r->done.add(r->op.arg);
+    begin(g, g->kind == GUESS_PASSWORD ? 2 : 1, done, arg);
+    switch (g->kind) {
+    case GUESS_PASSWORD:
+        count(g, &g->pair, true, on_pair);
+        count(g, &g->client, of_client, on_client);
+        break;
+    case GUESS_PROOF:
+        count(g, &g->pair, true, on_proof_of_pair);
+        break;
+    case GUESS_TOKEN:
+        count(g, &g->client, of_client, on_client);
+        break;
     }
-    free(r);
 }
 
-static void on_counted(void *arg, uint64_t n)
+/* --- ends ------------------------------------------------------------------------------------ */
+
+void guess_keep(struct guess **g)
 {
-    (void)n;
-    add_end(arg);
+    CHECK(!*g || (*g)->missing == 0);
+    free(*g);
+    *g = NULL;
 }
 
-static void on_marked(void *arg, enum err e)
+void guess_drop(struct guess **g)
 {
-    struct request *r = arg;
+    if (*g) {
+        give_back(*g);
+    }
+    guess_keep(g);
+}
+
+void guess_right(struct guess **gp)
+{
+    const struct guess *g = *gp;
+    if (g && g->kind != GUESS_TOKEN && (!g->known || g->aged)) {
+        struct name known = known_name(g);
+        struct cache_key k = known_key(&known);
+        cache_set(g->failures->o.cache, &k, SPAN("1"));
+    }
+    guess_drop(gp);
+}
+
+static void mark(struct guess *g, const char *label, struct span what, cache_done_fn *done)
+{
+    const struct failures_options *o = &g->failures->o;
+    struct name name = name_about(g, label, what);
+    cache_first(o->cache, name_span(&name), o->window_ms, done, g);
+}
+
+static void on_wrong_marked(void *arg, enum err e)
+{
+    struct guess *g = arg;
+    guess_wrong_fn *done = g->wrong;
+    void *done_arg = g->arg;
     if (e == ERR_OK) {
-        count(r, &r->client, 1, on_counted);
+        guess_keep(&g);
     } else {
-        add_end(r);
+        guess_drop(&g);
+    }
+    done(done_arg);
+}
+
+void guess_wrong(struct guess **gp, struct span secret, guess_wrong_fn *done, void *arg)
+{
+    struct guess *g = *gp;
+    *gp = NULL;
+    g->wrong = done;
+    g->arg = arg;
+    mark(g, g->kind == GUESS_TOKEN ? "wrong token" : "wrong password", secret, on_wrong_marked);
+}
+
+static void on_left_counted(void *arg, uint64_t n)
+{
+    struct guess *g = arg;
+    (void)n;
+    guess_keep(&g);
+}
+
+static void on_left_marked(void *arg, enum err e)
+{
+    struct guess *g = arg;
+    if (e == ERR_OK) {
+        count(g, &g->client, true, on_left_counted);
+    } else {
+        guess_keep(&g);
     }
 }
 
-static void mark(struct request *r, const char *label, const struct span *parts, size_t n)
+void guess_left(struct guess **gp)
 {
-    const struct failures *f = r->failures;
-    struct name name = name_of(f, label, parts, n);
-    cache_first(f->o.cache, name_span(&name), f->o.window_ms, on_marked, r);
-}
-
-struct op *failures_add(struct failures *f, const char *client, struct span user,
-                        struct span secret, failures_add_fn *done, void *arg)
-{
-    struct request *r = request_new(f, client, arg);
-    struct span parts[] = { span_str(client), user, secret };
-    r->done.add = done;
-    mark(r, "wrong login", parts, ARRAY_LEN(parts));
-    return &r->op;
-}
-
-void failures_add_left(struct failures *f, const char *client, struct span user)
-{
-    struct span parts[] = { span_str(client), user };
-    mark(request_new(f, client, NULL), "exchange that was left", parts, ARRAY_LEN(parts));
-}
-
-/* n 0: not known, and then the client's counter is most likely not either. */
-static void on_proof_counted(void *arg, uint64_t n)
-{
-    struct request *r = arg;
-    if (n <= FAILURES_OF_A_PAIR) {
-        count(r, &r->client, 1, on_counted);
-    } else {
-        add_end(r);
+    struct guess *g = *gp;
+    if (!g || g->known) {
+        guess_drop(gp);
+        return;
     }
-}
-
-struct op *failures_add_proof(struct failures *f, const char *client, struct span user,
-                              failures_add_fn *done, void *arg)
-{
-    struct request *r = pair_request_new(f, client, user, arg);
-    r->done.add = done;
-    count(r, &r->proofs, 1, on_proof_counted);
-    return &r->op;
-}
-
-static void on_known(void *arg, uint64_t n)
-{
-    (void)arg, (void)n;
-}
-
-void failures_know(struct failures *f, const char *client, struct span user)
-{
-    struct name known = pair_name(f, known_label, client, user);
-    cache_count(f->o.cache, name_span(&known), 1, KNOWN_MS, on_known, NULL);
+    *gp = NULL;
+    give_back(g);
+    mark(g, "exchange that was left", SPAN(""), on_left_marked);
 }

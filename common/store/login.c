@@ -1,11 +1,13 @@
 /*
- * login: who may open a maildrop. One request walks named steps, each of which is one inner call:
+ * login: who may open a maildrop. One request walks named steps, each of which is one inner call,
+ * or several at once:
  *
- *   password     ENTRY -> VERIFIED -> GUARD -> HASH -> open
- *                            |                  |
- *                            |                  +-> RECHECK (wrong, but the entry came from the
- *                            |                      cache) -> HASH or wrong
- *                            +-> open when the password is remembered
+ *   password     ENTRY -> LOOK -> TAKE -> HASH -> JUDGE -> open
+ *                          |       |                |
+ *                          |       |                +-> RECHECK (wrong, but the entry came from
+ *                          |       |                    the cache) -> HASH or wrong
+ *                          |       +-> open when the password is remembered
+ *                          +-> open when it is, and was right from here within the last hour
  *   token        GUARD -> TOKEN -> ENTRY -> open or wrong
  *   certificate  ENTRY -> open or denied
  *
@@ -16,11 +18,15 @@
  * address and for a remembered password, asks the guard, pays for one crypt(3), asks the database
  * once (before the hash when the address was not cached, behind it when it was) and is counted.
  *
- * The guard stands where a guess would cost us something: who is over the limit learns nothing of
- * his next guess. A remembered password is let in without asking it: the owner of the account is
- * not shut out because somebody else guesses behind the same address. A right password takes
- * nothing off the count, and neither does a guess that was turned away add to it. It costs one
- * query too, whoever was named.
+ * The guard (failures.h) stands before everything that tells something of a password: LOOK asks
+ * whether the client is over the limit, and JUDGE and TAKE count a guess before its answer is used,
+ * so that those who guess at the same time learn no more than those who guess one after the other.
+ * A password is held against the remembered one in LOOK for those alone who were right from the
+ * same address within the last hour, and against it or the hash only with a place in the pair's
+ * count; with one in the client's too where something is known by then: in TAKE when a password is
+ * remembered, else in JUDGE, since many logins may wait for a hash and none of them is wrong yet.
+ * Who is turned away learns nothing, adds nothing to the count, and costs one query, whoever was
+ * named.
  *
  * The request owns its copies of user and secret; the secret is wiped with it.
  */
@@ -32,8 +38,7 @@
 #include "store/login_parts.h"
 
 static void login_entry(struct login_request *r);
-static void login_verified(struct login_request *r);
-static void login_guard(struct login_request *r);
+static void login_look(struct login_request *r);
 static void login_hash(struct login_request *r);
 static void login_token(struct login_request *r);
 static void login_recheck(struct login_request *r);
@@ -60,6 +65,7 @@ static void login_tell(struct login_request *r)
     }
     maildrop_free(&r->login.maildrop);
     cache_lease_drop(r->store->cache, &r->login.lease, NULL, NULL);
+    guess_drop(&r->guess);
     entry_free(&r->entry);
     OPENSSL_cleanse(r->secret, r->secret_n);
     free(r->secret);
@@ -84,6 +90,35 @@ void login_end(struct login_request *r, enum login_verdict v)
     }
 }
 
+/* --- the guard -------------------------------------------------------------------------------- */
+
+static void on_login_blocked(void *arg, enum err e, struct entry **entries, size_t n)
+{
+    (void)e, (void)entries, (void)n;
+    login_end(arg, LOGIN_BLOCKED);
+}
+
+/*
+ * Turned away at the price of one query, whoever is named: without it the time would tell an
+ * address that is cached from one that is nobody's, to a client that has nothing more to lose.
+ */
+static void login_blocked(struct login_request *r)
+{
+    struct span user = span_str(r->user);
+    guess_drop(&r->guess);
+    if (r->proof == LOGIN_PASSWORD && !r->from_database) {
+        index_lookup(r->store->index, &user, 1, on_login_blocked, r);
+    } else {
+        login_end(r, LOGIN_BLOCKED);
+    }
+}
+
+void login_right(struct login_request *r)
+{
+    guess_right(&r->guess);
+    login_proven(r);
+}
+
 /* --- COUNT ----------------------------------------------------------------------------------- */
 
 static void on_login_counted(void *arg)
@@ -91,15 +126,31 @@ static void on_login_counted(void *arg)
     login_end(arg, LOGIN_DENIED);
 }
 
+static void login_count(struct login_request *r)
+{
+    guess_wrong(&r->guess, span_of(r->secret, r->secret_n), on_login_counted, r);
+}
+
+static void on_login_token_taken(void *arg, bool too_many)
+{
+    struct login_request *r = arg;
+    if (too_many) {
+        login_blocked(r);
+    } else {
+        login_count(r);
+    }
+}
+
 /* The database says so. Also for a client that has gone: guesses count whether or not somebody
- * waits for the answer. */
+ * waits for the answer. A password has its place by now. */
 static void login_wrong(struct login_request *r)
 {
-    if (r->client[0]) {
-        failures_add(r->store->failures, r->client, span_str(r->user),
-                     span_of(r->secret, r->secret_n), on_login_counted, r);
-    } else {
+    if (!r->guess) {
         login_end(r, LOGIN_DENIED);
+    } else if (r->proof == LOGIN_TOKEN) {
+        guess_take(r->guess, true, on_login_token_taken, r);
+    } else {
+        login_count(r);
     }
 }
 
@@ -115,7 +166,7 @@ static const char *login_hash_of(const struct login_request *r)
 static void login_named(struct login_request *r)
 {
     if (login_active(r->entry)) {
-        login_proven(r);
+        login_right(r);
     } else if (!r->from_database) {
         login_recheck(r);
     } else if (r->proof == LOGIN_TOKEN) {
@@ -128,7 +179,7 @@ static void login_named(struct login_request *r)
 static void login_known(struct login_request *r)
 {
     if (r->proof == LOGIN_PASSWORD) {
-        login_verified(r);
+        login_look(r);
     } else {
         login_named(r);
     }
@@ -167,7 +218,7 @@ static void login_entry(struct login_request *r)
     }
 }
 
-/* --- VERIFIED -------------------------------------------------------------------------------- */
+/* --- LOOK ------------------------------------------------------------------------------------ */
 
 /* What is remembered of a right password: worth nothing without the fleet key, and nothing once
  * the account has another hash. */
@@ -197,65 +248,59 @@ static struct cache_key login_verified_key(const struct login_request *r)
     return (struct cache_key){ .kind = CACHE_VERIFIED, .mailbox_id = login_number(r) };
 }
 
-static void on_login_verified(void *arg, const struct cache_reply *reply)
-{
-    struct login_request *r = arg;
-    uint8_t mac[SEAL_MAC_SIZE];
-    login_mac(r, mac);
-    if (*login_hash_of(r) && reply->hit && reply->value.n == sizeof mac &&
-        CRYPTO_memcmp(reply->value.p, mac, sizeof mac) == 0) {
-        login_proven(r);
-    } else {
-        login_guard(r);
-    }
-}
-
-static void login_verified(struct login_request *r)
-{
-    struct cache_key k = login_verified_key(r);
-    cache_get(r->store->cache, &k, on_login_verified, r);
-}
-
-/* --- GUARD ----------------------------------------------------------------------------------- */
-
-static void on_login_blocked(void *arg, enum err e, struct entry **entries, size_t n)
-{
-    (void)e, (void)entries, (void)n;
-    login_end(arg, LOGIN_BLOCKED);
-}
-
-/*
- * Turned away at the price of one query, whoever is named: without it the time would tell an
- * address that is cached from one that is nobody's, to a client that has nothing more to lose.
- */
-static void login_blocked(struct login_request *r)
-{
-    struct span user = span_str(r->user);
-    if (r->proof == LOGIN_PASSWORD && !r->from_database) {
-        index_lookup(r->store->index, &user, 1, on_login_blocked, r);
-    } else {
-        login_end(r, LOGIN_BLOCKED);
-    }
-}
-
-static void on_login_guard(void *arg, bool too_many)
+static void on_login_taken(void *arg, bool too_many)
 {
     struct login_request *r = arg;
     if (too_many) {
         login_blocked(r);
-    } else if (r->proof == LOGIN_TOKEN) {
-        login_token(r);
+    } else if (r->matches) {
+        login_right(r);
     } else {
         login_hash(r);
     }
 }
 
-static void login_guard(struct login_request *r)
+static void login_looked(struct login_request *r)
 {
-    if (r->client[0]) {
-        failures_ask(r->store->failures, r->client, on_login_guard, r);
+    if (--r->looks > 0) {
+        return;
+    }
+    if (r->blocked) {
+        login_blocked(r);
+    } else if (r->matches && (!r->guess || guess_known(r->guess))) {
+        login_right(r);
+    } else if (r->guess) {
+        guess_take(r->guess, r->remembered, on_login_taken, r);
     } else {
-        on_login_guard(r, false);
+        login_hash(r);
+    }
+}
+
+static void on_login_remembered(void *arg, const struct cache_reply *reply)
+{
+    struct login_request *r = arg;
+    uint8_t mac[SEAL_MAC_SIZE];
+    login_mac(r, mac);
+    r->remembered = *login_hash_of(r) && reply->hit && reply->value.n == sizeof mac;
+    r->matches = r->remembered && CRYPTO_memcmp(reply->value.p, mac, sizeof mac) == 0;
+    login_looked(r);
+}
+
+static void on_login_asked(void *arg, bool too_many)
+{
+    struct login_request *r = arg;
+    r->blocked = too_many;
+    login_looked(r);
+}
+
+/* At once, so that a poll waits no longer for the guard than for the password. */
+static void login_look(struct login_request *r)
+{
+    struct cache_key k = login_verified_key(r);
+    r->looks = 1 + (r->guess != NULL);
+    cache_get(r->store->cache, &k, on_login_remembered, r);
+    if (r->guess) {
+        guess_ask(r->guess, on_login_asked, r);
     }
 }
 
@@ -269,19 +314,57 @@ static void login_remember(struct login_request *r)
     cache_set(r->store->cache, &k, span_of(mac, sizeof mac));
 }
 
+/* JUDGE: from here on right and wrong part. */
+static void login_judge(struct login_request *r)
+{
+    if (r->right) {
+        login_remember(r);
+        login_enroll(r->store, r->user, r->entry, span_of(r->secret, r->secret_n));
+        login_right(r);
+    } else if (!r->from_database) {
+        login_recheck(r);
+    } else {
+        login_wrong(r);
+    }
+}
+
+static void on_login_judge(void *arg, bool too_many)
+{
+    if (too_many) {
+        login_blocked(arg);
+    } else {
+        login_judge(arg);
+    }
+}
+
+static void on_login_overload(void *arg)
+{
+    login_end(arg, LOGIN_OVERLOAD);
+}
+
+/* One that was held against a remembered password has been judged: it counts, or a queue that is
+ * kept full would make guesses free. */
+static void login_overload(struct login_request *r)
+{
+    if (r->guess && r->remembered) {
+        guess_wrong(&r->guess, span_of(r->secret, r->secret_n), on_login_overload, r);
+    } else {
+        login_end(r, LOGIN_OVERLOAD);
+    }
+}
+
 static void on_login_hash(void *arg, enum err e)
 {
     struct login_request *r = arg;
-    if (e == ERR_OK) {
-        login_remember(r);
-        login_enroll(r->store, r->user, r->entry, span_of(r->secret, r->secret_n));
-        login_proven(r);
-    } else if (e == ERR_DENIED && !r->from_database) {
-        login_recheck(r);
-    } else if (e == ERR_DENIED) {
-        login_wrong(r);
+    r->right = e == ERR_OK;
+    if (e == ERR_LIMIT) {
+        login_overload(r);
+    } else if (e != ERR_OK && e != ERR_DENIED) {
+        login_end(r, LOGIN_FAULT);
+    } else if (r->guess) {
+        guess_take(r->guess, true, on_login_judge, r);
     } else {
-        login_end(r, e == ERR_LIMIT ? LOGIN_OVERLOAD : LOGIN_FAULT);
+        login_judge(r);
     }
 }
 
@@ -320,6 +403,24 @@ static void on_login_token(void *arg, enum err e, struct span user)
         login_wrong(r);
     } else {
         login_end(r, e == ERR_LIMIT ? LOGIN_OVERLOAD : LOGIN_FAULT);
+    }
+}
+
+static void on_login_guard(void *arg, bool too_many)
+{
+    if (too_many) {
+        login_blocked(arg);
+    } else {
+        login_token(arg);
+    }
+}
+
+static void login_guard(struct login_request *r)
+{
+    if (r->guess) {
+        guess_ask(r->guess, on_login_guard, r);
+    } else {
+        login_token(r);
     }
 }
 
@@ -373,12 +474,19 @@ static void on_login_no_tokens(struct task *t)
     login_end(r, LOGIN_FAULT);
 }
 
+static struct guess *login_guess(struct store *s, const struct login_claim *c, const char *user)
+{
+    enum guess_kind kind = c->proof == LOGIN_TOKEN ? GUESS_TOKEN : GUESS_PASSWORD;
+    return c->proof == LOGIN_CERTIFICATE ? NULL
+                                         : guess_open(s->failures, kind, c->client, span_str(user));
+}
+
 struct op *store_login(struct store *s, const struct login_claim *c, store_login_fn *done,
                        void *arg)
 {
     struct login_request *r = login_new(s, c->user, c->secret, done, arg);
     r->proof = c->proof;
-    failures_client(s->failures, c->client, r->client);
+    r->guess = login_guess(s, c, r->user);
     if (c->proof != LOGIN_TOKEN) {
         login_entry(r);
     } else if (s->tokens) {

@@ -17,9 +17,13 @@ struct login_request {
     char *user; /* canonical; of a token without a user empty until the token was asked */
     char *secret;
     size_t secret_n;
-    char client[NETADDR_TEXT];  /* as failures_client has it */
+    struct guess *guess;        /* NULL: nobody's to count, or a certificate */
     struct entry *entry;        /* NULL until it is known */
     bool from_database;         /* the entry is what the database says now */
+    unsigned looks;             /* LOOK: answers that are missing */
+    bool blocked;               /* LOOK: by the guard */
+    bool remembered, matches;   /* some password is, and it is this one */
+    bool right;                 /* by its hash */
     struct task task;           /* for an end that waits for nothing */
     enum login_verdict verdict; /* from login_end on */
     struct login login;
@@ -34,6 +38,8 @@ char *login_name(struct span name);
 struct login_request *login_new(struct store *s, struct span user, struct span secret,
                                 store_login_fn *done, void *arg);
 /* It is who it claims to be: the rest is the maildrop (login_open.c). */
+void login_right(struct login_request *r);
+/* The same, behind what is counted. */
 void login_proven(struct login_request *r);
 /* Tells the verdict and gives everything back; a lease first, if the verdict is not OK. */
 void login_end(struct login_request *r, enum login_verdict v);

@@ -2,8 +2,10 @@
  * login_scram: who may open a maildrop, when the password is never seen (RFC 5802):
  *
  *   store_scram         GUARD -> ENTRY -> keys, true or false ones
+ *   store_scram_proof   TAKE, for a client that was not in as this user within the last hour
  *   store_scram_login   open (login_open.c)
- *   store_scram_wrong   RECHECK (when the entry came from the cache) -> COUNT -> denied, or fault
+ *   store_scram_wrong   TAKE, unless it was -> RECHECK (when the entry came from the cache) ->
+ *                       denied, or fault
  *   store_scram_drop    counts an exchange that was left
  *
  * A name that is not here, is suspended, or has no keys, gets false keys by the same path and so
@@ -13,8 +15,9 @@
  * limits.exempt names, is answered from the cache. To others this tells that somebody reads this
  * mailbox from their own address, and nothing else.
  *
- * Who is over the limit is turned away before anything is asked in anybody's name. What counts, and
- * for whom, is in failures.h.
+ * Who is over the limit is turned away before anything is asked in anybody's name, and again when
+ * the proof comes, before it is looked at: many exchanges may have begun below the limit. What
+ * counts, and for whom, is in failures.h.
  *
  * The database alone is the reason of a DENIED: cached keys that are others by now are a fault.
  *
@@ -27,16 +30,15 @@
 #include "store/login_parts.h"
 
 struct scram_login {
-    struct store *store;
-    char *user; /* canonical */
-    char client[NETADDR_TEXT];
-    bool known; /* the client was in as this user, or is nobody's to count */
+    char *user;          /* canonical */
+    struct guess *guess; /* NULL: nobody's to count */
+    bool taken;          /* the proof has been counted */
     struct entry *entry;
     bool from_database;
     struct scram_keys keys;
 };
 
-/* store_scram under way. */
+/* store_scram or store_scram_proof under way. */
 struct scram_request {
     struct op op;
     struct task task;
@@ -45,11 +47,18 @@ struct scram_request {
     struct scram_login *login;
 };
 
+/* The client was in as this user, or is nobody's to count. */
+static bool scram_known(const struct scram_login *l)
+{
+    return !l->guess || guess_known(l->guess);
+}
+
 static void scram_free(struct scram_login **pl)
 {
     struct scram_login *l = *pl;
     if (l) {
         *pl = NULL;
+        guess_drop(&l->guess);
         entry_free(&l->entry);
         free(l->user);
         OPENSSL_cleanse(&l->keys, sizeof l->keys);
@@ -59,8 +68,8 @@ static void scram_free(struct scram_login **pl)
 
 void store_scram_drop(struct scram_login **l)
 {
-    if (*l && !(*l)->known) {
-        failures_add_left((*l)->store->failures, (*l)->client, span_str((*l)->user));
+    if (*l) {
+        guess_left(&(*l)->guess);
     }
     scram_free(l);
 }
@@ -157,7 +166,7 @@ static void scram_entry(struct scram_request *r)
     if (!span_utf8(user)) {
         r->task.run = on_scram_no_utf8;
         loop_post(r->store->loop, &r->task);
-    } else if (r->login->known) {
+    } else if (scram_known(r->login)) {
         store_entry(r->store, user, on_scram_entry, r);
     } else {
         index_lookup(r->store->index, &user, 1, on_scram_lookup, r);
@@ -166,10 +175,9 @@ static void scram_entry(struct scram_request *r)
 
 /* --- GUARD ----------------------------------------------------------------------------------- */
 
-static void on_scram_guard(void *arg, bool too_many, bool known)
+static void on_scram_guard(void *arg, bool too_many)
 {
     struct scram_request *r = arg;
-    r->login->known = known;
     if (too_many || r->op.cancelled) {
         scram_end(r, LOGIN_BLOCKED); /* nothing was done for it, so nothing is counted */
     } else {
@@ -177,21 +185,54 @@ static void on_scram_guard(void *arg, bool too_many, bool known)
     }
 }
 
+static struct scram_request *scram_request_new(struct store *s, struct scram_login *l,
+                                               store_scram_fn *done, void *arg)
+{
+    struct scram_request *r = NEW(struct scram_request);
+    *r = (struct scram_request){ .op = { .arg = arg }, .store = s, .done = done, .login = l };
+    return r;
+}
+
 struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
                        const struct sockaddr *client, store_scram_fn *done, void *arg)
 {
     struct scram_login *l = NEW(struct scram_login);
-    struct scram_request *r = NEW(struct scram_request);
-    *r = (struct scram_request){ .op = { .arg = arg }, .store = s, .done = done, .login = l };
-    l->store = s;
+    struct scram_request *r = scram_request_new(s, l, done, arg);
     l->user = login_name(user);
     l->keys.hash = h;
-    failures_client(s->failures, client, l->client);
-    if (l->client[0]) {
-        failures_ask_pair(s->failures, l->client, span_str(l->user), on_scram_guard, r);
+    l->guess = guess_open(s->failures, GUESS_PROOF, client, span_str(l->user));
+    if (l->guess) {
+        guess_ask(l->guess, on_scram_guard, r);
     } else {
-        l->known = true;
         scram_entry(r);
+    }
+    return &r->op;
+}
+
+/* --- TAKE ------------------------------------------------------------------------------------ */
+
+static void on_scram_taken(void *arg, bool too_many)
+{
+    scram_end(arg, too_many ? LOGIN_BLOCKED : LOGIN_OK);
+}
+
+static void on_scram_not_taken(struct task *t)
+{
+    scram_end(CONTAINER_OF(t, struct scram_request, task), LOGIN_OK);
+}
+
+/* A poll is let in by what GUARD asked, without a call. */
+struct op *store_scram_proof(struct store *s, struct scram_login **l, store_scram_fn *done,
+                             void *arg)
+{
+    struct scram_request *r = scram_request_new(s, *l, done, arg);
+    *l = NULL;
+    if (scram_known(r->login)) {
+        r->task.run = on_scram_not_taken;
+        loop_post(s->loop, &r->task);
+    } else {
+        r->login->taken = true;
+        guess_take(r->login->guess, true, on_scram_taken, r);
     }
     return &r->op;
 }
@@ -206,45 +247,36 @@ static struct login_request *scram_become_login(struct store *s, struct scram_lo
     r->entry = l->entry;
     l->entry = NULL;
     r->from_database = l->from_database;
-    memcpy(r->client, l->client, sizeof r->client);
+    r->guess = l->guess;
+    l->guess = NULL;
     return r;
 }
 
 static void on_scram_proven(struct task *t)
 {
-    login_proven(CONTAINER_OF(t, struct login_request, task));
+    login_right(CONTAINER_OF(t, struct login_request, task));
 }
 
 struct op *store_scram_login(struct store *s, struct scram_login **l, store_login_fn *done,
                              void *arg)
 {
     struct login_request *r = scram_become_login(s, *l, done, arg);
-    if (r->client[0]) {
-        failures_know(s->failures, r->client, span_str(r->user));
-    }
     scram_free(l);
     r->task.run = on_scram_proven;
     loop_post(s->loop, &r->task);
     return &r->op;
 }
 
-static void on_scram_counted(void *arg)
-{
-    login_end(arg, LOGIN_DENIED);
-}
-
-/* Also for a client that has gone. */
+/* The proof has its place by now. Also for a client that has gone. */
 static void scram_wrong(struct login_request *r)
 {
-    if (r->client[0]) {
-        failures_add_proof(r->store->failures, r->client, span_str(r->user), on_scram_counted, r);
-    } else {
-        login_end(r, LOGIN_DENIED);
-    }
+    guess_keep(&r->guess);
+    login_end(r, LOGIN_DENIED);
 }
 
 /* The database is asked whether the proof was held against the right keys. */
 struct scram_recheck {
+    struct task task;
     struct login_request *request;
     struct scram_keys keys;
 };
@@ -290,23 +322,43 @@ static void on_scram_recheck(void *arg, enum err e, struct entry **entries, size
     }
 }
 
+static void scram_recheck(struct scram_recheck *c)
+{
+    struct login_request *r = c->request;
+    struct span user = span_str(r->user);
+    if (r->from_database) {
+        scram_wrong(recheck_free(c));
+    } else {
+        index_lookup(r->store->index, &user, 1, on_scram_recheck, c);
+    }
+}
+
 static void on_scram_wrong(struct task *t)
 {
-    scram_wrong(CONTAINER_OF(t, struct login_request, task));
+    scram_recheck(CONTAINER_OF(t, struct scram_recheck, task));
+}
+
+static void on_scram_wrong_taken(void *arg, bool too_many)
+{
+    struct scram_recheck *c = arg;
+    if (too_many) {
+        login_end(recheck_free(c), LOGIN_BLOCKED);
+    } else {
+        scram_recheck(c);
+    }
 }
 
 struct op *store_scram_wrong(struct store *s, struct scram_login **l, store_login_fn *done,
                              void *arg)
 {
     struct login_request *r = scram_become_login(s, *l, done, arg);
-    struct span user = span_str(r->user);
-    if (r->from_database) {
-        r->task.run = on_scram_wrong;
-        loop_post(s->loop, &r->task);
+    struct scram_recheck *c = NEW(struct scram_recheck);
+    *c = (struct scram_recheck){ .request = r, .keys = (*l)->keys };
+    if (r->guess && !(*l)->taken) {
+        guess_take(r->guess, true, on_scram_wrong_taken, c);
     } else {
-        struct scram_recheck *c = NEW(struct scram_recheck);
-        *c = (struct scram_recheck){ .request = r, .keys = (*l)->keys };
-        index_lookup(s->index, &user, 1, on_scram_recheck, c);
+        c->task.run = on_scram_wrong;
+        loop_post(s->loop, &c->task);
     }
     scram_free(l);
     return &r->op;

@@ -90,12 +90,19 @@ typedef void store_scram_fn(void *arg, enum login_verdict v, struct scram_login 
                             const struct scram_keys *k);
 struct op *store_scram(struct store *s, enum scram_hash h, struct span user,
                        const struct sockaddr *client, store_scram_fn *done, void *arg);
-/* The proof was right: the maildrop. Both take *l and null it. */
+/*
+ * The proof has come, and may be looked at after this alone: OK, and *l again. BLOCKED: it may not.
+ * Takes *l and nulls it, as do the next two.
+ */
+struct op *store_scram_proof(struct store *s, struct scram_login **l, store_scram_fn *done,
+                             void *arg);
+/* The proof was right: the maildrop. */
 struct op *store_scram_login(struct store *s, struct scram_login **l, store_login_fn *done,
                              void *arg);
 /*
- * The proof was wrong: it is counted, then DENIED. FAULT, and not counted, when the database has
- * other keys than those that the client was held against: the next try will see them.
+ * The proof was wrong, and counts: DENIED, or BLOCKED when others that came with it were too many.
+ * FAULT, and not counted, when the database has other keys than those that the client was held
+ * against: the next try will see them.
  */
 struct op *store_scram_wrong(struct store *s, struct scram_login **l, store_login_fn *done,
                              void *arg);

@@ -96,6 +96,58 @@ class GuardTest(LoginCase):
         self.told(None, client, account, node=1)
         self.told("SYS/TEMP", client, victim)
 
+    def test_a_remembered_password_is_no_way_around_the_guard(self):
+        account, owner, client = self.someone(), self.client(), self.client()
+        self.told(None, owner, account)
+        self.fail_often(client, self.someone())
+        for node in 0, 1:
+            self.told("SYS/TEMP", client, account, node=node)
+            self.told(None, owner, account, node=node)
+        self.told(None, self.client(), account)
+
+    def test_who_is_known_has_a_count_of_his_own(self):
+        account, client = self.someone(), self.client()
+        self.told(None, client, account)
+        self.fail_often(client, self.someone())
+        self.fail_often(client, account)
+        self.told("SYS/TEMP", client, account)
+        self.told(None, self.client(), account)
+
+    def guess_at_once(self, client, guesses):
+        """The replies to (account, password), each on a connection of its own, all at once."""
+        sessions = [self.connect(client, node % 2) for node, _ in enumerate(guesses)]
+        for pop3, (account, _) in zip(sessions, guesses):
+            pop3.ok(f"USER {account.address}")
+        for pop3, (_, password) in zip(sessions, guesses):
+            pop3.send(f"PASS {password}\r\n".encode())
+        replies = [pop3.reply() for pop3 in sessions]
+        for pop3 in sessions:
+            pop3.close()
+        return replies
+
+    def test_guesses_at_once_are_no_more_than_one_after_the_other(self):
+        account, others = self.someone(), [self.someone() for _ in range(3 * MAX_FAILURES)]
+        for known in account, *others:
+            self.told(None, self.client(), known)
+        for accounts in [account] * len(others), others:
+            with self.subTest(accounts=len(set(accounts))):
+                client = self.client()
+                replies = self.guess_at_once(
+                    client, [(who, f"wrong {n}") for n, who in enumerate(accounts)])
+                denied = [reply for reply in replies if reply.startswith("-ERR [AUTH]")]
+                self.assertLessEqual(len(denied), MAX_FAILURES, replies)
+                # Those that found the queue full were held against a remembered password, and count.
+                self.assertIn("too many failed", self.told("SYS/TEMP", client, account))
+
+    def test_a_session_ends_after_some_tries_that_were_turned_away(self):
+        account, client = self.someone(), self.client()
+        self.fail_often(client, account)
+        with self.connect(client) as pop3:
+            for _ in range(3):
+                pop3.ok(f"USER {account.address}")
+                self.assertIn("[SYS/TEMP]", pop3.command("PASS wrong"))
+            self.assertTrue(pop3.at_end())
+
     def test_a_network_of_ipv6_is_one_client(self):
         account = self.someone()
         for n in range(MAX_FAILURES):

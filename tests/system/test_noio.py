@@ -4,10 +4,14 @@ query; a message that is read costs one open, its read, and one close. Told by s
 PostgreSQL."""
 
 import re
+import socket
 import subprocess
 from pathlib import Path
 
 import harness
+from mail import Pop3
+from proxy import proxy_header
+from sasl import Scram, authenticate
 
 CALL = re.compile(r"(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*)")
 FILE_CALLS = "%file,%desc"
@@ -26,9 +30,23 @@ class NoIo(harness.FleetTest):
         for n in range(MESSAGES):
             cls.deliver(b"Subject: %d\r\n\r\n" % n + b"x" * 70 + b"\r\n", cls.user)
 
-    def poll(self, *commands):
+    def counted(self):
+        """A session of a client whose failures are counted: loopback is exempt."""
+        pop3 = Pop3(self.fleet.front_ends[0].ports["pop3_proxy"],
+                    preface=proxy_header("192.0.2.1"), stls=self.tls)
+        pop3.login(self.user)
+        return pop3
+
+    def counted_by_scram(self):
+        pop3 = Pop3(self.fleet.front_ends[0].ports["pop3_proxy"],
+                    preface=proxy_header("192.0.2.2"), stls=self.tls)
+        exchange = Scram(self.user.address, self.user.password)
+        self.assertRegex(authenticate(pop3, "SCRAM-SHA-256", exchange), r"^\+OK")
+        return pop3
+
+    def poll(self, *commands, session=None):
         """One session: login, STAT, LIST, UIDL, these commands, QUIT."""
-        with self.pop3(self.user) as pop3:
+        with session() if session else self.pop3(self.user) as pop3:
             self.assertEqual(pop3.stat()[0], MESSAGES)
             self.assertEqual(len(pop3.list()), MESSAGES)
             self.assertEqual(len(pop3.uidl()), MESSAGES)
@@ -110,6 +128,32 @@ class NoIo(harness.FleetTest):
 
         self.warm()
         self.in_one_of(4, check)
+
+    def cache_calls(self):
+        """What memcached has been asked: (items read, items written, counters changed)."""
+        with socket.create_connection((harness.HOST, self.fleet.ports.memcached)) as connection:
+            connection.sendall(b"stats\r\nquit\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        told = dict(line.split()[1:3] for line in answer.splitlines() if line.startswith("STAT "))
+        counters = sum(int(told[f"{verb}_{what}"]) for verb in ("incr", "decr")
+                       for what in ("hits", "misses"))
+        return int(told["cmd_get"]), int(told["cmd_set"]), counters
+
+    def test_a_warm_poll_asks_the_cache_for_little_and_writes_the_lease_alone(self):
+        """Address, password, lease, list, and the lease again at the end; of a client who is counted
+        also whether he is known and his count, with the password. Nothing of it is changed."""
+        def check():
+            before = self.cache_calls()
+            for _ in range(10):
+                self.poll(session=session)
+            calls = [(now - then) / 10 for then, now in zip(before, self.cache_calls())]
+            self.assertEqual(calls, [reads, 2, 0])
+
+        self.warm()
+        for session, reads in (None, 5), (self.counted, 7), (self.counted_by_scram, 6):
+            with self.subTest(session=session):
+                self.poll(session=session)
+                self.in_one_of(4, check)
 
     def test_a_message_read_is_one_open_one_read_one_close(self):
         def check():

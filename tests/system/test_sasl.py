@@ -376,6 +376,28 @@ class PasswordTest(SaslCase):
                   pop3=self.proxied(client, 1))
         self.told("+OK", "SCRAM-SHA-256", self.scram(account), pop3=self.proxied(self.client()))
 
+    def test_proofs_at_once_are_no_more_than_one_after_the_other(self):
+        account, client = self.someone(), self.client()
+        sessions = [self.proxied(client, n % 2) for n in range(3 * MAX_FAILURES)]
+        proofs = []
+        for n, pop3 in enumerate(sessions):
+            scram = self.scram(account, account.password if pop3 is sessions[-1] else f"wrong {n}")
+            pop3.send(b"AUTH SCRAM-SHA-256 " + base64.b64encode(scram.respond(None)) + b"\r\n")
+            line = pop3.line()
+            self.assertTrue(line.startswith(b"+ "), line)
+            proofs.append(base64.b64encode(scram.respond(base64.b64decode(line[2:]))) + b"\r\n")
+        for pop3, proof in zip(sessions[:-1], proofs):
+            pop3.send(proof)
+        replies = [pop3.line().decode() for pop3 in sessions[:-1]]
+        self.assertEqual([sum(reply.startswith(start) for reply in replies)
+                          for start in (AUTH, TEMP)],
+                         [MAX_FAILURES, len(replies) - MAX_FAILURES], replies)
+        sessions[-1].send(proofs[-1])  # the right one, which began with the others
+        self.assertEqual(sessions[-1].line().decode()[:len(TEMP)], TEMP)
+        for pop3 in sessions:
+            pop3.close()
+        self.told("+OK", "SCRAM-SHA-256", self.scram(account), pop3=self.proxied(self.client()))
+
     def test_exchanges_that_are_left_are_no_guesses(self):
         account, client = self.someone(), self.client()
         for _ in range(2 * MAX_FAILURES):

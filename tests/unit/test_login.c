@@ -17,6 +17,7 @@
 #include "memcached_fixture.h"
 #include "net/throttle.h"
 #include "postgres.h"
+#include "store/cache_lane.h"
 #include "store/login_parts.h"
 
 #define TIMEOUT_MS   1000
@@ -393,7 +394,7 @@ static void test_right(void **state)
     leave(a, &o.lease);
 }
 
-/* A poll: address, password, lease, list; no database, no hash, and nobody asks the guard. */
+/* A poll: address, password, whether it was right from here, list; no database and no hash. */
 static void test_remembered(void **state)
 {
     (void)state;
@@ -404,10 +405,11 @@ static void test_remembered(void **state)
     assert_int_equal(w.hashes, 1);
     settle(a);
     assert_int_equal(login_counted(k, c.address, "right", &w), LOGIN_OK);
-    assert_work(w, 3, 0, 0);
+    assert_work(w, 4, 0, 0);
 }
 
-/* Each asks for the address and for a remembered password, asks the database once, and hashes. */
+/* Each asks for the address, for a remembered password and whether the pair was right, asks the
+ * database once, and hashes. */
 static void test_all_failures_are_the_same_work(void **state)
 {
     (void)state;
@@ -422,7 +424,7 @@ static void test_all_failures_are_the_same_work(void **state)
                             "nobody@else.net", "not an address" };
     for (size_t i = 0; i < ARRAY_LEN(users); i++) {
         assert_int_equal(login_counted(client_new(), users[i], "wrong", &w), LOGIN_DENIED);
-        assert_work(w, 2, 1, 1);
+        assert_work(w, 3, 1, 1);
         settle(a);
     }
     assert_int_equal(login_counted(client_new(), "no\xfftext@x.org", "wrong", &w), LOGIN_DENIED);
@@ -448,6 +450,10 @@ static void test_new_password(void **state)
 
 /* --- failures -------------------------------------------------------------------------------- */
 
+static enum login_verdict scram(struct store *s, struct client c, const char *user,
+                                const char *password);
+static void give_keys(const struct account *c, const char *password);
+
 static void fail_often(struct client k, const char *user, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -457,27 +463,263 @@ static void fail_often(struct client k, const char *user, unsigned n)
     }
 }
 
-/* Counted by all nodes; turned away before any hash; others, and remembered passwords, are not. */
+/* Counted by all nodes; turned away before any hash; others, and who was in from there, are not. */
 static void test_blocked(void **state)
 {
     (void)state;
     struct account c = account_new(), d = account_new(), fresh = account_new();
     struct client k = client_new(), owner = client_new();
     struct work w;
-    assert_int_equal(login(a, owner, d.address, "right"), LOGIN_OK);
+    assert_int_equal(login(a, owner, c.address, "right"), LOGIN_OK); /* remembered */
+    assert_int_equal(login(a, k, d.address, "right"), LOGIN_OK);
     fail_often(k, c.address, MAX_FAILURES);
     const char *users[] = { c.address, fresh.address, "nobody@x.org" };
     for (size_t i = 0; i < 2 * ARRAY_LEN(users); i++) { /* the second time some are cached */
         assert_int_equal(login_counted(k, users[i / 2], "right", &w), LOGIN_BLOCKED);
-        assert_work(w, 2, 1, 0);
+        assert_work(w, 3, 1, 0);
         settle(a);
     }
     assert_int_equal(login(b, k, c.address, "right"), LOGIN_BLOCKED);
     assert_int_equal(login(b, k, "nobody@x.org", "right"), LOGIN_BLOCKED);
-    assert_int_equal(login(b, k, d.address, "right"), LOGIN_OK); /* remembered */
-    assert_int_equal(login(b, k, d.address, "wrong"), LOGIN_BLOCKED);
     assert_int_equal(login(b, owner, c.address, "right"), LOGIN_OK);
-    assert_int_equal(login(b, k, c.address, "right"), LOGIN_OK); /* since the owner was in */
+    assert_int_equal(login(b, k, c.address, "right"), LOGIN_BLOCKED); /* though the owner was in */
+    assert_int_equal(login(b, k, d.address, "right"), LOGIN_OK);
+}
+
+/* Who was in from a blocked address has his own count there, by whatever way it is guessed. */
+static void test_guesses_at_a_neighbour(void **state)
+{
+    (void)state;
+    struct account c = account_new(), victim = account_new();
+    struct client k = client_new();
+    assert_int_equal(login(a, k, c.address, "right"), LOGIN_OK);
+    fail_often(k, victim.address, MAX_FAILURES);
+    fail_often(k, c.address, MAX_FAILURES - 1);
+    for (int i = 0; i < MAX_FAILURES; i++) { /* an old one is one */
+        assert_int_equal(login(a, k, c.address, "wrong 0"), LOGIN_DENIED);
+    }
+    assert_int_equal(login(b, k, c.address, "right"), LOGIN_OK);
+    assert_int_equal(login(a, k, c.address, "wrong again"), LOGIN_DENIED);
+    assert_int_equal(login(b, k, c.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(scram(b, k, c.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(login(b, client_new(), c.address, "right"), LOGIN_OK);
+}
+
+/* --- who was in, and for how long ------------------------------------------------------------- */
+
+/* Where it is that a pair was right: nobody else can tell, but its name is made as this. */
+static void known_key(struct client k, const char *user, char out[ITEM_KEY_SIZE])
+{
+    char text[NETADDR_TEXT];
+    uint8_t pair[SEAL_MAC_SIZE], known[SEAL_MAC_SIZE], name[SEAL_MAC_SIZE];
+    throttle_client((struct sockaddr *)&k.address, 64, text);
+    struct span of_pair[] = { span_str(text), span_str(user) };
+    seal_mac(a->seal, "failures of a pair", of_pair, 2, pair);
+    struct span of_known[] = { span_of(pair, sizeof pair), SPAN("") };
+    seal_mac(a->seal, "pair that was right", of_known, 2, known);
+    struct span of_name = span_of(known, sizeof known);
+    seal_mac(a->seal, "cache name", &of_name, 1, name);
+    int n = snprintf(out, ITEM_KEY_SIZE, "mf:%llx:w:", (unsigned long long)cache_epoch(a->cache));
+    for (size_t i = 0; i < 16; i++) {
+        n += snprintf(out + n, ITEM_KEY_SIZE - (size_t)n, "%02x", name[i]);
+    }
+}
+
+/* When it was written (Unix, ms); 0: there is none. */
+static uint64_t written_at(const char *key)
+{
+    struct cache_server *s = cache_server_open(memcached.name, TIMEOUT_MS);
+    struct cache_server_item item = { .value = NULL }, *items[] = { &item };
+    memcpy(item.key, key, strlen(key) + 1);
+    assert_int_equal(cache_server_get(s, items, 1), ERR_OK);
+    uint64_t at = item.value ? item_parse(span_of(item.value, item.size)).issued_ms : 0;
+    free(item.value);
+    cache_server_close(&s);
+    return at;
+}
+
+static uint64_t unix_ms(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_REALTIME, &t), 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* As if it had been written then. */
+static void write_at(const char *key, uint64_t at)
+{
+    struct cache_server *s = cache_server_open(memcached.name, TIMEOUT_MS);
+    struct buf out;
+    unsigned parts;
+    buf_init(&out, 256);
+    assert_int_equal(item_seal(a->seal, key, at, SPAN("1"), &out, &parts), ERR_OK);
+    assert_int_equal(cache_server_set(s, key, buf_span(&out), 3600), ERR_OK);
+    buf_fini(&out);
+    cache_server_close(&s);
+}
+
+/* Known for an hour from the last time that half of it was over; and a poll writes nothing. */
+static void known_stays(enum login_verdict (*in)(struct store *, struct client, const char *,
+                                                 const char *))
+{
+    struct account c = account_new(), victim = account_new();
+    struct client k = client_new();
+    char key[ITEM_KEY_SIZE];
+    give_keys(&c, "right");
+    known_key(k, c.address, key);
+    assert_int_equal(in(a, k, c.address, "wrong"), LOGIN_DENIED);
+    assert_int_equal(written_at(key), 0);
+    assert_int_equal(in(a, k, c.address, "right"), LOGIN_OK);
+    assert_true(written_at(key) > 0);
+    fail_often(k, victim.address, MAX_FAILURES - 1);
+    assert_int_equal(in(b, k, victim.address, "right"), LOGIN_BLOCKED);
+    uint64_t before = unix_ms() - HOUR_MS / 2 + 60000; /* not yet */
+    write_at(key, before);
+    assert_int_equal(in(b, k, c.address, "right"), LOGIN_OK);
+    assert_int_equal(written_at(key), before);
+    for (int i = 0; i < 3; i++) { /* for hours */
+        before = unix_ms();
+        write_at(key, before - HOUR_MS / 2 - 60000);
+        assert_int_equal(in(i % 2 ? a : b, k, c.address, "right"), LOGIN_OK);
+        assert_true(written_at(key) >= before);
+    }
+    write_at(key, unix_ms() - HOUR_MS - 60000);
+    assert_int_equal(in(b, k, c.address, "right"), LOGIN_BLOCKED);
+}
+
+static void test_known_stays(void **state)
+{
+    (void)state;
+    known_stays(login);
+    known_stays(scram);
+}
+
+/* --- at the same time ------------------------------------------------------------------------- */
+
+enum { AT_ONCE = 8 };
+
+/* All but the last are wrong. How many were told so? */
+static unsigned denied_of(struct client k, const struct account *c, size_t accounts_n,
+                          struct outcome o[AT_ONCE])
+{
+    unsigned denied = 0;
+    for (unsigned i = 0; i < AT_ONCE; i++) {
+        char guess[16];
+        snprintf(guess, sizeof guess, i == AT_ONCE - 1 ? "right" : "wrong %u", i);
+        struct login_claim claim = { .user = span_str(c[i % accounts_n].address),
+                                     .secret = span_str(guess),
+                                     .client = (struct sockaddr *)&k.address };
+        o[i] = (struct outcome){ .done = false };
+        store_login(a, &claim, on_login, &o[i]);
+    }
+    for (unsigned i = 0; i < AT_ONCE; i++) {
+        WAIT_UNTIL(o[i].done);
+        leave(a, &o[i].lease);
+        denied += o[i].verdict == LOGIN_DENIED;
+    }
+    settle(a);
+    return denied;
+}
+
+/* As many learn something as would one after the other; and not the one that came behind them. */
+static void test_guesses_at_once(void **state)
+{
+    (void)state;
+    struct account c = account_new(), fresh = account_new();
+    struct outcome o[AT_ONCE];
+    assert_int_equal(login(a, client_new(), c.address, "right"), LOGIN_OK); /* remembered */
+    const struct account *one[] = { &c, &fresh };
+    for (size_t i = 0; i < ARRAY_LEN(one); i++) {
+        struct client k = client_new();
+        uint64_t hashes = count(STAT_password_checks);
+        assert_int_equal(denied_of(k, one[i], 1, o), MAX_FAILURES);
+        assert_int_equal(o[AT_ONCE - 1].verdict, LOGIN_BLOCKED);
+        assert_int_equal(count(STAT_password_checks), hashes + MAX_FAILURES);
+        assert_int_equal(login(a, k, one[i]->address, "right"), LOGIN_BLOCKED);
+    }
+}
+
+/* The same at as many accounts. */
+static void test_guesses_at_once_at_many(void **state)
+{
+    (void)state;
+    struct account c[AT_ONCE];
+    struct outcome o[AT_ONCE];
+    for (unsigned i = 0; i < AT_ONCE; i++) {
+        c[i] = account_new();
+    }
+    assert_true(denied_of(client_new(), c, AT_ONCE, o) <= MAX_FAILURES);
+    for (unsigned i = 0; i < AT_ONCE; i++) { /* and with remembered ones */
+        assert_int_equal(login(i % 2 ? a : b, client_new(), c[i].address, "right"), LOGIN_OK);
+    }
+    struct client k = client_new();
+    assert_int_equal(denied_of(k, c, AT_ONCE, o), MAX_FAILURES);
+    assert_int_equal(o[AT_ONCE - 1].verdict, LOGIN_BLOCKED);
+    assert_int_equal(login(a, k, c[0].address, "right"), LOGIN_BLOCKED);
+}
+
+/* Those who are right at the same time are in each other's way for a moment at most. */
+static void test_right_at_once(void **state)
+{
+    (void)state;
+    struct client k = client_new();
+    for (unsigned i = 0; i < 4 * MAX_FAILURES; i++) { /* what they took is given back */
+        assert_int_equal(login(i % 2 ? a : b, k, account_new().address, "right"), LOGIN_OK);
+    }
+    struct account c = account_new();
+    fail_often(k, c.address, MAX_FAILURES - 1);
+    assert_int_equal(login(a, k, c.address, "right"), LOGIN_OK);
+    assert_int_equal(login(a, k, account_new().address, "right"), LOGIN_OK);
+}
+
+static void guess_at(struct client k, const char *user, struct outcome *o)
+{
+    static unsigned guesses;
+    char guess[16];
+    snprintf(guess, sizeof guess, "guess %u", guesses++);
+    struct login_claim claim = { .user = span_str(user),
+                                 .secret = span_str(guess),
+                                 .client = (struct sockaddr *)&k.address };
+    *o = (struct outcome){ .done = false };
+    store_login(a, &claim, on_login, o);
+}
+
+/* Occupies the one thread of a pool and the one place before it. */
+static void fill_queue(const char *slow, struct outcome o[2])
+{
+    for (int i = 0; i < 2; i++) {
+        do { /* the second is refused until the thread has taken the first */
+            uint64_t hashes = count(STAT_password_checks);
+            guess_at(client_exempt(), slow, &o[i]);
+            WAIT_UNTIL(count(STAT_password_checks) > hashes);
+            settle(a);
+        } while (o[i].done);
+    }
+}
+
+/* A queue that is full makes no guess at a remembered password free; without one none is judged. */
+static void test_guesses_in_a_full_queue(void **state)
+{
+    (void)state;
+    struct account remembered = account_new(), fresh = account_new(), slow = account_new();
+    struct client k = client_new(), other = client_new();
+    struct outcome flood[2], o;
+    struct password *usual = a->password;
+    assert_int_equal(login(a, client_new(), remembered.address, "right"), LOGIN_OK);
+    account_set(&slow, "hash = '$5$rounds=3000000$' || substr(hash, 4)"); /* a second or two */
+    a->password = password_open(loop, 1, 1, "$5$");
+    fill_queue(slow.address, flood);
+    for (unsigned i = 0; i < 2 * MAX_FAILURES; i++) {
+        guess_at(i % 2 ? k : other, i % 2 ? remembered.address : fresh.address, &o);
+        WAIT_UNTIL(o.done);
+        assert_int_equal(o.verdict, LOGIN_OVERLOAD);
+    }
+    WAIT_UNTIL(flood[0].done && flood[1].done);
+    password_close(&a->password);
+    a->password = usual;
+    settle(a);
+    assert_int_equal(login(b, k, remembered.address, "right"), LOGIN_BLOCKED);
+    assert_int_equal(login(b, other, fresh.address, "right"), LOGIN_OK);
 }
 
 static void test_unknown_users_count(void **state)
@@ -817,12 +1059,29 @@ static void proof_of(const struct scram_keys *k, const char *password, struct sp
     }
 }
 
+/* Whether the proof may be looked at; else nobody is told whether it is right. */
+static void judge(struct store *s, struct exchange *x)
+{
+    struct exchange judged = { .done = false };
+    store_scram_proof(s, &x->login, on_scram, &judged);
+    assert_null(x->login);
+    assert_false(judged.done);
+    WAIT_UNTIL(judged.done);
+    x->verdict = judged.verdict;
+    x->login = judged.login;
+}
+
 /* The rest of an exchange, as the session does it. */
 static struct outcome go_on(struct store *s, struct exchange *x, const char *password)
 {
     struct outcome o = { .done = false };
     uint8_t proof[32], signature[SCRAM_KEY_MAX];
     char auth[32];
+    judge(s, x);
+    if (x->verdict != LOGIN_OK) {
+        o.verdict = x->verdict;
+        return o;
+    }
     snprintf(auth, sizeof auth, "nonce %u", arc4random());
     proof_of(&x->keys, password, span_str(auth), proof);
     bool right = scram_verify(&x->keys, span_str(auth), span_of(proof, sizeof proof), signature);
@@ -929,7 +1188,7 @@ static void test_scram_failures_are_the_same_work(void **state)
         for (unsigned again = 0; again < 2; again++) {
             struct work before = work_now();
             struct exchange x = begin(a, client_new(), users[i]);
-            assert_work(work_since(before), 0, 1, 0);
+            assert_work(work_since(before), 1, 1, 0);
             before = work_now();
             assert_int_equal(go_on(a, &x, "wrong").verdict, LOGIN_DENIED);
             assert_work(work_since(before), 1, 0, 0); /* the read is settle's */
@@ -937,7 +1196,8 @@ static void test_scram_failures_are_the_same_work(void **state)
     }
 }
 
-/* A poll: address, list; no database, whoever else fails behind the same address. */
+/* A poll: whether the pair is known, address, list; no database, whoever else fails behind the same
+ * address. */
 static void test_scram_remembered(void **state)
 {
     (void)state;
@@ -950,7 +1210,7 @@ static void test_scram_remembered(void **state)
     fail_often(k, victim.address, MAX_FAILURES);
     struct work before = work_now();
     assert_int_equal(scram(b, k, c.address, "right"), LOGIN_OK);
-    assert_work(work_since(before), 3, 0, 0); /* one is settle's */
+    assert_work(work_since(before), 4, 0, 0); /* one is settle's */
     assert_int_equal(scram(a, client_new(), c.address, "right"), LOGIN_OK);
     assert_int_equal(scram(a, k, victim.address, "right"), LOGIN_BLOCKED);
     /* but guesses at it are counted */
@@ -975,9 +1235,67 @@ static void test_scram_is_guarded(void **state)
     struct work before = work_now();
     assert_int_equal(scram(a, k, c.address, "right"), LOGIN_BLOCKED);
     assert_int_equal(scram(a, k, "nobody@x.org", "right"), LOGIN_BLOCKED);
-    assert_work(work_since(before), 0, 0, 0);
+    assert_work(work_since(before), 2, 0, 0); /* whether they are known */
     assert_int_equal(login(a, k, c.address, "right"), LOGIN_BLOCKED);
     assert_int_equal(scram(a, client_new(), c.address, "right"), LOGIN_OK);
+}
+
+/* Many that begin below the limit: no more proofs are looked at than one after the other. */
+static void test_scram_at_once(void **state)
+{
+    (void)state;
+    struct account c = account_new(), d = account_new();
+    struct client k = client_new();
+    struct exchange x[AT_ONCE], judged[AT_ONCE] = { 0 };
+    unsigned looked_at = 0;
+    give_keys(&c, "right");
+    give_keys(&d, "right");
+    for (int i = 0; i < AT_ONCE; i++) {
+        x[i] = begin(i % 2 ? a : b, k, i == 2 ? d.address : c.address);
+        assert_int_equal(x[i].verdict, LOGIN_OK);
+    }
+    for (int i = 0; i < AT_ONCE; i++) {
+        store_scram_proof(i % 2 ? a : b, &x[i].login, on_scram, &judged[i]);
+    }
+    for (int i = 0; i < AT_ONCE; i++) {
+        WAIT_UNTIL(judged[i].done);
+        looked_at += judged[i].verdict == LOGIN_OK;
+    }
+    assert_int_equal(looked_at, MAX_FAILURES);
+    for (int i = 0; i < AT_ONCE; i++) { /* broken off before it was looked at */
+        store_scram_drop(&judged[i].login);
+    }
+    settle(a);
+    settle(b);
+    assert_int_equal(scram(a, k, c.address, "right"), LOGIN_OK);
+}
+
+/* Of a pair that was right too, wrong ones beyond the limit are told nothing. */
+static void test_scram_of_a_neighbour_at_once(void **state)
+{
+    (void)state;
+    struct account c = account_new();
+    struct client k = client_new();
+    struct exchange x[AT_ONCE];
+    struct outcome o[AT_ONCE] = { 0 };
+    unsigned denied = 0;
+    give_keys(&c, "right");
+    assert_int_equal(scram(a, k, c.address, "right"), LOGIN_OK);
+    for (int i = 0; i < AT_ONCE; i++) {
+        x[i] = begin(a, k, c.address);
+        judge(a, &x[i]);
+        assert_int_equal(x[i].verdict, LOGIN_OK);
+    }
+    for (int i = 0; i < AT_ONCE; i++) {
+        store_scram_wrong(a, &x[i].login, on_login, &o[i]);
+    }
+    for (int i = 0; i < AT_ONCE; i++) {
+        WAIT_UNTIL(o[i].done);
+        denied += o[i].verdict == LOGIN_DENIED;
+    }
+    assert_int_equal(denied, MAX_FAILURES);
+    settle(a);
+    assert_int_equal(scram(a, k, c.address, "right"), LOGIN_BLOCKED);
 }
 
 /* An old password blocks who has it, and not who is behind the same address. */
@@ -1283,6 +1601,12 @@ int main(void)
         TEST(test_all_failures_are_the_same_work),
         TEST(test_new_password),
         TEST(test_blocked),
+        TEST(test_guesses_at_a_neighbour),
+        TEST(test_known_stays),
+        TEST(test_guesses_at_once),
+        TEST(test_guesses_at_once_at_many),
+        TEST(test_right_at_once),
+        TEST(test_guesses_in_a_full_queue),
         TEST(test_unknown_users_count),
         TEST(test_the_same_wrong_password_counts_once),
         TEST(test_not_counted),
@@ -1303,6 +1627,8 @@ int main(void)
         TEST(test_scram_failures_are_the_same_work),
         TEST(test_scram_remembered),
         TEST(test_scram_is_guarded),
+        TEST(test_scram_at_once),
+        TEST(test_scram_of_a_neighbour_at_once),
         TEST(test_scram_with_an_old_password),
         TEST(test_scram_that_is_left),
         TEST(test_scram_keys_changed),

@@ -280,7 +280,7 @@ static bool put(struct pg_conn *c, struct pg_batch *b)
 {
     list_add(&c->sent, &b->link);
     c->load++;
-    stats_add(STAT_db_queries, b->n);
+    stats_add(STAT_db_queries, b == c->hello ? 0 : b->n); /* those that somebody asked for */
     return pg_batch_send(b, c->pq);
 }
 

@@ -423,6 +423,43 @@ void admin_who(char out[64])
     snprintf(out, 64, "operator %s", name ? name : pw ? pw->pw_name : "unknown");
 }
 
+static bool parse_ago(const char *text, int64_t *ms)
+{
+    static const struct {
+        char unit;
+        int64_t ms;
+    } units[] = { { 's', 1000 }, { 'm', 60000 }, { 'h', 3600000 }, { 'd', 86400000 } };
+    struct span s = span_str(text);
+    uint64_t n;
+    for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+        if (s.n > 1 && s.p[s.n - 1] == units[i].unit &&
+            span_u64(span_first(s, s.n - 1), 1000000, &n) == ERR_OK) {
+            *ms = admin_now() - (int64_t)n * units[i].ms;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool admin_parse_time(const char *text, int64_t *ms)
+{
+    static const char *const forms[] = { "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d" };
+    for (size_t i = 0; i < ARRAY_LEN(forms); i++) {
+        struct tm t = { 0 };
+        const char *end = strptime(text, forms[i], &t);
+        if (end && !*end) {
+            *ms = (int64_t)timegm(&t) * 1000;
+            return true;
+        }
+    }
+    if (parse_ago(text, ms)) {
+        return true;
+    }
+    admin_fail(EX_DATAERR, "%s: not a time: 2026-01-31, 2026-01-31T12:00Z, or 3d, 12h, 30m ago",
+               text);
+    return false;
+}
+
 enum err admin_parse_size(const char *text, uint64_t *out)
 {
     static const struct {

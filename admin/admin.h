@@ -92,6 +92,9 @@ int admin_volumes(struct admin *a, struct volume **v, size_t *n);
 int64_t admin_now(void);
 /* `operator NAME`: who did it, for the ledger. */
 void admin_who(char out[64]);
+/* `2026-01-31`, `2026-01-31T12:00Z`, or `3d`, `12h`, `30m`, `10s` ago: milliseconds since 1970.
+ * False after a message. */
+bool admin_parse_time(const char *text, int64_t *ms);
 /* `10M`, `2G`, `1000`; `none` is 0. */
 enum err admin_parse_size(const char *text, uint64_t *out);
 

@@ -25,7 +25,7 @@ static const struct {
 #undef X
 };
 
-bool args_parse(int argc, char **argv, unsigned allowed, struct args *out)
+bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out)
 {
     struct args a = { 0 };
     int i;
@@ -34,7 +34,7 @@ bool args_parse(int argc, char **argv, unsigned allowed, struct args *out)
         if (i == '?') {
             return false;
         }
-        if (!(allowed & 1u << i)) {
+        if (!(allowed & UINT64_C(1) << i)) {
             fprintf(stderr, "mailfleet: --%s makes no sense here\n", options[i].name);
             return false;
         }
@@ -46,10 +46,10 @@ bool args_parse(int argc, char **argv, unsigned allowed, struct args *out)
     return true;
 }
 
-void args_help(unsigned allowed)
+void args_help(uint64_t allowed)
 {
     for (size_t i = 0; i < ARG_COUNT; i++) {
-        if (allowed & 1u << i) {
+        if (allowed & UINT64_C(1) << i) {
             char left[64];
             snprintf(left, sizeof left, "--%s %s", options[i].name, docs[i].value);
             printf("  %-26s %s\n", left, docs[i].help);

@@ -8,6 +8,7 @@
 #define MAILFLEET_ADMIN_ARGS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* clang-format off */
 /*      name             option            value       help; an empty value: the option has none */
@@ -25,7 +26,31 @@
     X(free_floor, "free-floor", "SIZE", "a volume with less free space takes no new file")        \
     X(state, "state", "STATE", "active, readonly or drain")                                       \
     X(limit, "limit", "N", "stop after so many")                                                  \
-    X(dry_run, "dry-run", "", "only say what would be done")
+    X(dry_run, "dry-run", "", "only say what would be done")                                      \
+    X(yes, "yes", "", "do it; without it, only say what would be done")                           \
+    X(since, "since", "TIME", "from then on: 2026-01-31T12:00Z, or 3d, 12h, 30m ago")             \
+    X(older, "older", "TIME", "only what is older")                                               \
+    X(volume, "volume", "ID", "on this volume alone")                                             \
+    X(deep, "deep", "", "read every file and compare its hash")                                   \
+    X(rate, "rate", "N", "at most so many files a second")                                        \
+    X(jobs, "jobs", "N", "so many at once")                                                       \
+    X(resume, "resume", "FILE", "note in FILE how far it came, and go on from there")             \
+    X(list, "list", "FILE", "one a line; - is standard input")                                    \
+    X(log, "log", "FILE", "log lines of the nodes, oldest first; - is standard input")            \
+    X(id, "id", "ID", "this message alone")                                                       \
+    X(reuse, "reuse", "", "though another account had this address before")                       \
+    X(no_fuse, "no-fuse", "", "though it is more than reap.fuse allows")                          \
+    X(scan, "scan", "", "look through every pointer; slow")                                       \
+    X(read_retention, "read-retention", "DAYS", "how long messages that were read are kept")      \
+    X(total_octets, "total-octets", "SIZE", "most octets of all mailboxes of a domain")           \
+    X(total_messages, "total-messages", "N", "most messages of all mailboxes of a domain")        \
+    X(existing, "existing", "", "a volume that is there already, with its files")                 \
+    X(accounts, "accounts", "FILE", "accounts: ADDRESS MAILBOX HASH a line")                      \
+    X(format, "format", "FORMAT", "of the UIDLs, or of what is written")                          \
+    X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
+    X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
+    X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
+    X(all, "all", "", "every account")
 
 enum arg {
 #define X(name, option, value, help) ARG_##name,
@@ -35,7 +60,8 @@ enum arg {
 };
 /* clang-format on */
 
-#define ARG_BIT(name) (1u << ARG_##name)
+#define ARG_BIT(name) (UINT64_C(1) << ARG_##name)
+_Static_assert(ARG_COUNT <= 64, "a command's options are bits of one number");
 
 struct args {
     const char *opt[ARG_COUNT]; /* the value, "" for one without, NULL when not given */
@@ -44,8 +70,8 @@ struct args {
 };
 
 /* False after a message on standard error. */
-bool args_parse(int argc, char **argv, unsigned allowed, struct args *out);
+bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out);
 /* `  --name VALUE  help` lines for the options of a command, to standard output. */
-void args_help(unsigned allowed);
+void args_help(uint64_t allowed);
 
 #endif

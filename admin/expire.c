@@ -78,7 +78,7 @@ static int move(struct admin *a, int64_t mailbox, uint64_t most, uint64_t *moved
 
 static int expire_mailbox(struct admin *a, int64_t mailbox, uint64_t *left, uint64_t *n)
 {
-    uint64_t most, moved;
+    uint64_t most, moved = 0;
     do {
         most = *left < MOVE_MOST ? *left : MOVE_MOST;
         int code = move(a, mailbox, most, &moved);

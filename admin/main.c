@@ -22,7 +22,7 @@ static const struct command {
     const char *name;  /* one or two words */
     const char *words; /* positional, for the usage line */
     int min, max;      /* of them */
-    unsigned args;     /* options it takes */
+    uint64_t args;     /* options it takes */
     bool keeps_root;   /* has something to do as root first */
     command_fn *run;
     const char *help;

@@ -99,7 +99,8 @@ static void on_written(void *arg, enum spool_event ev, enum err e, const struct 
 
 static void lane_write(struct lane *l)
 {
-    enum err e = spool_create(spool, FROM, &to, 1, on_written, l, &l->writer);
+    const struct spool_message m = { .reverse_path = FROM, .to = &to, .n = 1 };
+    enum err e = spool_create(spool, &m, on_written, l, &l->writer);
     if (e != ERR_OK) {
         errx(1, "spool_create: %s", err_text(e));
     }

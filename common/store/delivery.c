@@ -237,7 +237,8 @@ enum err delivery_open(struct store *s, struct span reverse_path,
 {
     CHECK(n > 0);
     struct delivery *d = NEW(struct delivery);
-    enum err e = spool_create(s->spool, reverse_path, to, n, on_delivery_spool, d, &d->writer);
+    const struct spool_message m = { .reverse_path = reverse_path, .to = to, .n = n };
+    enum err e = spool_create(s->spool, &m, on_delivery_spool, d, &d->writer);
     if (e != ERR_OK) {
         free(d);
         return e;

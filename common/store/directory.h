@@ -16,7 +16,11 @@ enum entry_kind {
     ENTRY_DOMAIN   /* `@domain`: a domain of ours; targets is its catch-all, mostly empty */
 };
 
-enum account_state { ACCOUNT_ACTIVE, ACCOUNT_SUSPENDED };
+enum account_state {
+    ACCOUNT_ACTIVE,
+    ACCOUNT_SUSPENDED,
+    ACCOUNT_REMOVED /* as suspended, until its mail is purged */
+};
 
 /* Whether a mailbox can take a message; deliver() of deploy/schema answers with these numbers. */
 enum room {

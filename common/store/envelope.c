@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/maildrop.h"
 
 #define FIRST_LINE  "mailfleet 1\n"
 #define SIZE_DIGITS 20
@@ -67,6 +68,17 @@ static bool has_control(struct span s)
     return false;
 }
 
+/* RFC 1939, section 7; empty is none. */
+static bool is_uidl(struct span s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        if (s.p[i] < 0x21 || s.p[i] > 0x7e) {
+            return false;
+        }
+    }
+    return s.n <= UIDL_MAX;
+}
+
 static bool is_filled(struct span s, char c)
 {
     for (size_t i = 0; i < s.n; i++) {
@@ -106,12 +118,15 @@ static enum err add_head(const struct envelope *e, struct buf *out)
         r = buf_addf(out, "to: %llu %.*s\n", (unsigned long long)e->to[i].mailbox_id,
                      SPAN_ARG(e->to[i].address));
     }
+    if (r == ERR_OK && e->uidl.n) {
+        r = buf_addf(out, "uidl: %.*s\n", SPAN_ARG(e->uidl));
+    }
     return r;
 }
 
 enum err envelope_write(const struct envelope *e, struct buf *out)
 {
-    bool bad = has_control(e->reverse_path);
+    bool bad = has_control(e->reverse_path) || !is_uidl(e->uidl);
     for (size_t i = 0; i < e->n; i++) {
         bad = bad || has_control(e->to[i].address);
     }
@@ -195,6 +210,11 @@ static bool parse_recipients(struct span *rest, struct envelope_recipient **to, 
     return true;
 }
 
+static bool parse_uidl(struct span *rest, struct envelope *e)
+{
+    return !take_line(rest, SPAN("uidl: "), &e->uidl) || (e->uidl.n && is_uidl(e->uidl));
+}
+
 static bool is_hex(struct span s)
 {
     for (size_t i = 0; i < s.n; i++) {
@@ -228,7 +248,8 @@ enum err envelope_parse(struct span in, struct envelope *out, struct envelope_re
     struct envelope e = { 0 };
     struct envelope_recipient *list = NULL;
     struct span rest = in;
-    if (!parse_head(&rest, &e) || !parse_recipients(&rest, &list, &e.n) || !parse_tail(&rest, &e)) {
+    if (!parse_head(&rest, &e) || !parse_recipients(&rest, &list, &e.n) || !parse_uidl(&rest, &e) ||
+        !parse_tail(&rest, &e)) {
         free(list);
         return ERR_CORRUPT;
     }

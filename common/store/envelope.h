@@ -6,6 +6,7 @@
  *   time: <RFC 3339, ms>
  *   from: <reverse-path>
  *   to: <mailbox id> <address>      (a line a recipient)
+ *   uidl: <text>                    (only of an imported message: its UIDL there)
  *   size: <octets of the message, 20 digits>
  *   sha256: <64 hex digits>
  *   (an empty line)
@@ -32,7 +33,8 @@ struct envelope {
     struct span reverse_path;
     const struct envelope_recipient *to;
     size_t n;
-    bool complete; /* size and sha256 are known */
+    struct span uidl; /* empty: none */
+    bool complete;    /* size and sha256 are known */
     uint64_t size;
     char sha256[ENVELOPE_SHA256_HEX + 1];
 };

@@ -65,6 +65,7 @@ struct spool_writer {
     struct outfile *file;   /* NULL while a step is under way */
     struct op *step;        /* the one under way */
     struct backend *volume; /* NULL until the file is begun there */
+    uint16_t only;          /* the volume it must go to; 0: any */
     uint16_t tried[VOLUME_TRIES];
     size_t tries;
     bool begun;     /* a file may be there */
@@ -117,13 +118,20 @@ static void writer_fail_later(struct spool_writer *w)
 
 static void on_step(void *arg, enum err e, struct outfile **f);
 
+static struct backend *next_volume(const struct spool_writer *w)
+{
+    if (w->only) {
+        return w->tries ? NULL : volumes_find(w->spool->volumes, w->only);
+    }
+    return w->tries < VOLUME_TRIES ? volumes_choose(w->spool->volumes, w->tried, w->tries) : NULL;
+}
+
 /* Hands over what was collected, or again what another volume did not take. */
 static void writer_step(struct spool_writer *w)
 {
     struct outfile *f = w->file;
     if (!w->volume) {
-        w->volume =
-            w->tries < VOLUME_TRIES ? volumes_choose(w->spool->volumes, w->tried, w->tries) : NULL;
+        w->volume = next_volume(w);
         if (!w->volume) {
             writer_fail_later(w);
             return;
@@ -196,26 +204,35 @@ static void on_step(void *arg, enum err e, struct outfile **f)
     }
 }
 
-static struct blob_id new_id(void)
+static uint64_t now_ms(void)
 {
     struct timespec t;
-    uint8_t random[BLOB_ID_SIZE - 6];
     CHECK(clock_gettime(CLOCK_REALTIME, &t) == 0);
-    CHECK(getrandom(random, sizeof random, 0) == sizeof random);
-    return blob_id_make((uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000, random);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-enum err spool_create(struct spool *s, struct span reverse_path,
-                      const struct envelope_recipient *to, size_t n, spool_write_fn *fn, void *arg,
+static struct blob_id new_id(uint64_t time_ms)
+{
+    uint8_t random[BLOB_ID_SIZE - 6];
+    CHECK(getrandom(random, sizeof random, 0) == sizeof random);
+    return blob_id_make(time_ms ? time_ms : now_ms(), random);
+}
+
+enum err spool_create(struct spool *s, const struct spool_message *m, spool_write_fn *fn, void *arg,
                       struct spool_writer **out)
 {
     /* Only asked for: the choice is made when the file is begun, by what is well then. */
-    struct backend *any = volumes_choose(s->volumes, NULL, 0);
+    struct backend *any =
+        m->volume ? volumes_find(s->volumes, m->volume) : volumes_choose(s->volumes, NULL, 0);
     if (!any) {
         return ERR_TEMP;
     }
     backend_unref(&any);
-    struct envelope e = { .id = new_id(), .reverse_path = reverse_path, .to = to, .n = n };
+    struct envelope e = { .id = m->id ? *m->id : new_id(m->time_ms),
+                          .reverse_path = m->reverse_path,
+                          .to = m->to,
+                          .n = m->n,
+                          .uidl = m->uidl };
     struct buf block;
     buf_init(&block, UINT32_MAX);
     enum err err = envelope_write(&e, &block);
@@ -228,6 +245,7 @@ enum err spool_create(struct spool *s, struct span reverse_path,
     w->fn = fn;
     w->arg = arg;
     w->id = e.id;
+    w->only = m->volume;
     buf_init(&w->next, SIZE_MAX); /* bounded by the owner, who waits for READY */
     w->most = s->options.buffer + buf_len(&block);
     CHECK(buf_add(&w->next, buf_span(&block)) == ERR_OK);

@@ -73,12 +73,21 @@ enum spool_event {
 typedef void spool_write_fn(void *arg, enum spool_event ev, enum err e, const struct pointer *p,
                             struct span handle);
 
+struct spool_message {
+    struct span reverse_path;
+    const struct envelope_recipient *to;
+    size_t n;
+    struct span uidl;         /* of a message that another server had before; empty: its id */
+    uint64_t time_ms;         /* when it arrived, since 1970, which begins its id; 0: now */
+    const struct blob_id *id; /* the id of a message that is copied; NULL: a new one */
+    uint16_t volume;          /* on this volume alone, whatever its state or weight; 0: on any */
+};
+
 /*
- * Begins a message: takes an id and a volume, keeps the envelope. Up to options.buffer octets stay
- * in memory; then the file is begun. ERR_TEMP: no volume can take it.
+ * Begins a message: takes an id and a volume, keeps the envelope; all of *m is copied. Up to
+ * options.buffer octets stay in memory; then the file is begun. ERR_TEMP: no volume can take it.
  */
-enum err spool_create(struct spool *s, struct span reverse_path,
-                      const struct envelope_recipient *to, size_t n, spool_write_fn *fn, void *arg,
+enum err spool_create(struct spool *s, const struct spool_message *m, spool_write_fn *fn, void *arg,
                       struct spool_writer **out);
 /* The message's id, for Received: and logs. */
 const struct blob_id *spool_writer_id(const struct spool_writer *w);

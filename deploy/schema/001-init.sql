@@ -54,6 +54,15 @@ CREATE TABLE domain (
     max_messages bigint      NOT NULL DEFAULT 0 CHECK (max_messages >= 0),
     max_size     bigint      NOT NULL DEFAULT 0 CHECK (max_size >= 0),
     retention_days smallint  NOT NULL DEFAULT 0 CHECK (retention_days >= 0),
+    read_days    smallint    NOT NULL DEFAULT -1 CHECK (read_days >= -1),
+    -- What all its mailboxes may hold together; 0 is none. usage_* is their sum at usage_at, which
+    -- `mailfleet reap` brings up to date: a row that every delivery of a domain changed would be one
+    -- queue for all of them.
+    total_octets   bigint    NOT NULL DEFAULT 0 CHECK (total_octets >= 0),
+    total_messages bigint    NOT NULL DEFAULT 0 CHECK (total_messages >= 0),
+    usage_octets   bigint    NOT NULL DEFAULT 0,
+    usage_messages bigint    NOT NULL DEFAULT 0,
+    usage_at     timestamptz,
     created_at   timestamptz NOT NULL DEFAULT now()
 );
 
@@ -84,8 +93,10 @@ CREATE TABLE mailbox (
     max_octets   bigint   NOT NULL DEFAULT 0 CHECK (max_octets >= 0),   -- 0 is none
     max_messages bigint   NOT NULL DEFAULT 0 CHECK (max_messages >= 0), -- 0 is none
     max_size     bigint   NOT NULL DEFAULT 0 CHECK (max_size >= 0),     -- 0 is the fleet's
-    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1)),   -- enum account_state
-    retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0) -- 0: kept for ever
+    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)), -- enum account_state
+    retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0), -- 0: kept for ever
+    read_days    smallint NOT NULL DEFAULT -1 CHECK (read_days >= -1),  -- kept after RETR; -1: as unread
+    warned       smallint NOT NULL DEFAULT 0   -- highest threshold of quota.warn that was told, per cent
 ) WITH (fillfactor = 70);
 -- All mailboxes, not only those that expire: whether some mailbox keeps its mail for ever is then one
 -- look at the index's edge. By an index on one half it would be one only while the statistics are
@@ -130,6 +141,15 @@ CREATE TABLE message (
     autovacuum_vacuum_scale_factor = 0.02
 );
 
+-- What was retrieved, and when, of mailboxes that keep what was read for read_days: written once a
+-- session, and by those mailboxes alone. Rows of messages that have gone are left to expire().
+CREATE TABLE read_mark (
+    mailbox_id bigint      NOT NULL,
+    seq        bigint      NOT NULL,
+    read_at    timestamptz NOT NULL,
+    PRIMARY KEY (mailbox_id, seq)
+);
+
 -- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
 -- file that was given up, or a recipient of a shared file without room. A row can go back while
 -- claimed_at is NULL; then a reaper has it.
@@ -150,6 +170,49 @@ CREATE TABLE ledger (
     PRIMARY KEY (mailbox_id, blob_id, seq)
 );
 CREATE INDEX ledger_due ON ledger (unlink_after);
+-- `mailfleet ledger ID` and fsck ask by id; the ledger is small beside message, which has no such index.
+CREATE INDEX ledger_blob ON ledger (blob_id);
+
+-- What became of ledger rows: kept for reap.history, so that "lost or deleted?" has an answer after the
+-- file has gone, too.
+CREATE TABLE ledger_past (
+    mailbox_id bigint      NOT NULL,
+    blob_id    uuid        NOT NULL,
+    seq        bigint      NOT NULL,
+    size       integer     NOT NULL,
+    volume_id  smallint    NOT NULL,
+    deleted_at timestamptz NOT NULL,
+    by_whom    text        NOT NULL,
+    unlinked_at timestamptz NOT NULL,
+    PRIMARY KEY (mailbox_id, blob_id, seq)
+);
+CREATE INDEX ledger_past_blob ON ledger_past (blob_id);
+CREATE INDEX ledger_past_age ON ledger_past (unlinked_at);
+
+-- What reapers unlinked of a volume, by UTC day: what the fuse adds up.
+CREATE TABLE volume_reaped (
+    volume_id smallint NOT NULL,
+    day       date     NOT NULL,
+    files     bigint   NOT NULL,
+    octets    bigint   NOT NULL,
+    PRIMARY KEY (volume_id, day)
+);
+
+-- Accounts that were removed: the tombstone while purge_after is to come, the receipt after it. Their
+-- addresses are not given to others unless an operator says so.
+CREATE TABLE removed (
+    mailbox_id  bigint      PRIMARY KEY,
+    addr        text COLLATE "C" NOT NULL,
+    aliases     text[]      NOT NULL DEFAULT '{}', -- that led to it alone
+    removed_at  timestamptz NOT NULL,
+    purge_after timestamptz NOT NULL,
+    purged_at   timestamptz,
+    by_whom     text        NOT NULL,
+    msgs        bigint      NOT NULL,
+    octets      bigint      NOT NULL
+);
+CREATE INDEX removed_addr ON removed (addr);
+CREATE INDEX removed_due ON removed (purge_after) WHERE purged_at IS NULL;
 
 -- How many pointers and ledger rows of all mailboxes name a shared file. At 0 a reaper unlinks it,
 -- and forgets the row when the unlink has answered.

@@ -153,9 +153,10 @@ static inline void message_begin(struct spool_fixture *f, struct message *m, siz
         to[i] = (struct envelope_recipient){ i, SPAN("alice@example.org") };
     }
     *m = (struct message){ .octets = random_octets(&f->random, size) };
-    assert_int_equal(
-        spool_create(f->spool, SPAN("bob@example.net"), to, recipients, on_message, m, &m->writer),
-        ERR_OK);
+    const struct spool_message message = { .reverse_path = SPAN("bob@example.net"),
+                                           .to = to,
+                                           .n = recipients };
+    assert_int_equal(spool_create(f->spool, &message, on_message, m, &m->writer), ERR_OK);
 }
 
 /* All of it at once: no step of it waits for the next piece. */

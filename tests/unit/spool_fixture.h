@@ -306,11 +306,16 @@ static inline struct envelope_recipient *one_recipient(void)
     return &to;
 }
 
+static inline struct spool_message message_from(struct span reverse_path)
+{
+    return (struct spool_message){ .reverse_path = reverse_path, .to = one_recipient(), .n = 1 };
+}
+
 static inline void begin(struct spool_fixture *f, struct written *w)
 {
     *w = (struct written){ 0 };
-    enum err e = spool_create(f->spool, SPAN("bob@example.net"), one_recipient(), 1, on_written, w,
-                              &w->writer);
+    struct spool_message m = message_from(SPAN("bob@example.net"));
+    enum err e = spool_create(f->spool, &m, on_written, w, &w->writer);
     assert_int_equal(e, ERR_OK);
 }
 
@@ -383,7 +388,8 @@ static inline void read_start(struct spool_fixture *f, struct was_read *r, const
 static inline enum err create_error(struct spool_fixture *f)
 {
     struct written w = { 0 };
-    enum err e = spool_create(f->spool, SPAN(""), one_recipient(), 1, on_written, &w, &w.writer);
+    struct spool_message m = message_from(SPAN(""));
+    enum err e = spool_create(f->spool, &m, on_written, &w, &w.writer);
     if (e == ERR_OK) {
         struct pointer orphan;
         assert_false(spool_abort(&w.writer, &orphan));

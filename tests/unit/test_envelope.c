@@ -67,6 +67,25 @@ static void test_write(void **state)
     expect_block(&e, block_text("00000000000001234567", HASH));
 }
 
+static void test_uidl(void **state)
+{
+    (void)state;
+    struct envelope e = ordinary(), back;
+    struct envelope_recipient *to;
+    struct buf b;
+    size_t skip;
+    e.uidl = SPAN("0000abcd4f5e6d7c");
+    buf_init(&b, 4096);
+    assert_int_equal(envelope_write(&e, &b), ERR_OK);
+    assert_int_equal(envelope_parse(buf_span(&b), &back, &to, &skip), ERR_OK);
+    assert_true(span_eq(back.uidl, e.uidl));
+    assert_int_equal(skip, buf_len(&b));
+    free(to);
+    e.uidl = SPAN("two words");
+    assert_int_equal(envelope_write(&e, &b), ERR_INVALID);
+    buf_fini(&b);
+}
+
 /* The tail of a complete block is the end of the same block, and as long as the dashes. */
 static void test_tail(void **state)
 {
@@ -254,6 +273,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write),
+        cmocka_unit_test(test_uidl),
         cmocka_unit_test(test_tail),
         cmocka_unit_test(test_write_refuses),
         cmocka_unit_test(test_parse),

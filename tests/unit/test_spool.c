@@ -110,8 +110,8 @@ static void test_long_envelope(void **state)
         to[i] = (struct envelope_recipient){ i, SPAN("somebody@example.org") };
     }
     struct written w = { 0 };
-    assert_int_equal(spool_create(f->spool, SPAN(""), to, ARRAY_LEN(to), on_written, &w, &w.writer),
-                     ERR_OK);
+    struct spool_message m = { .to = to, .n = ARRAY_LEN(to) };
+    assert_int_equal(spool_create(f->spool, &m, on_written, &w, &w.writer), ERR_OK);
     append(f, &w, SPAN("Subject: x\r\n"), 5);
     finish(f, &w);
     assert_int_equal(w.ev, SPOOL_WRITTEN);
@@ -124,10 +124,32 @@ static void test_bad_address(void **state)
 {
     struct spool_fixture *f = *state;
     struct written w = { 0 };
-    assert_int_equal(
-        spool_create(f->spool, SPAN("a\nb"), one_recipient(), 1, on_written, &w, &w.writer),
-        ERR_INVALID);
+    struct spool_message m = message_from(SPAN("a\nb"));
+    assert_int_equal(spool_create(f->spool, &m, on_written, &w, &w.writer), ERR_INVALID);
     assert_null(w.writer);
+}
+
+/* What an import asks for: the time of the old server, its UIDL, and one volume. */
+static void test_as_asked(void **state)
+{
+    struct spool_fixture *f = *state;
+    struct written w = { 0 };
+    struct spool_message m = message_from(SPAN(""));
+    m.uidl = SPAN("000012345fedcba");
+    m.time_ms = 1234567890123;
+    m.volume = 1;
+    assert_int_equal(spool_create(f->spool, &m, on_written, &w, &w.writer), ERR_OK);
+    append(f, &w, SPAN("Subject: x\r\n"), 100);
+    finish(f, &w);
+    assert_int_equal(w.ev, SPOOL_WRITTEN);
+    assert_true(blob_id_time(&w.p.id) == m.time_ms);
+    assert_int_equal(w.p.volume, m.volume);
+    assert_int_equal(pointer_state(f, &w.p), FILE_RIGHT);
+    m.volume = 99;
+    assert_int_equal(spool_create(f->spool, &m, on_written, &w, &w.writer), ERR_TEMP);
+    m.volume = 0;
+    m.uidl = SPAN("with a blank");
+    assert_int_equal(spool_create(f->spool, &m, on_written, &w, &w.writer), ERR_INVALID);
 }
 
 /* --- 10,000 messages ------------------------------------------------------------------------- */
@@ -713,6 +735,7 @@ int main(void)
         SPOOL_TEST(test_append_without_waiting),
         SPOOL_TEST(test_long_envelope),
         SPOOL_TEST(test_bad_address),
+        SPOOL_TEST(test_as_asked),
         SPOOL_TEST(test_many),
         SPOOL_TEST(test_wrong_length),
         SPOOL_TEST(test_piece_borders),

@@ -388,8 +388,8 @@ static void test_doubt(void **state)
     struct doubt d = { .f = *state };
     write_message(d.f, SPAN(""));
     drain_and_go_on(d.f); /* the first has the next day's directories made, which are synced too */
-    assert_int_equal(
-        spool_create(d.f->spool, SPAN(""), one_recipient(), 1, on_doubt, &d, &d.w.writer), ERR_OK);
+    struct spool_message m = message_from(SPAN(""));
+    assert_int_equal(spool_create(d.f->spool, &m, on_doubt, &d, &d.w.writer), ERR_OK);
     arm(POINT_SYNC, EIO, 1);
     finish(d.f, &d.w);
     assert_int_equal(d.w.ev, SPOOL_FAILED);

@@ -171,9 +171,9 @@ static void route_take(struct route *r, size_t i, const struct entry *e, struct 
         st->stage = STAGE_FOUND;
         if (e->state == ACCOUNT_SUSPENDED) {
             r->suspended = true;
-        } else {
+        } else if (e->state == ACCOUNT_ACTIVE) {
             route_add_mailbox(r, e, key);
-        }
+        } /* removed: unknown, and no business of a catch-all */
         break;
     case ENTRY_ALIAS:
     case ENTRY_DOMAIN:

@@ -31,6 +31,7 @@
 #define LISTING_LINE_MAX    128   /* a number, a UIDL, CRLF, and the terminator behind them */
 #define LISTING_PIECE       65536 /* a listing is sent in such pieces, to keep out small */
 #define WORDS_ANY           SIZE_MAX
+#define NO_MESSAGE          SIZE_MAX
 
 /* Bits, for the table of commands. The third of RFC 1939, UPDATE, is the COMMIT action. */
 enum state { AUTHORIZATION = 1, TRANSACTION = 2 };
@@ -60,10 +61,17 @@ struct pop3 {
 
     struct maildrop *drop;   /* in TRANSACTION */
     unsigned retention_days; /* of the account */
+    int read_days;           /* likewise */
     bool *marked;            /* a flag a message; NULL until the first DELE */
     size_t marked_n;
     uint64_t marked_octets;
     size_t *commit; /* what COMMIT borrows out */
+    bool committed; /* it has been answered with OK */
+    bool quit;      /* the client has said so */
+
+    size_t sent; /* by RETR, to its end, as the last command; or NO_MESSAGE */
+    bool *read;  /* a flag a message: it was sent, and another command has come; NULL: none */
+    size_t *had; /* what pop3_read borrows out */
 
     bool list_uidl;
     size_t listed;
@@ -242,7 +250,7 @@ static void put_maildrop(const struct pop3 *p, struct buf *out)
 }
 
 void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m,
-                       unsigned retention_days, struct buf *out)
+                       unsigned retention_days, int read_days, struct buf *out)
 {
     answered(p, p->action.kind == POP3_AUTH ? POP3_AUTH : POP3_LOGIN);
     forget_login(p);
@@ -251,6 +259,7 @@ void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m
         *m = NULL;
         CHECK(p->drop);
         p->retention_days = retention_days;
+        p->read_days = read_days;
         p->state = TRANSACTION;
         put_maildrop(p, out);
         return;
@@ -421,18 +430,25 @@ static void run_utf8(struct pop3 *p, struct span args, struct buf *out)
 
 /* --- both states ----------------------------------------------------------------------------- */
 
+/* The lesser of the two rules; -1: kept for ever. */
+static int kept_days(const struct pop3 *p)
+{
+    int days = p->retention_days > 0 ? (int)p->retention_days : -1;
+    return p->read_days >= 0 && (days < 0 || p->read_days < days) ? p->read_days : days;
+}
+
 /*
  * How long mail is kept (RFC 2449, section 6.7). Before login the least of all accounts; where that
- * is not known, a day, which is the shortest time there is.
+ * is not known, no time, which is the shortest there is.
  */
 static void put_expire(const struct pop3 *p, struct buf *out)
 {
     bool before = p->state == AUTHORIZATION;
     bool differs = before && p->opt.expire_differs;
-    unsigned days = before ? p->opt.expire_min : p->retention_days;
+    int days = before ? p->opt.expire_min : kept_days(p);
     put_text(out, "EXPIRE ");
-    if (days > 0 || differs) {
-        put_number(out, days > 0 ? days : 1);
+    if (days >= 0 || differs) {
+        put_number(out, days >= 0 ? (uint64_t)days : 0);
     } else {
         put_text(out, "NEVER");
     }
@@ -652,6 +668,44 @@ static void put_fetch_ok(const struct pop3 *p, uint64_t size, struct buf *out)
     put_text(out, " octets\r\n");
 }
 
+/* All of the message is on its way; what comes next tells whether it arrived. */
+static void note_sent(struct pop3 *p)
+{
+    if (p->read_days >= 0 && !p->action.u.fetch.top) {
+        p->sent = p->action.u.fetch.index;
+    }
+}
+
+/* A command has come. */
+static void note_read(struct pop3 *p)
+{
+    if (p->sent == NO_MESSAGE) {
+        return;
+    }
+    if (!p->read) {
+        p->read = NEW_ARRAY(bool, p->drop->count);
+    }
+    p->read[p->sent] = true;
+    p->sent = NO_MESSAGE;
+}
+
+size_t pop3_read(struct pop3 *p, const size_t **which)
+{
+    size_t n = 0;
+    if (!p->read || (p->read_days == 0 && !p->quit)) {
+        return 0;
+    }
+    free(p->had);
+    p->had = NEW_ARRAY(size_t, p->drop->count);
+    for (size_t i = 0; i < p->drop->count; i++) {
+        if (p->read[i] && !(p->committed && is_marked(p, i))) {
+            p->had[n++] = i;
+        }
+    }
+    *which = p->had;
+    return n;
+}
+
 /* A piece of the message, encoded; more is wanted of it unless it was the last. */
 static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *out)
 {
@@ -662,6 +716,9 @@ static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *
     }
     dot_encode_end(&p->dot, out);
     p->step = last ? STEP_COMMAND : STEP_STOP;
+    if (last) {
+        note_sent(p);
+    }
 }
 
 static void refuse_fetch(struct pop3 *p, const char *text, bool last, struct buf *out)
@@ -784,6 +841,7 @@ static void begin_commit(struct pop3 *p)
 static void run_quit(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
+    p->quit = true;
     if (p->marked_n > 0) {
         begin_commit(p);
         return;
@@ -795,7 +853,8 @@ static void run_quit(struct pop3 *p, struct span args, struct buf *out)
 void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out)
 {
     answered(p, POP3_COMMIT);
-    if (e == ERR_OK) {
+    p->committed = e == ERR_OK;
+    if (p->committed) {
         reply_ok(out, "messages deleted, bye");
     } else {
         reply_err(out, "[SYS/TEMP] the deleted messages may still be there");
@@ -874,6 +933,7 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
         return false;
     }
     p->step = STEP_COMMAND;
+    note_read(p);
     if (r == LINE_TOO_LONG) {
         bad(p, "the line is too long", out);
     } else if (span_find(line, '\0') < line.n) {
@@ -928,6 +988,7 @@ struct pop3 *pop3_new(const struct pop3_options *o)
     struct pop3 *p = NEW(struct pop3);
     p->opt = *o;
     p->state = AUTHORIZATION;
+    p->sent = NO_MESSAGE;
     line_init(&p->line);
     return p;
 }
@@ -940,6 +1001,8 @@ void pop3_free(struct pop3 **p)
         maildrop_free(&(*p)->drop);
         free((*p)->marked);
         free((*p)->commit);
+        free((*p)->read);
+        free((*p)->had);
         free(*p);
         *p = NULL;
     }

@@ -88,8 +88,8 @@ struct pop3_options {
     bool tls_active;      /* implicit TLS, or the PROXY header says that the client came by TLS */
     bool plaintext_login; /* a password may come without TLS */
     bool expire_differs;  /* accounts differ in how long mail is kept */
-    unsigned expire_min;  /* days that mail of every account is kept at least; 0: for ever, or, when
-                             they differ, not known */
+    int expire_min; /* days that mail of every account is kept at least; -1: for ever, or, when
+                       they differ, not known */
     unsigned login_delay; /* seconds (LOGIN-DELAY); 0: none */
     unsigned max_errors;
     unsigned login_tries;
@@ -130,10 +130,11 @@ void pop3_auth_invalid(struct pop3 *p, struct buf *out);
 
 /*
  * To LOGIN and AUTH. OK: the maildrop is the engine's from now on (taken: *m is nulled), and its
- * mail is kept for retention_days, 0 being for ever. Else m is not looked at.
+ * mail is kept for retention_days, 0 being for ever; what RETR has sent for read_days, if that ends
+ * sooner, -1 being no such rule. Else m is not looked at.
  */
 void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m,
-                       unsigned retention_days, struct buf *out);
+                       unsigned retention_days, int read_days, struct buf *out);
 
 /*
  * To FETCH: OK and the first piece, which decides between +OK and -ERR. NOTFOUND: the message has
@@ -154,6 +155,15 @@ bool pop3_converted(const struct pop3 *p);
 
 /* OK: the marked messages are deleted. Else: none is known to be, [SYS/TEMP] (RFC 3206). */
 void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out);
+
+/*
+ * What the client has had by RETR, by now, and has not deleted: indices, ascending, the engine's
+ * until the next call. A message counts when all of it was sent and the client's next command has
+ * come, which says that it did not leave in the middle; where mail is kept for no time after it,
+ * only when that or a later one is QUIT (RFC 2449, section 6.7). None where there is no rule about
+ * it.
+ */
+size_t pop3_read(struct pop3 *p, const size_t **which);
 
 /* The snapshot, or NULL before login; stays the engine's. */
 const struct maildrop *pop3_maildrop(const struct pop3 *p);

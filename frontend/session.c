@@ -96,10 +96,21 @@ static void log_session(const struct session *s, const char *reason)
     }
 }
 
+/* For mailboxes that keep what was read for a time of its own. Nobody waits for it. */
+static void note_read(struct session *s)
+{
+    const size_t *which;
+    size_t n = pop3_read(s->engine, &which);
+    if (n > 0) {
+        store_mark_read(session_store(s), pop3_maildrop(s->engine), which, n);
+    }
+}
+
 /* Logs the session, gives back everything but the conn, which goes on to send its last reply. */
 static void session_close(struct session *s, const char *reason)
 {
     log_session(s, reason);
+    note_read(s);
     store_read_close(&s->reader);
     op_cancel(&s->op);
     auth_close(&s->auth);
@@ -174,7 +185,8 @@ static void login_done(struct session *s, enum login_verdict v, struct login *l)
         F_STR("user", s->user), F_STR("mechanism", s->mechanism),
         F_STR("result", login_verdict_text(v)),
         F_U64("messages", l->maildrop ? l->maildrop->count : 0));
-    pop3_login_answer(s->engine, v, &l->maildrop, l->retention_days, conn_out(s->conn));
+    pop3_login_answer(s->engine, v, &l->maildrop, l->retention_days, l->read_days,
+                      conn_out(s->conn));
     auth_close(&s->auth);
 }
 

@@ -20,6 +20,8 @@
     X(expunge_committed, "the deletes are committed, the second tombstone not yet set") \
     X(spool_fsync, "fsync of a message file reports EIO")                     \
     X(reap_expired, "the reaper has moved old pointers to the ledger") \
+    X(purge_moved, "the reaper has moved pointers of a removed account to the ledger") \
+    X(purge_ended, "the rows of a removed account are gone, the receipt says so") \
     X(reap_claimed, "the reaper has claimed rows, nothing is unlinked yet")   \
     X(reap_unlinked, "the reaper has unlinked a file, its row still stands")  \
     X(sandbox_probe, "a worker that starts tries what it must not be able to do")

@@ -2,7 +2,7 @@
  * directory: entries in memory, and as bytes in the cache.
  *
  *   format 1 | kind 1 | state 1 | mailbox_id 8 | max_octets 8 | max_messages 8 | max_size 8
- *   retention_days 4 | hash length 2 | scram length 2 | targets 2 | hash | scram
+ *   retention_days 4 | read_days 4 | hash length 2 | scram length 2 | targets 2 | hash | scram
  *   for each target: length 2, address
  *
  * An entry owns its targets. One entry has exactly one form. What an address leads to is read by
@@ -15,12 +15,13 @@
 #include "base/check.h"
 #include "store/wire.h"
 
-enum { FORMAT = 2, HEAD_SIZE = 1 + 1 + 1 + 8 + 8 + 8 + 8 + 4 + 2 + 2 + 2 };
+enum { FORMAT = 3, HEAD_SIZE = 1 + 1 + 1 + 8 + 8 + 8 + 8 + 4 + 4 + 2 + 2 + 2 };
 
 struct entry *entry_new(enum entry_kind kind)
 {
     struct entry *e = NEW(struct entry);
     e->kind = kind;
+    e->read_days = -1;
     return e;
 }
 
@@ -79,6 +80,7 @@ enum err entry_encode(const struct entry *e, struct buf *out)
     to = wire_put64(to, e->max_messages);
     to = wire_put64(to, e->max_size);
     to = wire_put32(to, e->retention_days);
+    to = wire_put32(to, (uint32_t)e->read_days);
     to = wire_put16(to, (uint16_t)hash_len);
     to = wire_put16(to, (uint16_t)scram_len);
     to = wire_put16(to, (uint16_t)e->n);
@@ -119,7 +121,7 @@ enum err entry_decode(struct span in, struct entry **out)
 {
     struct wire w = { .rest = in };
     uint8_t format = wire_get8(&w), kind = wire_get8(&w), state = wire_get8(&w);
-    if (w.bad || format != FORMAT || kind > ENTRY_DOMAIN || state > ACCOUNT_SUSPENDED) {
+    if (w.bad || format != FORMAT || kind > ENTRY_DOMAIN || state > ACCOUNT_REMOVED) {
         return ERR_CORRUPT;
     }
     struct entry *e = entry_new((enum entry_kind)kind);
@@ -129,8 +131,9 @@ enum err entry_decode(struct span in, struct entry **out)
     e->max_messages = wire_get64(&w);
     e->max_size = wire_get64(&w);
     e->retention_days = wire_get32(&w);
+    e->read_days = (int32_t)wire_get32(&w);
     uint16_t hash_len = wire_get16(&w), scram_len = wire_get16(&w), targets = wire_get16(&w);
-    if (get_text(&w, hash_len, e->hash, PASSWORD_HASH_MAX) != ERR_OK ||
+    if (e->read_days < -1 || get_text(&w, hash_len, e->hash, PASSWORD_HASH_MAX) != ERR_OK ||
         get_text(&w, scram_len, e->scram, ENTRY_SCRAM_MAX) != ERR_OK ||
         get_targets(&w, targets, e) != ERR_OK || !wire_end(&w)) {
         entry_free(&e);

@@ -44,6 +44,7 @@ struct entry {
     uint64_t max_messages;            /* 0 is none */
     uint64_t max_size;                /* of one message; 0 is the fleet's limit */
     uint32_t retention_days;          /* 0: kept for ever */
+    int32_t read_days;                /* kept so long after RETR; -1: as what was not read */
     char hash[PASSWORD_HASH_MAX + 1]; /* crypt(3); empty: no login */
     char scram[ENTRY_SCRAM_MAX +
                1];  /* keys as RFC 5803 has them, separated by a blank; empty: none */
@@ -53,8 +54,8 @@ struct entry {
 
 /* What is so of the accounts of the whole fleet: what may be said before a login. */
 struct fleet {
-    uint32_t least_retention; /* days, of mailboxes that do not keep mail for ever; 0: all do */
-    bool retention_differs;   /* between them; when least_retention is 0: it is not known */
+    int32_t least_retention; /* days, of mailboxes that do not keep all for ever; -1: all do */
+    bool retention_differs;  /* between them; when least_retention is -1: it is not known */
     bool keyless; /* some account has a password without SCRAM keys, or it is not known */
 };
 

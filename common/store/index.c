@@ -187,6 +187,7 @@ enum {
     LOOKUP_MESSAGES,
     LOOKUP_SIZE,
     LOOKUP_DAYS,
+    LOOKUP_READ_DAYS,
     LOOKUP_HASH,
     LOOKUP_SCRAM,
     LOOKUP_TARGETS
@@ -210,7 +211,8 @@ static enum err read_targets(const PGresult *r, struct entry *e)
 static enum err read_account(const PGresult *r, struct entry *e)
 {
     int64_t state = pg_get_i64(r, 0, LOOKUP_STATE), days = pg_get_i64(r, 0, LOOKUP_DAYS);
-    if (state < ACCOUNT_ACTIVE || state > ACCOUNT_SUSPENDED || days < 0 ||
+    int64_t read_days = pg_get_i64(r, 0, LOOKUP_READ_DAYS);
+    if (state < ACCOUNT_ACTIVE || state > ACCOUNT_REMOVED || days < 0 || read_days < -1 ||
         !read_text(r, 0, LOOKUP_HASH, e->hash, sizeof e->hash) ||
         !read_text(r, 0, LOOKUP_SCRAM, e->scram, sizeof e->scram)) {
         return ERR_CORRUPT;
@@ -221,12 +223,13 @@ static enum err read_account(const PGresult *r, struct entry *e)
     e->max_messages = (uint64_t)pg_get_i64(r, 0, LOOKUP_MESSAGES);
     e->max_size = (uint64_t)pg_get_i64(r, 0, LOOKUP_SIZE);
     e->retention_days = (uint32_t)days;
+    e->read_days = (int32_t)read_days;
     return ERR_OK;
 }
 
 static enum err read_entry(const PGresult *r, char first, struct entry **out)
 {
-    if (!pg_shape(r, "iiiiiittT") || PQntuples(r) > 1) {
+    if (!pg_shape(r, "iiiiiiittT") || PQntuples(r) > 1) {
         return ERR_CORRUPT;
     }
     if (PQntuples(r) == 0) {
@@ -594,29 +597,50 @@ struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct b
 
 /* --- the ledger ------------------------------------------------------------------------------- */
 
+/* As two arguments, the places and the ids. */
+static void add_pointers(struct pg_batch *b, const struct pointer *msgs, const size_t *which,
+                         size_t n)
+{
+    int64_t *seqs = NEW_ARRAY(int64_t, n);
+    struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
+    for (size_t i = 0; i < n; i++) {
+        seqs[i] = (int64_t)msgs[which[i]].seq;
+        ids[i] = msgs[which[i]].id;
+    }
+    pg_i64s(b, seqs, n);
+    pg_uuids(b, ids, n);
+    free(seqs);
+    free(ids);
+}
+
 struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
                          const size_t *which, size_t n, uint64_t grace_ms, struct span by,
                          index_done_fn *done, void *arg)
 {
     struct call *c = call_new("expunge", arg);
     struct pg_batch *b = pg_batch_new();
-    int64_t *seqs = NEW_ARRAY(int64_t, n);
-    struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
     c->done.done = done;
     c->mailbox_id = mailbox_id;
-    for (size_t i = 0; i < n; i++) {
-        seqs[i] = (int64_t)msgs[which[i]].seq;
-        ids[i] = msgs[which[i]].id;
-    }
     pg_stmt(b, "SELECT expunge($1, $2, $3, $4, $5, $6)");
     add_mailbox(b, mailbox_id);
-    pg_i64s(b, seqs, n);
-    pg_uuids(b, ids, n);
+    add_pointers(b, msgs, which, n);
     pg_i64(b, now_ms());
     pg_i64(b, (int64_t)grace_ms);
     pg_text(b, by);
-    free(seqs);
-    free(ids);
+    return call_submit(ix, c, PG_WRITE, b, on_changed);
+}
+
+struct op *index_mark_read(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
+                           const size_t *which, size_t n, index_done_fn *done, void *arg)
+{
+    struct call *c = call_new("mark_read", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.done = done;
+    c->mailbox_id = mailbox_id;
+    pg_stmt(b, "SELECT mark_read($1, $2, $3, $4)");
+    add_mailbox(b, mailbox_id);
+    add_pointers(b, msgs, which, n);
+    pg_i64(b, now_ms());
     return call_submit(ix, c, PG_WRITE, b, on_changed);
 }
 
@@ -698,10 +722,10 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
 
 static bool read_fleet(const PGresult *r, struct fleet *f)
 {
-    if (!pg_shape(r, "iii") || PQntuples(r) != 1 || pg_get_i64(r, 0, 0) < 0) {
+    if (!pg_shape(r, "iii") || PQntuples(r) != 1 || pg_get_i64(r, 0, 0) < -1) {
         return false;
     }
-    *f = (struct fleet){ .least_retention = (uint32_t)pg_get_i64(r, 0, 0),
+    *f = (struct fleet){ .least_retention = (int32_t)pg_get_i64(r, 0, 0),
                          .retention_differs = pg_get_i64(r, 0, 1) != 0,
                          .keyless = pg_get_i64(r, 0, 2) != 0 };
     return true;
@@ -728,10 +752,14 @@ struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg)
     c->done.fleet = done;
     /* A min() or max() with no other condition is a look at the index's edge, whatever the
      * statistics say; so each stands alone. */
-    pg_stmt(b, "SELECT coalesce((SELECT min(retention_days) FROM mailbox"
-               "                  WHERE retention_days > 0), 0),"
+    pg_stmt(b, "SELECT coalesce(least((SELECT min(retention_days) FROM mailbox"
+               "                        WHERE retention_days > 0),"
+               "                      (SELECT min(read_days) FROM mailbox"
+               "                        WHERE read_days >= 0)), -1),"
                "       (SELECT min(retention_days) FROM mailbox)"
-               "       IS DISTINCT FROM (SELECT max(retention_days) FROM mailbox),"
+               "       IS DISTINCT FROM (SELECT max(retention_days) FROM mailbox)"
+               "    OR (SELECT min(read_days) FROM mailbox)"
+               "       IS DISTINCT FROM (SELECT max(read_days) FROM mailbox),"
                "       coalesce((SELECT max(keyless) FROM account), 0)");
     return call_submit(ix, c, PG_READ, b, on_fleet);
 }

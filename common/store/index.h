@@ -81,6 +81,13 @@ struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct poi
                          index_done_fn *done, void *arg);
 
 /*
+ * Notes that messages were retrieved, named as for index_expunge, if the mailbox has a rule about
+ * what was read. A note that is lost makes mail stay longer. done may be NULL.
+ */
+struct op *index_mark_read(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
+                           const size_t *which, size_t n, index_done_fn *done, void *arg);
+
+/*
  * A file that was begun and given up: a ledger row, so that the reaper removes it after grace. Only
  * for one that no transaction can have named. done may be NULL.
  */

@@ -61,6 +61,7 @@ static void login_tell(struct login_request *r)
     if (!r->op.cancelled) {
         r->login.user = r->user;
         r->login.retention_days = r->entry ? r->entry->retention_days : 0;
+        r->login.read_days = r->entry ? r->entry->read_days : -1;
         r->done(r->op.arg, r->verdict, &r->login);
     }
     maildrop_free(&r->login.maildrop);

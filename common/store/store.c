@@ -141,7 +141,9 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
     s->loop = l;
     s->seal = seal;
     s->grace_ms = c->spool_grace;
-    s->fleet = (struct fleet){ .retention_differs = true, .keyless = true }; /* not known */
+    s->fleet = (struct fleet){ .least_retention = -1,
+                               .retention_differs = true,
+                               .keyless = true }; /* not known */
     e = open_login(s, c, why, why_size);
     if (e != ERR_OK) {
         close_login(s);
@@ -570,4 +572,10 @@ struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t
     }
     store_drop_lists(s, &x->mailbox_id, 1, on_expunge_dropped, x);
     return &x->op;
+}
+
+/* Tried once: it is worth no more, and the session has ended. The lists are as they were. */
+void store_mark_read(struct store *s, const struct maildrop *m, const size_t *which, size_t n)
+{
+    index_mark_read(s->index, m->mailbox_id, m->msgs, which, n, NULL, NULL);
 }

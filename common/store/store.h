@@ -64,6 +64,7 @@ struct login {
     struct maildrop *maildrop; /* the callee's if it nulls it */
     struct lease *lease;       /* the callee's if it nulls it; NULL without */
     unsigned retention_days;   /* 0: mail is kept for ever */
+    int read_days;             /* as of struct entry */
     const char *user;          /* the canonical address; borrowed */
 };
 /*
@@ -130,6 +131,10 @@ void store_read_close(struct store_reader **r);
 /* Moves the messages to the ledger: OK, or TEMP with none known to be moved. by: for the ledger. */
 struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t *which, size_t n,
                          struct span by, store_done_fn *done, void *arg);
+
+/* Notes what was retrieved, for the rule about it, if there is one. Nobody waits for it or hears of
+ * it: what is lost is kept longer. */
+void store_mark_read(struct store *s, const struct maildrop *m, const size_t *which, size_t n);
 
 /* --- delivery (common/store/delivery.c) ------------------------------------------------------- */
 

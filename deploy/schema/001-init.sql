@@ -21,7 +21,9 @@
 --
 -- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
 --   mailbox (mailbox_id and limits), account (mailbox_id, addr, hash), address (addr, domain,
---   mailbox_id). It ends with remove_mailbox() and the deletion of its address rows.
+--   mailbox_id). It ends in two steps: remove_account(), which restore_account() takes back, and
+--   after reap.removal_grace purge_page() until nothing is left and purge_end(), with the deletion
+--   of its address row.
 -- A domain is a row of domain and a row '@name' of address, which holds its catch-all.
 
 CREATE TABLE schema_version (
@@ -79,7 +81,11 @@ CREATE TABLE address (
 );
 CREATE INDEX address_domain ON address (domain);
 CREATE INDEX address_mailbox ON address (mailbox_id) WHERE mailbox_id IS NOT NULL;
+-- Which aliases lead to an address: asked when an account is removed.
+CREATE INDEX address_targets ON address USING gin (targets) WHERE targets IS NOT NULL;
 
+-- An id is never given twice, as files in the spool name it. A restored database has an older
+-- sequence: `mailfleet epoch` raises it beyond all that may have been given since.
 CREATE SEQUENCE mailbox_ids;
 
 -- The hot row of a mailbox: counters and limits move under one lock, so quotas are exact. No index on
@@ -102,6 +108,7 @@ CREATE TABLE mailbox (
 -- look at the index's edge. By an index on one half it would be one only while the statistics are
 -- fresh, and else a walk through the table.
 CREATE INDEX mailbox_retention ON mailbox (retention_days, mailbox_id);
+CREATE INDEX mailbox_read ON mailbox (read_days, mailbox_id);
 
 -- The cold row: what only a login needs.
 CREATE TABLE account (
@@ -142,7 +149,8 @@ CREATE TABLE message (
 );
 
 -- What was retrieved, and when, of mailboxes that keep what was read for read_days: written once a
--- session, and by those mailboxes alone. Rows of messages that have gone are left to expire().
+-- session, and by those mailboxes alone. Rows of messages that have gone are left to expire();
+-- whatever gives a message back takes its row away, or it would go again at once.
 CREATE TABLE read_mark (
     mailbox_id bigint      NOT NULL,
     seq        bigint      NOT NULL,
@@ -203,7 +211,9 @@ CREATE TABLE volume_reaped (
 CREATE TABLE removed (
     mailbox_id  bigint      PRIMARY KEY,
     addr        text COLLATE "C" NOT NULL,
+    was_state   smallint    NOT NULL DEFAULT 0,    -- enum account_state: what it comes back as
     aliases     text[]      NOT NULL DEFAULT '{}', -- that led to it alone
+    lists       text[]      NOT NULL DEFAULT '{}', -- that led to others too
     removed_at  timestamptz NOT NULL,
     purge_after timestamptz NOT NULL,
     purged_at   timestamptz,
@@ -212,6 +222,7 @@ CREATE TABLE removed (
     octets      bigint      NOT NULL
 );
 CREATE INDEX removed_addr ON removed (addr);
+CREATE INDEX removed_aliases ON removed USING gin (aliases);
 CREATE INDEX removed_due ON removed (purge_after) WHERE purged_at IS NULL;
 
 -- How many pointers and ledger rows of all mailboxes name a shared file. At 0 a reaper unlinks it,
@@ -261,7 +272,8 @@ END;
 -- and mailbox are distributed differently; STABLE, so that both see one snapshot.
 CREATE FUNCTION lookup(a text)
 RETURNS TABLE (box bigint, box_state smallint, most_octets bigint, most_messages bigint,
-               most_size bigint, days smallint, password text, keys text, leads_to text[])
+               most_size bigint, days smallint, days_read smallint, password text, keys text,
+               leads_to text[])
 STABLE LANGUAGE plpgsql AS $$
 BEGIN
     SELECT d.mailbox_id, d.targets INTO box, leads_to FROM address d WHERE d.addr = a;
@@ -269,8 +281,9 @@ BEGIN
         RETURN;
     END IF;
     IF box IS NOT NULL THEN
-        SELECT b.state, b.max_octets, b.max_messages, b.max_size, b.retention_days, c.hash, c.scram
-          INTO box_state, most_octets, most_messages, most_size, days, password, keys
+        SELECT b.state, b.max_octets, b.max_messages, b.max_size, b.retention_days, b.read_days,
+               c.hash, c.scram
+          INTO box_state, most_octets, most_messages, most_size, days, days_read, password, keys
           FROM mailbox b JOIN account c ON c.mailbox_id = b.mailbox_id
          WHERE b.mailbox_id = box;
         IF NOT FOUND THEN
@@ -395,32 +408,153 @@ END $$;
 CREATE FUNCTION ms_id(ms bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
 RETURN rpad(lpad(to_hex(greatest(ms, 0)), 12, '0'), 32, '0')::uuid;
 
--- Moves to the ledger what is older than the mailbox keeps it, at most so many; returns how many.
--- Days are read under the lock: they may have been changed since the mailbox was chosen. A suspended
--- mailbox keeps what it has, as nobody can fetch it.
+-- Notes what was retrieved, by place and id as expunge() has it; the first time counts. Only of a
+-- mailbox that has a rule for it. Its row is held against its removal alone: no delivery waits.
+CREATE FUNCTION mark_read(box bigint, seqs bigint[], blobs uuid[], now_ms bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.read_days >= 0 FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    INSERT INTO read_mark (mailbox_id, seq, read_at)
+    SELECT box, m.seq, ms_time(now_ms)
+      FROM unnest(seqs, blobs) AS w (seq, blob_id)
+      JOIN message m ON m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
+     ORDER BY m.seq
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN n;
+END $$;
+
+-- Moves to the ledger what the mailbox keeps no longer, at most so many; returns how many. Days are
+-- read under the lock: they may have been changed since the mailbox was chosen. A mailbox that is
+-- suspended or removed keeps what it has, as nobody can fetch it. A rule that it has not is NULL here,
+-- with which nothing compares.
 CREATE FUNCTION expire(box bigint, now_ms bigint, grace_ms bigint, most bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    before uuid;
-    seqs   bigint[];
-    blobs  uuid[];
+    before      uuid;
+    read_before timestamptz;
+    seqs        bigint[];
+    blobs       uuid[];
+    n           bigint := 0;
 BEGIN
-    SELECT ms_id(now_ms - b.retention_days * 86400000::bigint) INTO before FROM mailbox b
-     WHERE b.mailbox_id = box AND b.state = 0 AND b.retention_days > 0 FOR NO KEY UPDATE;
+    SELECT CASE WHEN b.retention_days > 0
+                THEN ms_id(now_ms - b.retention_days * 86400000::bigint) END,
+           CASE WHEN b.read_days >= 0 THEN ms_time(now_ms - b.read_days * 86400000::bigint) END
+      INTO before, read_before FROM mailbox b
+     WHERE b.mailbox_id = box AND b.state = 0 AND (b.retention_days > 0 OR b.read_days >= 0)
+       FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
     SELECT array_agg(o.seq), array_agg(o.blob_id) INTO seqs, blobs
       FROM (SELECT m.seq, m.blob_id FROM message m
-             WHERE m.mailbox_id = box AND m.blob_id < before
+             WHERE m.mailbox_id = box
+               AND (m.blob_id < before
+                    OR EXISTS (SELECT FROM read_mark r
+                                WHERE r.mailbox_id = box AND r.seq = m.seq
+                                  AND r.read_at <= read_before))
+             ORDER BY m.seq LIMIT most) o;
+    IF seqs IS NOT NULL THEN
+        n := expunge(box, seqs, blobs, now_ms, grace_ms, who);
+        DELETE FROM read_mark r WHERE r.mailbox_id = box AND r.seq = ANY (seqs);
+    END IF;
+    IF n < most THEN
+        DELETE FROM read_mark r
+         WHERE r.mailbox_id = box AND r.read_at <= read_before
+           AND NOT EXISTS (SELECT FROM message m WHERE m.mailbox_id = box AND m.seq = r.seq);
+    END IF;
+    RETURN n;
+END $$;
+
+-- Removes an account so that it can come back: no logins and no mail from now on, a row that says
+-- what it was. Its address stays taken. alone and among are the aliases that led to it; they are
+-- changed in the same transaction, which MF002 undoes: it is not there, or was removed before.
+CREATE FUNCTION remove_account(box bigint, name text, alone text[], among text[], now_ms bigint,
+                               grace_ms bigint, who text)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    was smallint;
+    n   bigint;
+    len bigint;
+BEGIN
+    SELECT b.state, b.msgs, b.octets INTO was, n, len FROM mailbox b
+     WHERE b.mailbox_id = box AND b.state <> 2 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no mailbox % to remove', box USING ERRCODE = 'MF002';
+    END IF;
+    UPDATE mailbox b SET state = 2 WHERE b.mailbox_id = box;
+    INSERT INTO removed (mailbox_id, addr, was_state, aliases, lists, removed_at, purge_after,
+                         by_whom, msgs, octets)
+    VALUES (box, name, was, alone, among, ms_time(now_ms), ms_time(now_ms + grace_ms), who, n, len);
+END $$;
+
+-- Takes it back, up to purge_after. MF002: it is too late, or it is not removed.
+CREATE FUNCTION restore_account(box bigint, now_ms bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    was smallint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state = 2 FOR NO KEY UPDATE;
+    DELETE FROM removed r
+     WHERE r.mailbox_id = box AND r.purged_at IS NULL AND r.purge_after > ms_time(now_ms)
+    RETURNING r.was_state INTO was;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'mailbox % can not come back', box USING ERRCODE = 'MF002';
+    END IF;
+    UPDATE mailbox b SET state = was WHERE b.mailbox_id = box;
+END $$;
+
+-- Moves pointers of an account that was removed long enough ago to the ledger, at most so many;
+-- returns how many. 0 too when it has come back.
+CREATE FUNCTION purge_page(box bigint, now_ms bigint, grace_ms bigint, most bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    who   text;
+    seqs  bigint[];
+    blobs uuid[];
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state = 2 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    SELECT 'removed by ' || r.by_whom INTO who FROM removed r
+     WHERE r.mailbox_id = box AND r.purge_after <= ms_time(now_ms);
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    SELECT array_agg(o.seq), array_agg(o.blob_id) INTO seqs, blobs
+      FROM (SELECT m.seq, m.blob_id FROM message m WHERE m.mailbox_id = box
              ORDER BY m.seq LIMIT most) o;
     IF seqs IS NULL THEN
         RETURN 0;
     END IF;
+    DELETE FROM read_mark r WHERE r.mailbox_id = box AND r.seq = ANY (seqs);
     RETURN expunge(box, seqs, blobs, now_ms, grace_ms, who);
 END $$;
 
--- Ends a mailbox: its pointers go to the ledger, its rows go. Returns how many pointers.
+-- Its end, when purge_page() has left nothing: its rows go, but for the one of removed, which is the
+-- receipt from now on. MF002: it has come back, or another reaper was faster.
+CREATE FUNCTION purge_end(box bigint, now_ms bigint, grace_ms bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    who text;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state = 2 FOR UPDATE;
+    UPDATE removed r SET purged_at = ms_time(now_ms)
+     WHERE r.mailbox_id = box AND r.purged_at IS NULL AND r.purge_after <= ms_time(now_ms)
+    RETURNING 'removed by ' || r.by_whom INTO who;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'mailbox % is not to be purged', box USING ERRCODE = 'MF002';
+    END IF;
+    PERFORM remove_mailbox(box, now_ms, grace_ms, who);
+END $$;
+
+-- Ends a mailbox: its pointers, few or none by now, go to the ledger, its rows go. Returns how many
+-- pointers.
 CREATE FUNCTION remove_mailbox(box bigint, now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
@@ -439,14 +573,16 @@ BEGIN
            ms_time(now_ms), ms_time(now_ms + grace_ms), who
       FROM gone g;
     GET DIAGNOSTICS n = ROW_COUNT;
+    DELETE FROM read_mark r WHERE r.mailbox_id = box;
     DELETE FROM account c WHERE c.mailbox_id = box;
     DELETE FROM mailbox b WHERE b.mailbox_id = box;
     RETURN n;
 END $$;
 
 -- The reaper. Any number may run at once:
---   0. mailboxes with a retention, by mailbox_retention, whose first pointers are older: expire()
---      until it has nothing more;
+--   0. mailboxes with a rule of retention, by mailbox_retention and mailbox_read, whose first
+--      pointers or marks are older: expire() until it has nothing more; accounts that were removed
+--      long enough ago, by removed_due: purge_page() until it has nothing more, then purge_end();
 --   1. the mailboxes of ledger rows that are due, by ledger_due;
 --   2. claim() what is due of each, on the volumes that can be reached. A claim that is older than
 --      stale_ms was a dead reaper's.

@@ -12,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_entry(const struct entry *e)
 {
-    CHECK(e->kind <= ENTRY_DOMAIN && e->state <= ACCOUNT_SUSPENDED);
+    CHECK(e->kind <= ENTRY_DOMAIN && e->state <= ACCOUNT_REMOVED);
+    CHECK(e->read_days >= -1);
     CHECK(strnlen(e->hash, sizeof e->hash) <= PASSWORD_HASH_MAX);
     CHECK(strnlen(e->scram, sizeof e->scram) <= ENTRY_SCRAM_MAX);
     CHECK(e->n <= ENTRY_TARGETS_MAX);

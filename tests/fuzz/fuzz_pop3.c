@@ -82,7 +82,8 @@ static void give_verdict(struct run *r)
 {
     enum login_verdict v = next_verdict(r);
     struct maildrop *m = v == LOGIN_OK ? next_maildrop(r) : NULL;
-    pop3_login_answer(r->p, v, &m, next(&r->answers) % 3, &r->out);
+    unsigned days = next(&r->answers) % 9;
+    pop3_login_answer(r->p, v, &m, days % 3, (int)(days / 3) - 1, &r->out);
     CHECK(!m);
 }
 
@@ -178,10 +179,22 @@ static void answer_commit(struct run *r, const struct pop3_action *a)
     pop3_commit_answer(r->p, next_err(r), &r->out);
 }
 
+/* However the input was split. */
+static void record_read(struct run *r)
+{
+    const size_t *which;
+    size_t n = pop3_read(r->p, &which);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(which[i] < pop3_maildrop(r->p)->count && (i == 0 || which[i] > which[i - 1]));
+        record(r, span_of(&which[i], sizeof which[i]));
+    }
+}
+
 static void check_closed(struct run *r, const struct pop3_action *a)
 {
     struct span in = SPAN("NOOP\r\n");
     record(r, span_str(pop3_close_text(a->u.close)));
+    record_read(r);
     CHECK(!r->committed || a->u.close == POP3_CLOSE_QUIT);
     CHECK(pop3_step(r->p, &in, &r->out).kind == POP3_CLOSE);
     CHECK(in.n == 6 && buf_len(&r->out) == 0);
@@ -238,7 +251,7 @@ static void run_init(struct run *r, uint8_t flags, uint8_t seed)
                                     .tls_active = flags & 2,
                                     .plaintext_login = !(flags & 4),
                                     .expire_differs = flags & 32,
-                                    .expire_min = flags & 64 ? 7 : 0,
+                                    .expire_min = flags & 64 ? 7 : -1,
                                     .login_delay = flags & 128 ? 60 : 0,
                                     .max_errors = flags & 8 ? 3 : 1000,
                                     .login_tries = flags & 16 ? 2 : 100 };

@@ -2,8 +2,10 @@
  * pop3_adapter: the POP3 engine for the script runner.
  *
  *   O  tls=none|offered|active plaintext=yes|no errors=N tries=N delay=SECONDS
- *      expire=DAYS[,user]      kept at least; `user`: not all accounts alike
+ *      expire=DAYS|never[,user]
+ *                              kept at least; `user`: not all accounts alike
  *      retention=DAYS          what the account that logs in has
+ *      read=DAYS               likewise, for what was read
  *      mechanisms=A,B,...      offered from the start; without it PLAIN where a password may come
  *      tls_mechanisms=A,...    offered after STLS; without it PLAIN
  *
@@ -15,7 +17,8 @@
  *   A top INDEX             = broken N TEXT             the same, and then a fault
  *                           = notfound, = corrupt ...   no message
  *   A commit INDEX ...      = ok, = temp ...
- *   A starttls, A stop, A close REASON                  have no answer
+ *   A starttls, A stop      have no answer
+ *   A close REASON          nor has this; `, read INDEX ...` behind it if there is such
  *
  * Verdicts are the words of login.h, other errors the names of enum err in lower case. The engine
  * writes to a small buffer of the adapter, so that every long reply meets FLUSH; further pieces are
@@ -40,6 +43,7 @@ struct offer {
 struct options {
     struct pop3_options engine;
     uint64_t retention;
+    int read_days;
     struct offer plain, tls;
 };
 
@@ -88,8 +92,9 @@ static bool read_expire(struct pop3_options *o, struct span value)
     uint64_t n = 0;
     size_t comma = span_find(value, ',');
     o->expire_differs = comma < value.n;
-    bool ok = span_u64(span_first(value, comma), 100000, &n) == ERR_OK;
-    o->expire_min = (unsigned)n;
+    bool never = span_eq(span_first(value, comma), SPAN("never"));
+    bool ok = never || span_u64(span_first(value, comma), 100000, &n) == ERR_OK;
+    o->expire_min = never ? -1 : (int)n;
     return ok && (!o->expire_differs || span_eq(span_skip(value, comma), SPAN(",user")));
 }
 
@@ -110,6 +115,8 @@ static bool read_option(struct options *o, struct span name, struct span value)
         return read_offer(value, &o->tls);
     } else if (span_eq(name, SPAN("retention")) && number) {
         o->retention = n;
+    } else if (span_eq(name, SPAN("read")) && number) {
+        o->read_days = (int)n;
     } else {
         return number && read_number(&o->engine, name, (unsigned)n);
     }
@@ -152,8 +159,10 @@ static void *open_engine(struct span options, struct buf *out)
 {
     struct pop3_adapter *x = NEW(struct pop3_adapter);
     struct options *o = &x->options;
-    o->engine =
-        (struct pop3_options){ .plaintext_login = true, .max_errors = 20, .login_tries = 3 };
+    o->engine = (struct pop3_options){
+        .plaintext_login = true, .expire_min = -1, .max_errors = 20, .login_tries = 3
+    };
+    o->read_days = -1;
     while (options.n > 0) {
         struct span word = span_word(&options);
         size_t n = span_find(word, '=');
@@ -209,6 +218,15 @@ static void describe_auth(const struct pop3_adapter *x, const struct pop3_action
     }
 }
 
+static void describe_read(const struct pop3_adapter *x, struct buf *text)
+{
+    const size_t *which;
+    size_t n = pop3_read(x->engine, &which);
+    for (size_t i = 0; i < n; i++) {
+        buf_addf(text, "%s %zu", i == 0 ? ", read" : "", which[i]);
+    }
+}
+
 static void describe(const struct pop3_adapter *x, const struct pop3_action *a, struct buf *text)
 {
     switch (a->kind) {
@@ -239,6 +257,7 @@ static void describe(const struct pop3_adapter *x, const struct pop3_action *a, 
         break;
     case POP3_CLOSE:
         buf_addf(text, "close %s", pop3_close_text(a->u.close));
+        describe_read(x, text);
         break;
     }
 }
@@ -332,7 +351,8 @@ static bool answer_login(struct pop3_adapter *x, struct span word, struct span t
             return false;
         }
     }
-    pop3_login_answer(x->engine, v, &m, (unsigned)x->options.retention, &x->out);
+    pop3_login_answer(x->engine, v, &m, (unsigned)x->options.retention, x->options.read_days,
+                      &x->out);
     CHECK(!m);
     return true;
 }

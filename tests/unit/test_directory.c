@@ -14,11 +14,12 @@ static struct entry *mailbox(void)
 {
     struct entry *e = entry_new(ENTRY_MAILBOX);
     e->mailbox_id = UINT64_MAX - 5;
-    e->state = ACCOUNT_SUSPENDED;
+    e->state = ACCOUNT_REMOVED;
     e->max_octets = 1ULL << 40;
     e->max_messages = 12345;
     e->max_size = 50 << 20;
     e->retention_days = 70000;
+    e->read_days = 5;
     strcpy(e->hash, "$y$j9T$abc$defghi");
     strcpy(e->scram, "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy");
     return e;
@@ -44,6 +45,7 @@ static void assert_same(const struct entry *a, const struct entry *b)
     assert_int_equal(a->max_messages, b->max_messages);
     assert_int_equal(a->max_size, b->max_size);
     assert_int_equal(a->retention_days, b->retention_days);
+    assert_int_equal(a->read_days, b->read_days);
     assert_string_equal(a->hash, b->hash);
     assert_string_equal(a->scram, b->scram);
     assert_int_equal(a->n, b->n);

@@ -199,10 +199,12 @@ static void open_index(uint64_t timeout_ms)
 /* Mailboxes 1 to n without limits. */
 static void make_mailboxes(unsigned n)
 {
-    postgres_sql(server,
-                 "TRUNCATE mailbox, account, address, message, ledger, blob_shared, volume;"
-                 "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
-                 n);
+    postgres_sql(
+        server,
+        "TRUNCATE mailbox, account, address, message, ledger, blob_shared, volume, read_mark,"
+        " removed;"
+        "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
+        n);
 }
 
 static void assert_counters_exact(void)
@@ -920,7 +922,7 @@ static void test_lookup(void **state)
     (void)state;
     postgres_sql(
         server, "UPDATE mailbox SET max_octets = 1000, max_messages = 20, max_size = 300, state = 1"
-                ", retention_days = 30 WHERE mailbox_id = 7;"
+                ", retention_days = 30, read_days = 4 WHERE mailbox_id = 7;"
                 "INSERT INTO account (mailbox_id, addr, hash, scram)"
                 " VALUES (7, 'a@x.org', '$y$hash', 'SCRAM-SHA-256$one SCRAM-SHA-1$two');"
                 "INSERT INTO address VALUES ('a@x.org', 'x.org', 7, NULL),"
@@ -947,6 +949,7 @@ static void test_lookup(void **state)
     assert_int_equal(e->max_messages, 20);
     assert_int_equal(e->max_size, 300);
     assert_int_equal(e->retention_days, 30);
+    assert_int_equal(e->read_days, 4);
     assert_string_equal(e->hash, "$y$hash");
     assert_string_equal(e->scram, "SCRAM-SHA-256$one SCRAM-SHA-1$two");
     assert_int_equal(a.entries[4]->kind, ENTRY_DOMAIN);
@@ -1015,7 +1018,7 @@ static void test_volumes(void **state)
     assert_int_equal(a.volumes[1].free_floor, 9);
 }
 
-static void assert_retention(uint32_t least, bool differs)
+static void assert_retention(int32_t least, bool differs)
 {
     struct answer a = { 0 };
     index_fleet(ix, on_fleet, &a);
@@ -1027,15 +1030,21 @@ static void assert_retention(uint32_t least, bool differs)
 static void test_retention(void **state)
 {
     (void)state;
-    assert_retention(0, false);
+    assert_retention(-1, false);
     postgres_sql(server, "UPDATE mailbox SET retention_days = 30");
     assert_retention(30, false);
     postgres_sql(server, "UPDATE mailbox SET retention_days = 0 WHERE mailbox_id = 3");
     assert_retention(30, true);
     postgres_sql(server, "UPDATE mailbox SET retention_days = 7 WHERE mailbox_id = 3");
     assert_retention(7, true);
+    postgres_sql(server, "UPDATE mailbox SET read_days = 9");
+    assert_retention(7, true);
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 0");
+    assert_retention(9, false);
+    postgres_sql(server, "UPDATE mailbox SET read_days = 0 WHERE mailbox_id = 3");
+    assert_retention(0, true);
     postgres_sql(server, "DELETE FROM mailbox");
-    assert_retention(0, false);
+    assert_retention(-1, false);
 }
 
 static bool keyless(void)
@@ -1061,20 +1070,23 @@ static void test_keyless(void **state)
     assert_false(keyless());
 }
 
-/* Three looks at the index, though the statistics are of when no mailbox had a retention. */
+/* Three looks at each index, though the statistics are of when no mailbox had a retention. */
 static void test_retention_is_cheap(void **state)
 {
     (void)state;
     postgres_sql(server, "INSERT INTO mailbox (mailbox_id) SELECT generate_series(21, 20000)");
     postgres_sql(server, "ANALYZE mailbox");
-    postgres_sql(server, "UPDATE mailbox SET retention_days = 30");
+    postgres_sql(server, "UPDATE mailbox SET retention_days = 30, read_days = 40");
     postgres_sql(server, "SELECT pg_stat_force_next_flush()");
     postgres_sql(server, "SELECT pg_stat_reset_single_table_counters('mailbox'::regclass),"
-                         " pg_stat_reset_single_table_counters('mailbox_retention'::regclass)");
+                         " pg_stat_reset_single_table_counters('mailbox_retention'::regclass),"
+                         " pg_stat_reset_single_table_counters('mailbox_read'::regclass)");
     assert_retention(30, false);
     index_close(&ix); /* a backend that ends has told what it read */
     wait_until("SELECT idx_scan / 3 FROM pg_stat_all_indexes"
                " WHERE indexrelname = 'mailbox_retention'");
+    wait_until("SELECT idx_scan / 3 FROM pg_stat_all_indexes"
+               " WHERE indexrelname = 'mailbox_read'");
     assert_int_equal(postgres_sql(server, "SELECT seq_scan FROM pg_stat_all_tables"
                                           " WHERE relname = 'mailbox'"),
                      0);
@@ -1240,6 +1252,154 @@ static void test_expire_spares(void **state)
     assert_int_equal(postgres_sql(server, "SELECT sum(version) FROM mailbox"), 0);
 }
 
+/* Marks of messages that were read so many days ago at day 100: place, days. */
+static void make_marks(uint64_t mailbox_id, const char *marks)
+{
+    postgres_sql(server,
+                 "INSERT INTO read_mark SELECT %llu, seq, ms_time((100 - days::bigint) * %lld)"
+                 "  FROM (VALUES %s) AS m (seq, days)",
+                 (unsigned long long)mailbox_id, DAY_MS, marks);
+}
+
+static long long count(const char *what)
+{
+    return postgres_sql(server, "SELECT count(*) FROM %s", what);
+}
+
+static void test_mark_read(void **state)
+{
+    (void)state;
+    const size_t which[] = { 0, 1 };
+    struct answer a = { 0 }, b = { 0 };
+    delivered_to(1, 10);
+    delivered_to(1, 20);
+    delivered_to(1, 30);
+    struct maildrop *m = list(1);
+    /* Another message in the same place, as after a restore, was not read. */
+    m->msgs[1].id.b[15] ^= 1;
+    index_mark_read(ix, 1, m->msgs, which, 2, on_done, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    assert_int_equal(count("read_mark"), 0); /* it has no rule */
+    postgres_sql(server, "UPDATE mailbox SET read_days = 0 WHERE mailbox_id = 1");
+    index_mark_read(ix, 1, m->msgs, which, 2, on_done, &b);
+    assert_int_equal(wait_for(&b), ERR_OK);
+    maildrop_free(&m);
+    assert_int_equal(count("read_mark"), 1);
+    assert_int_equal(count("read_mark WHERE mailbox_id = 1 AND seq = 1"
+                           " AND abs(extract(epoch FROM now() - read_at)) < 600"),
+                     1);
+    /* The first time counts. */
+    postgres_sql(server, "UPDATE read_mark SET read_at = ms_time(5)");
+    postgres_sql(server, "SELECT mark_read(1, ARRAY[seq], ARRAY[blob_id], 9) FROM message");
+    assert_int_equal(count("read_mark WHERE read_at = ms_time(5)"), 1);
+    assert_int_equal(count("read_mark WHERE read_at = ms_time(9)"), 2);
+}
+
+/* Whichever of the two rules is over first; what was not read follows the first alone. */
+static void test_expire_read(void **state)
+{
+    (void)state;
+    postgres_sql(server,
+                 "UPDATE mailbox SET retention_days = 30, read_days = 7 WHERE mailbox_id = 1;"
+                 "UPDATE mailbox SET read_days = 0 WHERE mailbox_id = 2");
+    make_messages(1, "90, 20, 20, 20, 20, 40");
+    make_messages(2, "90, 80, 1");
+    make_messages(3, "90");
+    make_marks(1, "(2, 8), (3, 7), (4, 6), (6, 1), (800, 8), (801, 6)");
+    make_marks(2, "(3, 0)");
+    make_marks(3, "(1, 90)");
+    assert_int_equal(expire(1, 3), 3);
+    assert_int_equal(expire(1, 3), 1);
+    assert_int_equal(expire(1, 3), 0);
+    assert_int_equal(expire(2, 3), 1);
+    assert_int_equal(expire(3, 3), 0);
+    assert_int_equal(count("message WHERE mailbox_id = 1 AND seq IN (4, 5)"), 2);
+    assert_int_equal(count("message WHERE mailbox_id = 2 AND seq IN (1, 2)"), 2);
+    assert_int_equal(count("ledger WHERE by_whom = 'expired'"), 5);
+    /* No mark is left of what has gone: one that comes back is as new. */
+    assert_int_equal(count("read_mark WHERE mailbox_id = 1 AND seq IN (4, 801)"), 2);
+    assert_int_equal(count("read_mark"), 3);
+    assert_counters_exact();
+}
+
+static void test_expire_read_spares(void **state)
+{
+    (void)state;
+    make_messages(1, "90");
+    make_messages(2, "90");
+    make_marks(1, "(1, 90)");
+    make_marks(2, "(1, 90)");
+    postgres_sql(server, "UPDATE mailbox SET read_days = 1, state = 2 WHERE mailbox_id = 2");
+    assert_int_equal(expire(1, 9), 0);
+    assert_int_equal(expire(2, 9), 0);
+    assert_int_equal(count("read_mark"), 2);
+}
+
+/* --- removing --------------------------------------------------------------------------------- */
+
+#define DENIED(sql)                                                                                \
+    do {                                                                                           \
+        PGresult *denied_ = PQexec(postgres_conn(server), sql);                                    \
+        assert_string_equal(PQresultErrorField(denied_, PG_DIAG_SQLSTATE), "MF002");               \
+        PQclear(denied_);                                                                          \
+    } while (0)
+
+#define REMOVE "SELECT remove_account(1, 'a@x.org', ARRAY['b@x.org'], '{}', 1000, 5000, 'operator')"
+
+static void test_remove_account(void **state)
+{
+    (void)state;
+    delivered_to(1, 10);
+    delivered_to(1, 20);
+    postgres_sql(server, "UPDATE mailbox SET state = 1 WHERE mailbox_id = 1");
+    postgres_sql(server, REMOVE);
+    DENIED(REMOVE);
+    DENIED("SELECT remove_account(999, 'a@x.org', '{}', '{}', 1000, 5000, 'operator')");
+    assert_int_equal(count("removed WHERE mailbox_id = 1 AND msgs = 2 AND octets = 30"
+                           " AND purge_after = ms_time(6000) AND purged_at IS NULL"),
+                     1);
+    struct pointer p = new_pointer(10);
+    assert_int_equal(deliver(&p, (const uint64_t[]){ 1 }, 1, true).err, ERR_LIMIT);
+    assert_int_equal(list_count(1), 2);
+    /* Not before its time. */
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 5999, 1000, 9)"), 0);
+    DENIED("SELECT purge_end(1, 5999, 1000)");
+    /* It is suspended again, as it was. */
+    postgres_sql(server, "SELECT restore_account(1, 5999)");
+    DENIED("SELECT restore_account(1, 5999)");
+    assert_int_equal(postgres_sql(server, "SELECT state FROM mailbox WHERE mailbox_id = 1"), 1);
+    assert_int_equal(count("removed"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 9999, 1000, 9)"), 0);
+    DENIED("SELECT purge_end(1, 9999, 1000)");
+    assert_int_equal(list_count(1), 2);
+}
+
+static void test_purge(void **state)
+{
+    (void)state;
+    postgres_sql(server, "INSERT INTO account (mailbox_id, addr) VALUES (1, 'a@x.org');"
+                         "UPDATE mailbox SET read_days = 3 WHERE mailbox_id = 1");
+    make_messages(1, "90, 80, 70");
+    make_marks(1, "(1, 90), (9, 90)");
+    postgres_sql(server, REMOVE);
+    DENIED("SELECT restore_account(1, 6000)");
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 6000, 1000, 2)"), 2);
+    assert_counters_exact();
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 6000, 1000, 2)"), 1);
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 6000, 1000, 2)"), 0);
+    postgres_sql(server, "SELECT purge_end(1, 7000, 1000)");
+    DENIED("SELECT purge_end(1, 8000, 1000)");
+    DENIED("SELECT restore_account(1, 5000)");
+    assert_int_equal(postgres_sql(server, "SELECT purge_page(1, 9000, 1000, 2)"), 0);
+    assert_int_equal(count("ledger WHERE by_whom = 'removed by operator'"
+                           " AND unlink_after = ms_time(7000)"),
+                     3);
+    assert_int_equal(count("removed WHERE purged_at = ms_time(7000) AND msgs = 3"), 1);
+    assert_int_equal(count("mailbox WHERE mailbox_id = 1"), 0);
+    assert_int_equal(count("account"), 0);
+    assert_int_equal(count("read_mark"), 0);
+}
+
 static void test_remove_mailbox(void **state)
 {
     (void)state;
@@ -1294,6 +1454,11 @@ int main(void)
         TEST(test_shared_counts_down_once),
         TEST(test_expire),
         TEST(test_expire_spares),
+        TEST(test_mark_read),
+        TEST(test_expire_read),
+        TEST(test_expire_read_spares),
+        TEST(test_remove_account),
+        TEST(test_purge),
         TEST(test_remove_mailbox),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -72,7 +72,7 @@ static void login(struct fixture *f, size_t n, uint32_t size)
     say(f, "USER a\r\n");
     buf_clear(&f->out);
     assert_int_equal(say(f, "PASS b\r\n").kind, POP3_LOGIN);
-    pop3_login_answer(f->p, LOGIN_OK, &m, 0, &f->out);
+    pop3_login_answer(f->p, LOGIN_OK, &m, 0, -1, &f->out);
     assert_null(m);
     assert_non_null(pop3_maildrop(f->p));
     buf_clear(&f->out);
@@ -307,7 +307,7 @@ static void wipes_the_password(void **state)
         assert_int_equal(a.kind, POP3_LOGIN);
         assert_true(span_eq(a.u.login.user, SPAN("alice")));
         assert_true(span_eq(a.u.login.password, SPAN("sesame")));
-        pop3_login_answer(f.p, verdicts[i], &m, 0, &f.out);
+        pop3_login_answer(f.p, verdicts[i], &m, 0, -1, &f.out);
         check_wiped(a.u.login.password);
         fixture_fini(&f);
     }
@@ -328,7 +328,7 @@ static void wipes_each_response(void **state)
     pop3_auth_invalid(f.p, &f.out);
     check_wiped(a.u.auth.response);
     a = say(&f, "AUTH PLAIN c2VzYW1l\r\n");
-    pop3_login_answer(f.p, LOGIN_DENIED, &m, 0, &f.out);
+    pop3_login_answer(f.p, LOGIN_DENIED, &m, 0, -1, &f.out);
     check_wiped(a.u.auth.response);
     a = say(&f, "AUTH PLAIN c2VzYW1l\r\n");
     fixture_fini(&f);
@@ -393,7 +393,7 @@ static void eats_nothing_behind_a_response(void **state)
     assert_true(span_eq(in, SPAN("STAT\r\n")));
     assert_true(span_eq(buf_span(&f.out), SPAN("+ \r\n")));
     buf_clear(&f.out);
-    pop3_login_answer(f.p, LOGIN_OK, &m, 0, &f.out);
+    pop3_login_answer(f.p, LOGIN_OK, &m, 0, -1, &f.out);
     assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_NEED_INPUT);
     assert_true(span_eq(buf_span(&f.out), SPAN("+OK 1 messages, 1 octets\r\n+OK 1 1\r\n")));
     fixture_fini(&f);

@@ -7,15 +7,37 @@
 #include "base/check.h"
 #include "commands.h"
 #include "quota.h"
+#include "removal.h"
 #include "secret.h"
 #include "store/directory.h"
 #include "table.h"
 
-/* The account that the first word names; EX_OK, or a code after a message. */
+/* The account that the first word names, be it removed; EX_OK, or a code after a message. */
+static int find_any(struct admin *a, const struct args *args, struct address *addr,
+                    uint64_t *mailbox_id)
+{
+    return admin_address(args->v[0], addr) ? admin_mailbox(a, addr, mailbox_id) : EX_DATAERR;
+}
+
+/* Likewise, but one that can be changed. */
 static int find_account(struct admin *a, const struct args *args, struct address *addr,
                         uint64_t *mailbox_id)
 {
-    return admin_address(args->v[0], addr) ? admin_mailbox(a, addr, mailbox_id) : EX_DATAERR;
+    int code = find_any(a, args, addr, mailbox_id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "SELECT 1 FROM mailbox WHERE mailbox_id = $1 AND state = $2");
+    pg_i64(a->batch, (int64_t)*mailbox_id);
+    pg_i64(a->batch, ACCOUNT_REMOVED);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    if (admin_rows(a, 0) > 0) {
+        return admin_fail(EX_NOUSER, "%s: was removed: mailfleet account restore %s", addr->canon,
+                          addr->canon);
+    }
+    return EX_OK;
 }
 
 static int change_account(struct admin *a, const struct address *addr)
@@ -35,7 +57,7 @@ static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mai
 {
     struct span domain = span_str(addr->canon + addr->canon_local + 1);
     admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size, "
-                 "retention_days FROM domain WHERE name = $1");
+                 "retention_days, read_days FROM domain WHERE name = $1");
     pg_text(a->batch, domain);
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, addr->canon);
@@ -60,7 +82,10 @@ int command_account_add(struct admin *a, const struct args *args)
     if (!admin_address(args->v[0], &addr) || !quota_parse(args, &q)) {
         return EX_DATAERR;
     }
-    int code = new_mailbox(a, &addr, &id, limits);
+    int code = removal_check(a, args, &addr);
+    if (code == EX_OK) {
+        code = new_mailbox(a, &addr, &id, limits);
+    }
     if (code == EX_OK) {
         code = secret_new(a, args, &s);
     }
@@ -68,10 +93,10 @@ int command_account_add(struct admin *a, const struct args *args)
         return code;
     }
     admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size, "
-                 "retention_days) VALUES ($1, $2, $3, $4, $5::bigint)");
+                 "retention_days, read_days) VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint)");
     pg_i64(a->batch, id);
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
-        pg_i64(a->batch, q.given[i] ? (int64_t)q.value[i] : limits[i]);
+        pg_i64(a->batch, q.given[i] ? q.value[i] : limits[i]);
     }
     admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash, scram) VALUES ($1, $2, $3, $4)");
     pg_i64(a->batch, id);
@@ -122,7 +147,8 @@ int command_account_quota(struct admin *a, const struct args *args)
     admin_sql(a, "UPDATE mailbox SET max_octets = coalesce($2::bigint, max_octets), "
                  "max_messages = coalesce($3::bigint, max_messages), "
                  "max_size = coalesce($4::bigint, max_size), "
-                 "retention_days = coalesce($5::bigint, retention_days) WHERE mailbox_id = $1");
+                 "retention_days = coalesce($5::bigint, retention_days), "
+                 "read_days = coalesce($6::bigint, read_days) WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)id);
     quota_sql(&q, a->batch);
     return change_account(a, &addr);
@@ -131,17 +157,25 @@ int command_account_quota(struct admin *a, const struct args *args)
 int command_account_retention(struct admin *a, const struct args *args)
 {
     struct address addr;
-    uint64_t id, days;
-    if (!retention_parse(args->v[1], &days)) {
+    uint64_t id;
+    int64_t days, read_days;
+    const char *read = args->opt[ARG_read_retention];
+    if (!retention_parse(args->v[1], &days) || (read && !read_retention_parse(read, &read_days))) {
         return EX_DATAERR;
     }
     int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "UPDATE mailbox SET retention_days = $2::bigint WHERE mailbox_id = $1");
+    admin_sql(a, "UPDATE mailbox SET retention_days = $2::bigint, "
+                 "read_days = coalesce($3::bigint, read_days) WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)id);
-    pg_i64(a->batch, (int64_t)days);
+    pg_i64(a->batch, days);
+    if (read) {
+        pg_i64(a->batch, read_days);
+    } else {
+        pg_null(a->batch);
+    }
     return change_account(a, &addr);
 }
 
@@ -153,10 +187,16 @@ static int set_state(struct admin *a, const struct args *args, enum account_stat
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "UPDATE mailbox SET state = $2::bigint WHERE mailbox_id = $1");
+    admin_sql(a, "UPDATE mailbox SET state = $2::bigint WHERE mailbox_id = $1 AND state <> $3 "
+                 "RETURNING 1");
     pg_i64(a->batch, (int64_t)id);
     pg_i64(a->batch, state);
-    return change_account(a, &addr);
+    pg_i64(a->batch, ACCOUNT_REMOVED);
+    code = change_account(a, &addr);
+    if (code == EX_OK && admin_rows(a, 0) == 0) {
+        return admin_fail(EX_NOUSER, "%s: was removed just now", addr.canon);
+    }
+    return code;
 }
 
 int command_account_suspend(struct admin *a, const struct args *args)
@@ -167,35 +207,6 @@ int command_account_suspend(struct admin *a, const struct args *args)
 int command_account_resume(struct admin *a, const struct args *args)
 {
     return set_state(a, args, ACCOUNT_ACTIVE);
-}
-
-int command_account_remove(struct admin *a, const struct args *args)
-{
-    struct address addr;
-    uint64_t id;
-    char who[64];
-    int code = find_account(a, args, &addr, &id);
-    if (code != EX_OK) {
-        return code;
-    }
-    admin_who(who);
-    admin_sql(a, "SELECT remove_mailbox($1, $2, $3, $4)");
-    pg_i64(a->batch, (int64_t)id);
-    pg_i64(a->batch, admin_now());
-    pg_i64(a->batch, (int64_t)a->config->spool_grace);
-    pg_text(a->batch, span_str(who));
-    admin_sql(a, "DELETE FROM address WHERE mailbox_id = $1");
-    pg_i64(a->batch, (int64_t)id);
-    const struct cache_key keys[] = {
-        { .kind = CACHE_ADDRESS, .address = span_str(addr.canon) },
-        { .kind = CACHE_LIST, .mailbox_id = id },
-    };
-    if (admin_run_change(a, keys, ARRAY_LEN(keys)) != ERR_OK) {
-        return admin_fail_reply(a, addr.canon);
-    }
-    admin_say("%s removed; %lld messages are in the ledger", addr.canon,
-              (long long)pg_get_i64(admin_result(a, 0), 0, 0));
-    return EX_OK;
 }
 
 /* --- showing --------------------------------------------------------------------------------- */
@@ -210,6 +221,7 @@ static const struct column columns[] = {
     { "max_octets", "MAX OCTETS", COLUMN_NUMBER },
     { "max_size", "MAX SIZE", COLUMN_NUMBER },
     { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
+    { "read_days", "WHEN READ", COLUMN_NUMBER },
     { "password", "PASSWORD", COLUMN_FLAG },
     { "scram", "SCRAM", COLUMN_TEXT },
 };
@@ -220,22 +232,35 @@ static const struct column columns[] = {
 
 #define ACCOUNT_COLUMNS                                                                            \
     "SELECT c.addr, b.mailbox_id, b.state, b.msgs, b.octets, b.max_messages, b.max_octets, "       \
-    "b.max_size, b.retention_days, c.hash <> '', concat_ws(' ', "                                  \
+    "b.max_size, b.retention_days, b.read_days, c.hash <> '', concat_ws(' ', "                     \
     "CASE WHEN " HAS_SHA_256 " THEN 'SHA-256' END, CASE WHEN " HAS_SHA_1 " THEN 'SHA-1' END) "     \
     "FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "
+
+static struct span state_name(int64_t state)
+{
+    switch (state) {
+    case ACCOUNT_ACTIVE:
+        return SPAN("active");
+    case ACCOUNT_REMOVED:
+        return SPAN("removed");
+    default:
+        return SPAN("suspended");
+    }
+}
 
 static void add_account(struct table *t, const PGresult *r, int row)
 {
     table_text(t, pg_get_span(r, row, 0));
     table_number(t, (uint64_t)pg_get_i64(r, row, 1));
-    table_text(t, pg_get_i64(r, row, 2) == ACCOUNT_ACTIVE ? SPAN("active") : SPAN("suspended"));
+    table_text(t, state_name(pg_get_i64(r, row, 2)));
     table_number(t, (uint64_t)pg_get_i64(r, row, 3));
     table_number(t, (uint64_t)pg_get_i64(r, row, 4));
     for (int c = 5; c < 9; c++) {
         table_limit(t, (uint64_t)pg_get_i64(r, row, c));
     }
-    table_flag(t, pg_get_i64(r, row, 9) != 0);
-    struct span scram = pg_get_span(r, row, 10);
+    table_days(t, pg_get_i64(r, row, 9));
+    table_flag(t, pg_get_i64(r, row, 10) != 0);
+    struct span scram = pg_get_span(r, row, 11);
     scram.n ? table_text(t, scram) : table_none(t);
 }
 
@@ -243,7 +268,7 @@ int command_account_show(struct admin *a, const struct args *args)
 {
     struct address addr;
     uint64_t id;
-    int code = find_account(a, args, &addr, &id);
+    int code = find_any(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "commands.h"
+#include "removal.h"
 #include "table.h"
 
 struct targets {
@@ -44,9 +45,13 @@ static int change_alias(struct admin *a, const struct address *alias)
     return EX_OK;
 }
 
-static int add_targets(struct admin *a, const struct address *alias, const struct targets *t)
+static int add_targets(struct admin *a, const struct args *args, const struct address *alias,
+                       const struct targets *t)
 {
     int code = admin_check_domains(a, alias, 1);
+    if (code == EX_OK) {
+        code = removal_check(a, args, alias);
+    }
     if (code == EX_OK) {
         code = admin_check_domains(a, t->parsed, t->n);
     }
@@ -74,7 +79,7 @@ int command_alias_add(struct admin *a, const struct args *args)
     if (!admin_address(args->v[0], &alias) || !targets_parse(args, &t)) {
         return EX_DATAERR;
     }
-    int code = add_targets(a, &alias, &t);
+    int code = add_targets(a, args, &alias, &t);
     targets_free(&t);
     return code;
 }

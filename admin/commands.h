@@ -17,8 +17,10 @@ command_fn command_init, command_migrate, command_check, command_settings, comma
 command_fn command_domain_add, command_domain_set, command_domain_remove, command_domain_list;
 /* account.c */
 command_fn command_account_add, command_account_passwd, command_account_quota,
-    command_account_suspend, command_account_resume, command_account_remove, command_account_show,
-    command_account_list, command_account_retention, command_account_count;
+    command_account_suspend, command_account_resume, command_account_show, command_account_list,
+    command_account_retention, command_account_count;
+/* removal.c */
+command_fn command_account_remove, command_account_restore, command_account_receipt;
 /* alias.c */
 command_fn command_alias_add, command_alias_remove, command_alias_list;
 /* volume.c */

@@ -64,9 +64,9 @@ int command_domain_add(struct admin *a, const struct args *args)
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "INSERT INTO domain (name, max_octets, max_messages, max_size, retention_days) "
-                 "VALUES ($1, coalesce($2::bigint, 0), coalesce($3::bigint, 0), "
-                 "coalesce($4::bigint, 0), coalesce($5::bigint, 0))");
+    admin_sql(a, "INSERT INTO domain (name, max_octets, max_messages, max_size, retention_days, "
+                 "read_days) VALUES ($1, coalesce($2::bigint, 0), coalesce($3::bigint, 0), "
+                 "coalesce($4::bigint, 0), coalesce($5::bigint, 0), coalesce($6::bigint, -1))");
     pg_text(a->batch, span_str(at + 1));
     quota_sql(&q, a->batch);
     admin_sql(a, "INSERT INTO address (addr, domain, targets) VALUES ($1, $2, $3)");
@@ -94,7 +94,8 @@ int command_domain_set(struct admin *a, const struct args *args)
     admin_sql(a, "UPDATE domain SET max_octets = coalesce($2::bigint, max_octets), "
                  "max_messages = coalesce($3::bigint, max_messages), "
                  "max_size = coalesce($4::bigint, max_size), "
-                 "retention_days = coalesce($5::bigint, retention_days) "
+                 "retention_days = coalesce($5::bigint, retention_days), "
+                 "read_days = coalesce($6::bigint, read_days) "
                  "WHERE name = $1 RETURNING 1");
     pg_text(a->batch, span_str(at + 1));
     quota_sql(&q, a->batch);
@@ -146,11 +147,12 @@ int command_domain_list(struct admin *a, const struct args *args)
         { "max_messages", "MESSAGES", COLUMN_NUMBER },
         { "max_size", "MESSAGE SIZE", COLUMN_NUMBER },
         { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
+        { "read_days", "WHEN READ", COLUMN_NUMBER },
     };
     (void)args;
     admin_sql(a, "SELECT d.name, coalesce(array_to_string(a.targets, ' '), ''), d.max_octets, "
-                 "d.max_messages, d.max_size, d.retention_days FROM domain d LEFT JOIN address a "
-                 "ON a.addr = '@' || d.name ORDER BY d.name");
+                 "d.max_messages, d.max_size, d.retention_days, d.read_days FROM domain d "
+                 "LEFT JOIN address a ON a.addr = '@' || d.name ORDER BY d.name");
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "domains");
     }
@@ -163,6 +165,7 @@ int command_domain_list(struct admin *a, const struct args *args)
         for (int c = 2; c < 6; c++) {
             table_limit(t, (uint64_t)pg_get_i64(r, i, c));
         }
+        table_days(t, pg_get_i64(r, i, 6));
     }
     table_print(t, a->json, "no domains: mailfleet domain add NAME", stdout);
     table_free(&t);

@@ -1,5 +1,6 @@
 /*
- * expire: moves to the ledger what is older than its mailbox keeps it: the first step of reap.
+ * expire: moves to the ledger what is older than its mailbox keeps it, or was read longer ago: the
+ * first step of reap.
  * Files stay until their grace is over, so a session that is reading reads on.
  */
 #ifndef MAILFLEET_ADMIN_EXPIRE_H

@@ -14,7 +14,7 @@
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
 
 #define LIMIT_ARGS    (ARG_BIT(quota_octets) | ARG_BIT(quota_messages) | ARG_BIT(max_size))
-#define KEEP_ARGS     (LIMIT_ARGS | ARG_BIT(retention))
+#define KEEP_ARGS     (LIMIT_ARGS | ARG_BIT(retention) | ARG_BIT(read_retention))
 #define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash) | ARG_BIT(scram))
 #define VOLUME_ARGS   (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
 
@@ -40,24 +40,28 @@ static const struct command {
     { "domain remove", "NAME", 1, 1, 0, false, command_domain_remove,
       "forget a domain without addresses" },
     { "domain list", "", 0, 0, 0, false, command_domain_list, "list domains" },
-    { "account add", "ADDRESS", 1, 1, KEEP_ARGS | PASSWORD_ARGS, false, command_account_add,
-      "make a mailbox" },
+    { "account add", "ADDRESS", 1, 1, KEEP_ARGS | PASSWORD_ARGS | ARG_BIT(reuse), false,
+      command_account_add, "make a mailbox" },
     { "account passwd", "ADDRESS", 1, 1, PASSWORD_ARGS, false, command_account_passwd,
       "change a password" },
     { "account quota", "ADDRESS", 1, 1, LIMIT_ARGS, false, command_account_quota,
       "change the limits of a mailbox" },
-    { "account retention", "ADDRESS DAYS", 2, 2, 0, false, command_account_retention,
-      "expire messages after so many days, or never" },
+    { "account retention", "ADDRESS DAYS", 2, 2, ARG_BIT(read_retention), false,
+      command_account_retention, "expire messages after so many days, or never" },
     { "account suspend", "ADDRESS", 1, 1, 0, false, command_account_suspend,
       "no logins and no new mail; what is there stays" },
     { "account resume", "ADDRESS", 1, 1, 0, false, command_account_resume, "undo suspend" },
-    { "account remove", "ADDRESS", 1, 1, 0, false, command_account_remove,
-      "end a mailbox; its messages go to the ledger" },
+    { "account remove", "[ADDRESS...]", 0, 1000, ARG_BIT(list) | ARG_BIT(yes), false,
+      command_account_remove, "no logins, no mail, and after a grace no mailbox" },
+    { "account restore", "[ADDRESS...]", 0, 1000, ARG_BIT(list), false, command_account_restore,
+      "undo remove, with its aliases, within the grace" },
+    { "account receipt", "[ADDRESS...]", 0, 1000, ARG_BIT(list), false, command_account_receipt,
+      "tell what went with accounts that were removed" },
     { "account show", "ADDRESS", 1, 1, 0, false, command_account_show, "show a mailbox" },
     { "account list", "[DOMAIN]", 0, 1, 0, false, command_account_list, "list mailboxes" },
     { "account count", "", 0, 0, 0, false, command_account_count,
       "count accounts, and those that can log in by SCRAM" },
-    { "alias add", "ALIAS TARGET...", 2, 1001, 0, false, command_alias_add,
+    { "alias add", "ALIAS TARGET...", 2, 1001, ARG_BIT(reuse), false, command_alias_add,
       "let an address lead to others, or to more of them" },
     { "alias remove", "ALIAS [TARGET...]", 1, 1001, 0, false, command_alias_remove,
       "remove an alias, or some of its targets" },

@@ -5,38 +5,59 @@
 
 #define RETENTION_MOST 3650
 
-bool retention_parse(const char *text, uint64_t *days)
+static bool days_parse(const char *text, unsigned least, int64_t never, int64_t *days)
 {
+    uint64_t n;
     if (strcmp(text, "never") == 0) {
-        *days = 0;
+        *days = never;
         return true;
     }
-    if (span_u64(span_str(text), RETENTION_MOST, days) != ERR_OK || *days == 0) {
-        admin_fail(EX_DATAERR, "%s: a number of days, 1 to %d, or never", text, RETENTION_MOST);
+    if (span_u64(span_str(text), RETENTION_MOST, &n) != ERR_OK || n < least) {
+        admin_fail(EX_DATAERR, "%s: a number of days, %u to %d, or never", text, least,
+                   RETENTION_MOST);
         return false;
     }
+    *days = (int64_t)n;
     return true;
 }
 
-static bool size_parse(const char *text, uint64_t *size)
+bool retention_parse(const char *text, int64_t *days)
 {
-    if (admin_parse_size(text, size) != ERR_OK) {
+    return days_parse(text, 1, 0, days);
+}
+
+bool read_retention_parse(const char *text, int64_t *days)
+{
+    return days_parse(text, 0, -1, days);
+}
+
+static bool size_parse(const char *text, int64_t *size)
+{
+    uint64_t n;
+    if (admin_parse_size(text, &n) != ERR_OK) {
         admin_fail(EX_DATAERR, "%s: a number, with K, M, G or T, or none", text);
         return false;
     }
+    *size = (int64_t)n;
     return true;
 }
 
 bool quota_parse(const struct args *args, struct quota *out)
 {
-    static const enum arg which[QUOTA_COUNT] = { ARG_quota_octets, ARG_quota_messages, ARG_max_size,
-                                                 ARG_retention };
+    static const struct {
+        enum arg option;
+        bool (*parse)(const char *, int64_t *);
+    } kinds[QUOTA_COUNT] = {
+        [QUOTA_OCTETS] = { ARG_quota_octets, size_parse },
+        [QUOTA_MESSAGES] = { ARG_quota_messages, size_parse },
+        [QUOTA_SIZE] = { ARG_max_size, size_parse },
+        [QUOTA_RETENTION] = { ARG_retention, retention_parse },
+        [QUOTA_READ] = { ARG_read_retention, read_retention_parse },
+    };
     *out = (struct quota){ 0 };
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
-        const char *text = args->opt[which[i]];
-        bool (*parse)(const char *, uint64_t *) =
-            i == QUOTA_RETENTION ? retention_parse : size_parse;
-        if (text && !parse(text, &out->value[i])) {
+        const char *text = args->opt[kinds[i].option];
+        if (text && !kinds[i].parse(text, &out->value[i])) {
             return false;
         }
         out->given[i] = text != NULL;
@@ -46,15 +67,19 @@ bool quota_parse(const struct args *args, struct quota *out)
 
 bool quota_any(const struct quota *q)
 {
-    return q->given[QUOTA_OCTETS] || q->given[QUOTA_MESSAGES] || q->given[QUOTA_SIZE] ||
-           q->given[QUOTA_RETENTION];
+    for (size_t i = 0; i < QUOTA_COUNT; i++) {
+        if (q->given[i]) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void quota_sql(const struct quota *q, struct pg_batch *b)
 {
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
         if (q->given[i]) {
-            pg_i64(b, (int64_t)q->value[i]);
+            pg_i64(b, q->value[i]);
         } else {
             pg_null(b);
         }

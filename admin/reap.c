@@ -1,6 +1,7 @@
 /*
  * reap: the one place in mailfleet that unlinks. First expire.c moves to the ledger what is older
- * than its mailbox keeps it. Then it takes the ledger rows whose grace is over, mailbox by mailbox:
+ * than its mailbox keeps it, and purge.c what removed accounts had. Then it takes the ledger rows
+ * whose grace is over, mailbox by mailbox:
  *
  *   claim     the rows are this reaper's; another leaves them alone for STALE_MS
  *   unlink    the file of a row that shares it with nobody
@@ -18,6 +19,7 @@
 #include "base/fault.h"
 #include "commands.h"
 #include "expire.h"
+#include "purge.h"
 #include "store/spool.h"
 #include "table.h"
 
@@ -368,6 +370,9 @@ static int reap_count(struct admin *a)
     uint64_t due = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0), expiring = 0;
     uint64_t octets = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1);
     int code = expire_count(a, &expiring);
+    if (code == EX_OK) {
+        code = purge_count(a);
+    }
     if (code != EX_OK) {
         return code;
     }
@@ -411,6 +416,9 @@ int command_reap(struct admin *a, const struct args *args)
     r->admin = a;
     r->left = limit;
     int code = expire_messages(a, limit, &r->expired);
+    if (code == EX_OK) {
+        code = purge_accounts(a, limit);
+    }
     if (code == EX_OK) {
         code = open_volumes(r);
     }

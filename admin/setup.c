@@ -427,14 +427,22 @@ int command_settings(struct admin *a, const struct args *args)
     return EX_OK;
 }
 
+/* An epoch may begin with a restored database, whose sequence is older than files in the spool that
+ * name mailboxes of after the backup: more than any fleet makes of them between two backups. */
+#define MAILBOX_IDS_SKIPPED 1000000
+
 int command_epoch(struct admin *a, const struct args *args)
 {
     (void)args;
+    /* One at a time, by the lock on the row: setval() must not take back what another has set. */
     admin_sql(a, "UPDATE fleet SET epoch = epoch + 1 RETURNING epoch");
+    admin_sql(a, "SELECT setval('mailbox_ids', nextval('mailbox_ids') + $1)");
+    pg_i64(a->batch, MAILBOX_IDS_SKIPPED);
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, "epoch");
     }
-    admin_say("epoch %lld; every node follows within seconds",
-              (long long)pg_get_i64(admin_result(a, 0), 0, 0));
+    admin_say("epoch %lld; every node follows within seconds; new mailboxes begin behind %lld",
+              (long long)pg_get_i64(admin_result(a, 0), 0, 0),
+              (long long)pg_get_i64(admin_result(a, 1), 0, 0));
     return EX_OK;
 }

@@ -83,6 +83,11 @@ void table_none(struct table *t)
     add_cell(t, mem_strdup("-"))->none = true;
 }
 
+void table_days(struct table *t, int64_t v)
+{
+    v < 0 ? table_none(t) : table_number(t, (uint64_t)v);
+}
+
 void table_limit(struct table *t, uint64_t v)
 {
     v ? table_number(t, v) : table_none(t);

@@ -28,6 +28,8 @@ void table_number(struct table *t, uint64_t v);
 void table_flag(struct table *t, bool v);
 /* A cell that has no value: `-`, null. */
 void table_none(struct table *t);
+/* A number that is never negative but for none. */
+void table_days(struct table *t, int64_t v);
 /* A limit, of which 0 is none. */
 void table_limit(struct table *t, uint64_t v);
 

@@ -521,21 +521,6 @@ class Accounts(AdminTest):
             self.deliver(big, account, node=node)
         self.assertEqual(self.show(account)["messages"], 3)
 
-    def test_remove_is_in_force_at_once(self):
-        account = self.account("removed")
-        self.deliver(HELLO, account)
-        self.warm(account)
-        done = self.run_admin("account", "remove", account.address)
-        self.assertEqual(done.returncode, EX_OK)
-        self.assertIn("1 messages are in the ledger", done.stderr)
-        self.refused_everywhere(account)
-        self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [550, 550])
-        self.fails(EX_NOUSER, "no such account", "account", "show", account.address)
-        self.fails(EX_NOUSER, "no such account", "account", "remove", account.address)
-        again = self.account("removed")
-        self.assertEqual(self.mailbox(again), [])
-        self.assertEqual(self.mailbox(again, node=1), [])
-
     def test_a_new_account_is_there_at_once(self):
         address = f"later@{DOMAIN}"
         for node in 0, 1:
@@ -662,7 +647,8 @@ class Accounts(AdminTest):
         self.fails(EX_NOHOST, "foreign.test", "domain", "set", DOMAIN, "--catch-all",
                    "a@foreign.test")
         self.assertEqual(self.json("alias", "list", DOMAIN), [])
-        for words in (("domain", "set", "foreign.test", "--max-size", "1M"),
+        for words in (("account", "restore", f"nobody@{DOMAIN}"),
+                      ("domain", "set", "foreign.test", "--max-size", "1M"),
                       ("domain", "remove", "foreign.test"),
                       ("volume", "set", "99", "--weight", "1"),
                       *(("account", word, f"nobody@{DOMAIN}")
@@ -680,7 +666,7 @@ class Accounts(AdminTest):
         self.ok("alias", "add", f"taken@{DOMAIN}", self.alice.address)
         self.fails(EX_CANTCREAT, "exists already", "account", "add", f"taken@{DOMAIN}",
                    "--password-stdin", stdin="secret\n")
-        for word in "show", "suspend", "remove":
+        for word in "show", "suspend", "remove", "restore":
             self.fails(EX_NOUSER, "an alias, not an account", "account", word, f"taken@{DOMAIN}")
         self.ok("alias", "remove", f"taken@{DOMAIN}")
         # A refused account leaves nothing behind.
@@ -735,8 +721,11 @@ class Accounts(AdminTest):
                 documented[name] = (command.endswith("*"), re.split(r",\s+", keys))
         self.ok("alias", "add", f"shown@{DOMAIN}", self.alice.address)
         self.deliver(HELLO, self.alice)
-        words = {"account show": [self.alice.address], "messages": [self.alice.address]}
-        self.assertEqual(len(documented), 11)
+        gone = self.account("documented")
+        self.ok("account", "remove", gone.address, "--yes")
+        words = {"account show": [self.alice.address], "messages": [self.alice.address],
+                 "account receipt": [gone.address]}
+        self.assertEqual(len(documented), 12)
         for name, (one, keys) in documented.items():
             with self.subTest(command=name):
                 shown = self.json(*name.split(), *words.get(name, []))
@@ -852,7 +841,8 @@ class Reaper(AdminTest):
         before = set(self.spool_files())
         self.deliver(HELLO, account)
         files = set(self.spool_files()) - before
-        self.ok("account", "remove", account.address)
+        self.ok("account", "remove", account.address, "--yes")
+        self.fleet.sql("UPDATE removed SET purge_after = now()")
         self.assertEqual(self.reap()["files"], 0)
         self.pass_time(15 * self.DAY)
         self.assertEqual(self.reap(), {"expired": 0, "rows": 1, "files": 1, "failed": 0})

@@ -156,7 +156,7 @@ class Gate(harness.FleetTest):
         self.assertEqual(self.stored(), 1)
 
         # A mailbox that is not there: nothing is lost, and nobody gets it instead.
-        self.fleet.admin("account", "remove", abuse.address)
+        self.fleet.admin("account", "remove", abuse.address, "--yes")
         with self.counted(self.second, smtp_deferred=1), self.smtp(1) as smtp, \
                 self.refused(451, "4.3.0"):
             smtp.deliver(SPAM, [self.user.address])

@@ -27,6 +27,10 @@ command_fn command_alias_add, command_alias_remove, command_alias_list;
 command_fn command_volume_add, command_volume_list, command_volume_set;
 /* messages.c */
 command_fn command_messages;
+/* import.c */
+command_fn command_import;
+/* export.c */
+command_fn command_export;
 /* reap.c */
 command_fn command_reap;
 

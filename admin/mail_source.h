@@ -11,10 +11,11 @@
 #include "base/span.h"
 
 struct source_message {
-    char uidl[71];   /* RFC 1939, section 7; never empty, unique in its list */
-    uint64_t size;   /* octets as the old server sends it: lines end with CRLF */
-    int64_t time_ms; /* when it arrived, since 1970; 0: not known */
-    bool size_known; /* false: size is found out by reading */
+    char uidl[71];     /* RFC 1939, section 7; never empty, unique in its list */
+    uint64_t size;     /* octets as the old server sends it: lines end with CRLF */
+    int64_t time_ms;   /* when it arrived, since 1970; 0: not known */
+    bool size_known;   /* false: size is found out by reading */
+    bool uidl_changed; /* no UIDL of RFC 1939, or not the only one: it could not be kept */
 };
 
 struct mail_source;
@@ -40,7 +41,7 @@ struct source_options {
     const char *address;  /* the account, for URLs and logins; its @ and the rest are part of it */
     const char *password; /* pop3: of the account, or of the master; NULL: none */
     const char *master;   /* pop3: log in as ADDRESS*master; NULL: as ADDRESS */
-    const char *format;   /* maildir: how the old server made UIDLs; NULL: found out */
+    const char *format;   /* how the old server made UIDLs; NULL: found out */
 };
 
 /*

@@ -16,7 +16,9 @@
 #define LIMIT_ARGS    (ARG_BIT(quota_octets) | ARG_BIT(quota_messages) | ARG_BIT(max_size))
 #define KEEP_ARGS     (LIMIT_ARGS | ARG_BIT(retention) | ARG_BIT(read_retention))
 #define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash) | ARG_BIT(scram))
-#define VOLUME_ARGS   (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
+#define MOVE_ARGS                                                                                  \
+    (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master))
+#define VOLUME_ARGS (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
 
 static const struct command {
     const char *name;  /* one or two words */
@@ -73,6 +75,10 @@ static const struct command {
       "change state, weight or free-space floor" },
     { "messages", "ADDRESS", 1, 1, ARG_BIT(limit), false, command_messages,
       "list the pointers of a mailbox" },
+    { "import", "URL [ADDRESS]", 1, 2, MOVE_ARGS | ARG_BIT(rate) | ARG_BIT(yes), false,
+      command_import, "bring mail in: maildir:/path, mbox:/path, pop3://host" },
+    { "export", "ADDRESS PATH", 2, 2, ARG_BIT(format), false, command_export,
+      "write a mailbox out as a Maildir or mbox" },
     { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(dry_run), false, command_reap,
       "expire messages, and unlink the files that the grace period has released" },
 };

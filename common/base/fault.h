@@ -24,6 +24,8 @@
     X(purge_ended, "the rows of a removed account are gone, the receipt says so") \
     X(reap_claimed, "the reaper has claimed rows, nothing is unlinked yet")   \
     X(reap_unlinked, "the reaper has unlinked a file, its row still stands")  \
+    X(import_written, "files of an import are durable, their pointers are not committed") \
+    X(import_committed, "pointers of an import are committed, the rest is to come") \
     X(sandbox_probe, "a worker that starts tries what it must not be able to do")
 
 enum fault {

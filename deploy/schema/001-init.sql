@@ -189,6 +189,7 @@ CREATE TABLE ledger_past (
     seq        bigint      NOT NULL,
     size       integer     NOT NULL,
     volume_id  smallint    NOT NULL,
+    uidl       text        NOT NULL DEFAULT '', -- so that an import does not bring it back
     deleted_at timestamptz NOT NULL,
     by_whom    text        NOT NULL,
     unlinked_at timestamptz NOT NULL,
@@ -372,6 +373,74 @@ BEGIN
     END IF;
     RETURN EXISTS (SELECT FROM ledger l
                     WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq > 0);
+END $$;
+
+-- Which of these UIDLs the mailbox has, or had: what its user deleted does not come back by being
+-- imported again. ids: the ids that they are the text of; the nil uuid for the others.
+CREATE FUNCTION known_uidls(box bigint, uidls text[], ids uuid[]) RETURNS SETOF text
+STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    SELECT w.uidl FROM unnest(uidls) w (uidl)
+     WHERE w.uidl IN (SELECT m.uidl FROM message m WHERE m.mailbox_id = box AND m.uidl <> ''
+                      UNION ALL
+                      SELECT l.uidl FROM ledger l
+                       WHERE l.mailbox_id = box AND l.seq > 0 AND l.uidl <> ''
+                      UNION ALL
+                      SELECT p.uidl FROM ledger_past p
+                       WHERE p.mailbox_id = box AND p.seq > 0 AND p.uidl <> '')
+    UNION
+    SELECT w.uidl FROM unnest(uidls, ids) w (uidl, id)
+     WHERE w.id IN (SELECT m.blob_id FROM message m WHERE m.mailbox_id = box AND m.uidl = ''
+                    UNION ALL
+                    SELECT l.blob_id FROM ledger l
+                     WHERE l.mailbox_id = box AND l.seq > 0 AND l.uidl = ''
+                    UNION ALL
+                    SELECT p.blob_id FROM ledger_past p
+                     WHERE p.mailbox_id = box AND p.seq > 0 AND p.uidl = '');
+END $$;
+
+-- Gives a mailbox the pointers of imported messages, in this order; returns how many it took. Limits
+-- do not matter: the mail was accepted long ago, and to refuse it now would be to lose it. What the
+-- mailbox has by its UIDL is left out, and its file goes to the ledger, unless it is that very file:
+-- so the call may be repeated when its outcome is not known, and two imports may run at once.
+CREATE FUNCTION import(box bigint, blobs uuid[], vols bigint[], lens bigint[], heads bigint[],
+                       uidls text[], ids uuid[], fhs bytea[], now_ms bigint, grace_ms bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    place bigint;
+    known text[];
+    n     bigint;
+    len   bigint;
+BEGIN
+    SELECT b.next_seq INTO place FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no mailbox %', box USING ERRCODE = 'MF002';
+    END IF;
+    known := ARRAY(SELECT known_uidls(box, uidls, ids));
+    PERFORM discard(box, w.blob, w.vol, w.size, w.head, false, now_ms, grace_ms, 'imported already')
+       FROM unnest(blobs, vols, lens, heads, uidls) w (blob, vol, size, head, uidl)
+      WHERE w.uidl = ANY (known)
+        AND NOT EXISTS (SELECT FROM message m WHERE m.mailbox_id = box AND m.blob_id = w.blob)
+        AND NOT EXISTS (SELECT FROM ledger l
+                         WHERE l.mailbox_id = box AND l.blob_id = w.blob AND l.seq > 0);
+    WITH taken AS (
+        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl, handle)
+        SELECT box, place + row_number() OVER (ORDER BY w.nth) - 1, w.blob, w.size, w.head, w.vol,
+               false, w.uidl, w.fh
+          FROM unnest(blobs, vols, lens, heads, uidls, fhs) WITH ORDINALITY
+               w (blob, vol, size, head, uidl, fh, nth)
+         WHERE w.uidl <> ALL (known)
+        RETURNING size
+    )
+    SELECT count(*), coalesce(sum(t.size), 0) INTO n, len FROM taken t;
+    IF n > 0 THEN
+        UPDATE mailbox b
+           SET version = b.version + 1, next_seq = b.next_seq + n, msgs = b.msgs + n,
+               octets = b.octets + len
+         WHERE b.mailbox_id = box;
+    END IF;
+    RETURN n;
 END $$;
 
 -- Moves pointers to the ledger; returns how many. They are named by place and id: after a restore

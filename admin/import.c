@@ -1,0 +1,633 @@
+/*
+ * import: brings mail in from another server's mailboxes: `mailfleet import URL ADDRESS`.
+ *
+ * Threads read (import_read.h); here, on the loop, one lane for each of them writes what it reads:
+ *
+ *   LISTED   which UIDLs the mailbox has, or had, is asked; the others are wanted
+ *   OCTETS   go to the spool's writer
+ *   MESSAGE  the file is made durable, and its pointer waits in the lane's batch
+ *   ACCOUNT  and each full batch: the pointers are committed, with tombstones on both sides
+ *
+ * It may be killed anywhere: what was committed is passed over when it is run again, a file without
+ * its pointer is an orphan, whose envelope has the UIDL. An account ends at its first message that
+ * fails, for what comes later would stand in front of it in the mailbox for ever.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/fault.h"
+#include "commands.h"
+#include "import_read.h"
+#include "move_list.h"
+#include "open_spool.h"
+#include "progress.h"
+#include "table.h"
+
+#define JOBS         4
+#define JOBS_MAX     64
+#define RATE_MAX     1000000
+#define BATCH        32   /* messages in a transaction */
+#define ASK          1000 /* UIDLs in one question */
+#define COMMIT_TRIES 30   /* a second apart: a fail-over takes up to half a minute */
+#define ERROR_SIZE   300
+
+/* What became of an account. */
+struct outcome {
+    uint64_t messages, new, taken, known, octets, sizes, uidls;
+    char error[ERROR_SIZE]; /* empty: it came to its end */
+    int code;
+};
+
+/* A message whose file is durable and whose pointer is not committed. */
+struct written {
+    struct pointer pointer;
+    char handle[HANDLE_MAX];
+    size_t handle_len;
+    const struct source_message *message;
+};
+
+struct lane {
+    struct import *import;
+    struct reader *reader;
+    struct outcome *outcome;
+    const struct move_account *account;
+    uint64_t mailbox_id;
+    bool *wanted;
+    struct buf octets;
+    struct spool_writer *writer;
+    bool blocked;   /* until the writer is ready */
+    bool finishing; /* until the file is written, or is not */
+    bool failed;    /* this message is not written */
+    bool gone;
+    struct written batch[BATCH]; /* the last one may be under way */
+    size_t n;                    /* of the batch, without that */
+};
+
+struct import {
+    struct admin *admin;
+    struct spool *spool;
+    bool yes;
+    struct move_list list;
+    struct readers *readers;
+    struct lane *lanes;
+    unsigned jobs;
+    struct outcome *outcomes; /* of list */
+    struct progress progress;
+};
+
+static void fail(struct lane *l, const char *what, const char *why)
+{
+    if (!l->outcome->error[0]) {
+        snprintf(l->outcome->error, sizeof l->outcome->error, "%s%s%s", what, *what ? ": " : "",
+                 why);
+        l->outcome->code = EX_TEMPFAIL;
+        admin_say("%s: %s", l->account->text, l->outcome->error);
+    }
+}
+
+static const struct source_message *current(const struct lane *l)
+{
+    size_t n;
+    return &reader_list(l->reader, &n)[reader_index(l->reader)];
+}
+
+/* --- what the mailbox has -------------------------------------------------------------------- */
+
+/* The id that a UIDL is the text of, as mailfleet's own are; else the nil id. */
+static struct blob_id id_of(const char *uidl)
+{
+    struct blob_id id = { 0 };
+    (void)blob_id_parse(span_str(uidl), &id);
+    return id;
+}
+
+static void add_uidls(struct pg_batch *b, const struct source_message *const *m, size_t n)
+{
+    struct span *uidls = NEW_ARRAY(struct span, n);
+    struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
+    for (size_t i = 0; i < n; i++) {
+        uidls[i] = span_str(m[i]->uidl);
+        ids[i] = id_of(m[i]->uidl);
+    }
+    pg_texts(b, uidls, n);
+    pg_uuids(b, ids, n);
+    free(uidls);
+    free(ids);
+}
+
+static int by_uidl(const void *a, const void *b)
+{
+    const struct source_message *const *x = a, *const *y = b;
+    return strcmp((*x)->uidl, (*y)->uidl);
+}
+
+static int uidl_against(const void *key, const void *element)
+{
+    const struct source_message *const *m = element;
+    return strcmp(key, (*m)->uidl);
+}
+
+/* Of the list, messages from m[0] to m[n - 1]; none is wanted that is known. */
+static bool ask_some(struct lane *l, const struct source_message *list,
+                     const struct source_message **m, size_t n)
+{
+    struct admin *a = l->import->admin;
+    admin_sql(a, "SELECT known_uidls($1, $2, $3)");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    add_uidls(a->batch, m, n);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        fail(l, "database", a->reply.message[0] ? a->reply.message : err_text(a->reply.err));
+        return false;
+    }
+    qsort(m, n, sizeof *m, by_uidl);
+    const PGresult *r = admin_result(a, 0);
+    for (int i = 0; i < PQntuples(r); i++) {
+        char uidl[UIDL_MAX + 1];
+        snprintf(uidl, sizeof uidl, "%.*s", SPAN_ARG(pg_get_span(r, i, 0)));
+        const struct source_message **found = bsearch(uidl, m, n, sizeof *m, uidl_against);
+        if (found) {
+            l->wanted[*found - list] = false;
+        }
+    }
+    return true;
+}
+
+static bool ask_known(struct lane *l, const struct source_message *list, size_t n)
+{
+    const struct source_message **m = NEW_ARRAY(const struct source_message *, n + 1);
+    bool good = true;
+    for (size_t i = 0; i < n; i++) {
+        m[i] = &list[i];
+        l->wanted[i] = true;
+    }
+    for (size_t at = 0; at < n && good; at += ASK) {
+        good = ask_some(l, list, m + at, n - at < ASK ? n - at : ASK);
+    }
+    free(m);
+    return good;
+}
+
+static void count_list(struct lane *l, const struct source_message *list, size_t n)
+{
+    struct outcome *o = l->outcome;
+    o->messages = n;
+    for (size_t i = 0; i < n; i++) {
+        o->new += l->wanted[i] ? 1 : 0;
+        o->known += l->wanted[i] ? 0 : 1;
+        o->uidls += list[i].uidl_changed ? 1 : 0;
+        o->octets += !l->import->yes && l->wanted[i] && list[i].size_known ? list[i].size : 0;
+    }
+    if (o->uidls) {
+        admin_say("%s: %llu messages can't keep their UIDLs: they were no UIDLs of RFC 1939, or "
+                  "given twice",
+                  l->account->text, (unsigned long long)o->uidls);
+    }
+}
+
+/* True: messages are to be read. */
+static bool lane_listed(struct lane *l)
+{
+    struct import *im = l->import;
+    size_t n;
+    const struct source_message *list = reader_list(l->reader, &n);
+    l->wanted = NEW_ARRAY(bool, n + 1);
+    l->outcome->code = admin_mailbox(im->admin, &l->account->address, &l->mailbox_id);
+    if (l->outcome->code != EX_OK) {
+        snprintf(l->outcome->error, ERROR_SIZE, "%s",
+                 l->outcome->code == EX_NOUSER ? "no such account" : "the database can't be asked");
+        return false;
+    }
+    if (!ask_known(l, list, n)) {
+        return false;
+    }
+    count_list(l, list, n);
+    return im->yes && l->outcome->new > 0;
+}
+
+/* --- pointers -------------------------------------------------------------------------------- */
+
+static void add_pointers(struct lane *l)
+{
+    struct admin *a = l->import->admin;
+    struct blob_id ids[BATCH];
+    int64_t volumes[BATCH], sizes[BATCH], skips[BATCH];
+    struct span handles[BATCH];
+    const struct source_message *messages[BATCH];
+    for (size_t i = 0; i < l->n; i++) {
+        const struct written *w = &l->batch[i];
+        ids[i] = w->pointer.id;
+        volumes[i] = w->pointer.volume;
+        sizes[i] = w->pointer.size;
+        skips[i] = w->pointer.skip;
+        handles[i] = span_of(w->handle, w->handle_len);
+        messages[i] = w->message;
+    }
+    admin_sql(a, "SELECT import($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    pg_uuids(a->batch, ids, l->n);
+    pg_i64s(a->batch, volumes, l->n);
+    pg_i64s(a->batch, sizes, l->n);
+    pg_i64s(a->batch, skips, l->n);
+    add_uidls(a->batch, messages, l->n);
+    pg_byteas(a->batch, handles, l->n);
+    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, (int64_t)a->config->spool_grace);
+}
+
+static void on_second(uv_timer_t *t)
+{
+    *(bool *)t->data = true;
+}
+
+/* The loop goes on meanwhile: what it has under way has deadlines. */
+static void wait_second(struct admin *a)
+{
+    bool over = false;
+    uv_timer_t t = { .data = &over };
+    CHECK(uv_timer_init(loop_uv(a->loop), &t) == 0);
+    uv_timer_start(&t, on_second, 1000, 0);
+    while (!over) {
+        uv_run(loop_uv(a->loop), UV_RUN_ONCE);
+    }
+    uv_close((uv_handle_t *)&t, NULL);
+    uv_run(loop_uv(a->loop), UV_RUN_NOWAIT);
+}
+
+/* The call may be repeated, whatever became of it. */
+static enum err commit_batch(struct lane *l)
+{
+    struct admin *a = l->import->admin;
+    const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = l->mailbox_id };
+    enum err e = ERR_OK;
+    for (unsigned try = 0; try < COMMIT_TRIES; try++) {
+        add_pointers(l);
+        e = admin_run_change(a, &key, 1);
+        if (e != ERR_TEMP && e != ERR_UNCERTAIN) {
+            break;
+        }
+        wait_second(a);
+    }
+    return e;
+}
+
+/* False: the account is to end. */
+static bool lane_commit(struct lane *l)
+{
+    if (l->n == 0) {
+        return true;
+    }
+    fault_at(FAULT_import_written);
+    struct admin *a = l->import->admin;
+    enum err e = commit_batch(l);
+    if (e != ERR_OK) {
+        fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
+    } else {
+        for (size_t i = 0; i < l->n; i++) {
+            l->outcome->octets += l->batch[i].pointer.size;
+        }
+        l->outcome->taken += l->n;
+        fault_at(FAULT_import_committed);
+    }
+    l->n = 0;
+    return e == ERR_OK;
+}
+
+/* A file that was begun and is not wanted: the reaper will have it. If not, fsck finds it. */
+static void discard(struct lane *l, const struct pointer *p)
+{
+    struct admin *a = l->import->admin;
+    admin_sql(a, "SELECT discard($1, $2, $3, 0, 0, false, $4, $5, 'import given up')");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    pg_uuid(a->batch, &p->id);
+    pg_i64(a->batch, p->volume);
+    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, (int64_t)a->config->spool_grace);
+    (void)admin_run(a, PG_WRITE);
+}
+
+/* --- files ----------------------------------------------------------------------------------- */
+
+/* Only takes note: the lane goes on from the command's own loop. */
+static void on_spool(void *arg, enum spool_event ev, enum err e, const struct pointer *p,
+                     struct span handle)
+{
+    struct lane *l = arg;
+    struct written *w = &l->batch[l->n];
+    l->blocked = false;
+    if (ev == SPOOL_READY) {
+        return;
+    }
+    l->writer = NULL;
+    l->failed = ev == SPOOL_FAILED;
+    w->pointer = p ? *p : (struct pointer){ 0 };
+    if (l->failed) {
+        fail(l, "spool", err_text(e));
+        return;
+    }
+    CHECK(handle.n <= HANDLE_MAX);
+    w->handle_len = handle.n;
+    memcpy(w->handle, handle.n ? handle.p : "", handle.n);
+}
+
+/* A time to come would be a directory to come, and a message that is never old. */
+static uint64_t arrival(const struct source_message *m)
+{
+    return m->time_ms > 0 && m->time_ms < admin_now() ? (uint64_t)m->time_ms : 0;
+}
+
+static void open_writer(struct lane *l)
+{
+    const struct source_message *m = current(l);
+    const struct envelope_recipient to = { .mailbox_id = l->mailbox_id,
+                                           .address = span_str(l->account->address.canon) };
+    l->batch[l->n].pointer = (struct pointer){ 0 }; /* of the message before */
+    const struct spool_message s = {
+        .to = &to, .n = 1, .uidl = span_str(m->uidl), .time_ms = arrival(m)
+    };
+    enum err e = spool_create(l->import->spool, &s, on_spool, l, &l->writer);
+    if (e != ERR_OK) {
+        l->failed = true;
+        fail(l, "spool", e == ERR_TEMP ? "no volume takes files" : err_text(e));
+    }
+}
+
+static void lane_octets(struct lane *l)
+{
+    if (!l->writer && !l->failed) {
+        open_writer(l);
+    }
+    if (l->failed) {
+        reader_drop(l->reader);
+    } else {
+        l->blocked = !spool_append(l->writer, buf_span(&l->octets));
+    }
+    buf_clear(&l->octets);
+}
+
+static void check_size(struct lane *l, const struct written *w)
+{
+    const struct source_message *m = w->message;
+    if (m->size_known && m->size != w->pointer.size && l->outcome->sizes++ == 0) {
+        admin_say("%s: %s has %u octets, and the old server says %llu", l->account->text, m->uidl,
+                  w->pointer.size, (unsigned long long)m->size);
+    }
+}
+
+static void end_message(struct lane *l, bool go_on)
+{
+    l->failed = l->finishing = false;
+    progress_step(&l->import->progress, 1);
+    reader_answer(l->reader, NULL, go_on);
+}
+
+/* The file is durable, or it failed. */
+static void lane_written(struct lane *l)
+{
+    struct written *w = &l->batch[l->n];
+    if (l->failed) {
+        if (w->pointer.volume) {
+            discard(l, &w->pointer);
+        }
+        end_message(l, false);
+        return;
+    }
+    w->message = current(l);
+    check_size(l, w);
+    l->n++;
+    end_message(l, l->n < BATCH || lane_commit(l));
+}
+
+/* The source failed, or the spool has before. */
+static void give_up_message(struct lane *l, enum err e, const char *why)
+{
+    struct pointer orphan;
+    const struct pointer *left = &l->batch[l->n].pointer; /* by a writer that failed */
+    if (l->writer ? spool_abort(&l->writer, &orphan) : l->failed && left->volume) {
+        discard(l, l->failed ? left : &orphan);
+    }
+    if (e == ERR_NOTFOUND) { /* its user has deleted it meanwhile */
+        l->outcome->messages--;
+        l->outcome->new --;
+    } else if (e != ERR_OK) {
+        fail(l, current(l)->uidl, why);
+    }
+    end_message(l, e == ERR_NOTFOUND && !l->failed);
+}
+
+static void lane_message(struct lane *l)
+{
+    const char *why;
+    enum err e = reader_err(l->reader, &why);
+    if (!l->writer && !l->failed && e == ERR_OK) {
+        open_writer(l); /* a message without a single octet */
+    }
+    if (e != ERR_OK || l->failed) {
+        give_up_message(l, l->failed ? ERR_OK : e, why);
+        return;
+    }
+    l->finishing = true;
+    spool_finish(l->writer);
+}
+
+/* --- accounts -------------------------------------------------------------------------------- */
+
+static void lane_account(struct lane *l)
+{
+    const char *why;
+    enum err e = reader_err(l->reader, &why);
+    if (e != ERR_OK) {
+        fail(l, "", why);
+        l->outcome->code = e == ERR_INVALID ? EX_DATAERR : EX_TEMPFAIL;
+    }
+    lane_commit(l);
+    free(l->wanted);
+    l->wanted = NULL;
+    reader_answer(l->reader, NULL, true);
+}
+
+static void find_account(struct lane *l)
+{
+    size_t i = reader_account(l->reader);
+    l->account = &l->import->list.accounts[i];
+    l->outcome = &l->import->outcomes[i];
+}
+
+/* False: nothing to do now. */
+static bool lane_step(struct lane *l)
+{
+    bool go_on;
+    if (l->finishing) {
+        bool done = !l->writer;
+        if (done) {
+            lane_written(l);
+        }
+        return done;
+    }
+    if (l->blocked || l->gone) {
+        return false;
+    }
+    switch (reader_poll(l->reader, &l->octets)) {
+    case READ_LISTED:
+        find_account(l);
+        go_on = lane_listed(l);
+        reader_answer(l->reader, l->wanted, go_on);
+        return true;
+    case READ_OCTETS:
+        lane_octets(l);
+        return true;
+    case READ_MESSAGE:
+        lane_message(l);
+        return true;
+    case READ_ACCOUNT:
+        find_account(l);
+        lane_account(l);
+        return true;
+    case READ_GONE:
+        l->gone = true;
+        return true;
+    case READ_NOTHING:
+        break;
+    }
+    return false;
+}
+
+static bool all_gone(const struct import *im)
+{
+    for (unsigned i = 0; i < im->jobs; i++) {
+        if (!im->lanes[i].gone) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void run_lanes(struct import *im)
+{
+    while (!all_gone(im)) {
+        bool stepped = false;
+        for (unsigned i = 0; i < im->jobs; i++) {
+            stepped = lane_step(&im->lanes[i]) || stepped;
+        }
+        uv_run(loop_uv(im->admin->loop), stepped ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    }
+}
+
+static void import_accounts(struct import *im, const struct readers_options *o)
+{
+    im->jobs = o->threads;
+    im->lanes = NEW_ARRAY(struct lane, im->jobs);
+    im->readers = readers_open(im->admin->loop, o);
+    for (unsigned i = 0; i < im->jobs; i++) {
+        im->lanes[i].import = im;
+        im->lanes[i].reader = readers_at(im->readers, i);
+        reader_buffer(&im->lanes[i].octets);
+    }
+    progress_begin(&im->progress, "messages", 0, 0);
+    run_lanes(im);
+    progress_end(&im->progress);
+    readers_close(&im->readers);
+    for (unsigned i = 0; i < im->jobs; i++) {
+        buf_fini(&im->lanes[i].octets);
+    }
+    free(im->lanes);
+}
+
+/* --- the command ----------------------------------------------------------------------------- */
+
+static int report(const struct import *im)
+{
+    static const struct column columns[] = {
+        { "address", "ADDRESS", COLUMN_TEXT },
+        { "messages", "MESSAGES", COLUMN_NUMBER },
+        { "known", "KNOWN", COLUMN_NUMBER },
+        { "new", "NEW", COLUMN_NUMBER },
+        { "taken", "TAKEN", COLUMN_NUMBER },
+        { "octets", "OCTETS", COLUMN_NUMBER },
+        { "sizes_differ", "OTHER SIZE", COLUMN_NUMBER },
+        { "uidls_changed", "OTHER UIDL", COLUMN_NUMBER },
+        { "error", "ERROR", COLUMN_TEXT },
+    };
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    bool whole = true;
+    for (size_t i = 0; i < im->list.n; i++) {
+        const struct outcome *o = &im->outcomes[i];
+        const uint64_t numbers[] = { o->messages, o->known, o->new,  o->taken,
+                                     o->octets,   o->sizes, o->uidls };
+        table_text(t, span_str(im->list.accounts[i].address.canon));
+        for (size_t j = 0; j < ARRAY_LEN(numbers); j++) {
+            table_number(t, numbers[j]);
+        }
+        if (o->error[0]) {
+            table_text(t, span_str(o->error));
+        } else {
+            table_none(t);
+        }
+        whole = whole && !o->error[0];
+    }
+    table_print(t, im->admin->json, "", stdout);
+    table_free(&t);
+    if (!im->yes) {
+        admin_say("nothing was done: --yes takes what is new");
+    }
+    return whole ? EX_OK : im->list.n == 1 ? im->outcomes[0].code : EX_TEMPFAIL;
+}
+
+static int number_option(const struct args *args, enum arg option, uint64_t max, uint64_t *out)
+{
+    const char *text = args->opt[option];
+    if (text && (span_u64(span_str(text), max, out) != ERR_OK || *out == 0)) {
+        return admin_fail(EX_DATAERR, "%s: not a number from 1 to %llu", text,
+                          (unsigned long long)max);
+    }
+    return EX_OK;
+}
+
+static int run_import(struct import *im, const struct args *args, char *password)
+{
+    uint64_t jobs = JOBS, rate = 0;
+    int code = number_option(args, ARG_jobs, JOBS_MAX, &jobs);
+    code = code == EX_OK ? number_option(args, ARG_rate, RATE_MAX, &rate) : code;
+    code = code == EX_OK && im->yes ? open_spool(im->admin, &im->spool) : code;
+    if (code != EX_OK) {
+        return code;
+    }
+    const struct readers_options o = { .list = &im->list,
+                                       .url = args->v[0],
+                                       .source = { .password = password,
+                                                   .master = args->opt[ARG_master],
+                                                   .format = args->opt[ARG_format] },
+                                       .threads = (unsigned)(jobs < im->list.n ? jobs : im->list.n),
+                                       .rate = rate };
+    im->outcomes = NEW_ARRAY(struct outcome, im->list.n);
+    import_accounts(im, &o);
+    if (im->spool) {
+        spool_close(&im->spool);
+    }
+    code = report(im);
+    free(im->outcomes);
+    return code;
+}
+
+int command_import(struct admin *a, const struct args *args)
+{
+    const char *path = args->opt[ARG_list];
+    struct import im = { .admin = a, .yes = args->opt[ARG_yes] };
+    char *password = NULL;
+    if ((path != NULL) == (args->n == 2)) {
+        return admin_fail(EX_USAGE, "usage: mailfleet import URL ADDRESS, or URL --list FILE");
+    }
+    int code = path ? move_list_read(path, &im.list) : move_list_one(args->v[1], &im.list);
+    if (code == EX_OK) {
+        code = move_password(args->opt[ARG_password_file], &password);
+    }
+    if (code == EX_OK) {
+        code = run_import(&im, args, password);
+    }
+    if (password) {
+        explicit_bzero(password, strlen(password));
+    }
+    free(password);
+    move_list_free(&im.list);
+    return code;
+}

@@ -402,15 +402,15 @@ static enum err mbox_list(struct mail_source *s, const struct source_message **o
 
 /* --- reading --------------------------------------------------------------------------------- */
 
-/* What a `>` was put in front of. */
-static struct span unquoted(const struct mbox *m, const struct part *p)
+/* What a `>` was put in front of. A header `>From ` is none of mboxo's: mailers write such. */
+static struct span unquoted(const struct mbox *m, const struct part *p, bool body)
 {
     size_t marks = 0;
     while (marks < p->s.n && p->s.p[marks] == '>') {
         marks++;
     }
     bool quoted = p->begins && marks && span_starts(span_skip(p->s, marks), SPAN("From ")) &&
-                  (m->quoting == QUOTING_ALL || (m->quoting == QUOTING_ONE && marks == 1));
+                  (m->quoting == QUOTING_ALL || (m->quoting == QUOTING_ONE && marks == 1 && body));
     return span_skip(p->s, quoted ? 1 : 0);
 }
 
@@ -444,7 +444,7 @@ static enum err mbox_read(struct mail_source *s, size_t i, source_piece_fn *fn, 
     while (e == ERR_OK && more && lines_next(l, &p)) {
         place_next(&place, &p);
         if (!m->books || !place.books || place.body) {
-            crlf_add(&crlf, place.body ? unquoted(m, &p) : p.s, &out);
+            crlf_add(&crlf, unquoted(m, &p, place.body), &out);
             more = fn(arg, buf_span(&out));
             buf_clear(&out);
         }

@@ -1,0 +1,405 @@
+#!/usr/bin/python3 -B
+"""Mail that moves in from Maildirs and mbox files, and out again: UIDLs, order, sizes and dates stay,
+and neither a kill nor a second run takes anything twice."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
+
+import harness
+from messages import some_messages
+
+VALIDITY = 1600000000
+
+
+def uid_uidl(uid):
+    """Dovecot's %08Xu%08Xv."""
+    return f"{uid:08x}{VALIDITY:08x}"
+
+
+def message(number, lines=3):
+    return (f"From: a@example.org\r\nSubject: message {number}\r\n\r\n"
+            + "".join(f"line {line} of {number}\r\n" for line in range(lines))).encode()
+
+
+class ImportTest(harness.FleetTest):
+    time_limit = 300
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def setUp(self):
+        self.old = self.fleet.state / "old"
+        shutil.rmtree(self.old, ignore_errors=True)
+        self.old.mkdir()
+        self.own(self.old)
+
+    def own(self, path):
+        """The command runs as the daemons' user."""
+        if self.fleet.root:
+            for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
+                shutil.chown(one, self.fleet.user, self.fleet.user)
+
+    def run_admin(self, *words, stdin="", env=None):
+        process = subprocess.Popen(
+            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
+            cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
+        out, err = process.communicate(stdin, timeout=200)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def importing(self, *words, code=EX_OK, **options):
+        """The rows of the report."""
+        self.own(self.old)
+        done = self.run_admin("import", *words, "--json", **options)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def listing(self, account):
+        """UIDL, size and content of each message, in order."""
+        with self.pop3(account) as pop3:
+            uidls, sizes = pop3.uidl(), pop3.list()
+            content = [pop3.retr(number) for number in sizes]
+            pop3.quit()
+        for size, octets in zip(sizes.values(), content):
+            self.assertEqual(size, len(octets))
+        return list(zip(uidls.values(), sizes.values(), content))
+
+    def maildir(self, name, files, lists=None):
+        """files: {"cur/name": content with CRLF}; stored with LF."""
+        path = self.old / name
+        for folder in "cur", "new", "tmp":
+            (path / folder).mkdir(parents=True)
+        for file, content in files.items():
+            (path / file).write_bytes(content.replace(b"\r\n", b"\n"))
+        for file, text in (lists or {}).items():
+            (path / file).write_text(text)
+        return path
+
+    def dovecot(self, name, count):
+        """A Maildir of so many messages with a list; the content, in its order."""
+        files = {f"cur/{VALIDITY + n}.M{n}P1.old,S=1:2,S": message(n) for n in range(count)}
+        entries = "".join(f"{n + 1} :{VALIDITY + n}.M{n}P1.old,S=1\n" for n in range(count))
+        path = self.maildir(name, files, {
+            "dovecot-uidlist": f"3 V{VALIDITY} N{count + 1} Gabc\n{entries}"})
+        return path, [(uid_uidl(n + 1), len(message(n)), message(n)) for n in range(count)]
+
+    def received(self, account):
+        return [row["received"] for row in json.loads(self.fleet.admin(
+            "messages", account.address, "--json"))]
+
+    # --- Maildir --------------------------------------------------------------------------------
+
+    def test_a_maildir_of_dovecot(self):
+        account = self.account("dovecot")
+        path = self.maildir("dovecot", {
+            "cur/1600000300.M1P1.old:2,S": message("uid 7"),
+            "cur/1600000100.M1P1.old,W=61:2,": message("uid 3"),
+            "cur/1600000200.M1P1.old:2,RS": message("saved"),
+            "cur/1600000400.M1P1.old:2,": message("named"),
+            "cur/1600000900.M1P1.old:2,": message("first by order"),
+            "new/1600000600.M5P1.old": message("second new"),
+            "new/1600000600.M4P1.old": message("first new"),
+            "tmp/1600000000.M4P1.old": message("never"),
+        }, {"dovecot-uidlist":
+            f"3 V{VALIDITY} N20 G0123456789abcdef0123456789abcdef\n"
+            "1 :1500000000.gone\n"
+            "3 :1600000100.M1P1.old,W=61\n"
+            f"7 W{len(message('uid 7'))} :1600000300.M1P1.old:2,S\n"
+            "8 Pold-uidl-8 :1600000200.M1P1.old\n"
+            "9 P :1600000400.M1P1.old\n"
+            "10 O1 :1600000900.M1P1.old\n"})
+        want = [(uid_uidl(10), "first by order"), (uid_uidl(3), "uid 3"), (uid_uidl(7), "uid 7"),
+                ("old-uidl-8", "saved"), ("1600000400.M1P1.old", "named"),
+                (uid_uidl(20), "first new"), (uid_uidl(21), "second new")]
+        want = [(uidl, len(message(text)), message(text)) for uidl, text in want]
+
+        [row] = self.importing(f"maildir:{path}", account.address)  # it only says what it would do
+        self.assertEqual((row["messages"], row["new"], row["taken"]), (7, 7, 0))
+        self.assertEqual(self.listing(account), [])
+
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual({**row, "octets": None}, {
+            "address": account.address, "messages": 7, "known": 0, "new": 7, "taken": 7,
+            "octets": None, "sizes_differ": 1, "uidls_changed": 0, "error": None})
+        self.assertEqual(self.listing(account), want)
+        self.assertEqual(self.received(account)[1], "2020-09-13T12:28:20Z")
+
+        # Again: nothing. What its user deletes here does not come back; what arrives there comes
+        # behind, and so does what arrived here.
+        with self.pop3(account) as pop3:
+            pop3.ok("DELE 2")
+            pop3.quit()
+        (path / "new/1700000000.M1P1.old").write_bytes(b"Subject: late\n\nlate\n")
+        self.deliver(b"Subject: here\r\n\r\nhere\r\n", account)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["new"], row["taken"]), (7, 1, 1))
+        listed = self.listing(account)
+        self.assertEqual(listed[:6], want[:1] + want[2:])
+        self.assertEqual(listed[7], (uid_uidl(22), 22, b"Subject: late\r\n\r\nlate\r\n"))
+        self.assertEqual(len(listed), 8)
+
+    def test_a_maildir_without_a_list(self):
+        account = self.account("names")
+        long = "1600000002." + "x" * 100
+        path = self.maildir("names", {
+            "cur/1600000001.b.old:2,S": message(1), "new/1600000000.a.old": message(0),
+            f"cur/{long}:2,": message(2), "cur/1600000003.c": b"Subject: no end\r\n\r\nno end"})
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["taken"], row["uidls_changed"]), (4, 1))
+        self.assertEqual([uidl for uidl, _, _ in self.listing_of(account, 3)],
+                         ["1600000000.a.old", "1600000001.b.old",
+                          hashlib.sha256(long.encode()).hexdigest()])
+
+    def listing_of(self, account, count):
+        """The first so many: one whose last line has no end is sent with one, as ever."""
+        with self.pop3(account) as pop3:
+            uidls, sizes = pop3.uidl(), pop3.list()
+            pop3.quit()
+        return [(uidls[n], sizes[n], None) for n in list(sizes)[:count]]
+
+    def test_formats_of_dovecot(self):
+        files = {"cur/1600000001.b.old:2,S": message(1)}
+        uidlist = {"dovecot-uidlist": f"3 V{VALIDITY} N3\n2 Gguid :1600000001.b.old\n"}
+        path = self.maildir("formats", files, uidlist)
+        for number, (form, uidl) in enumerate({
+                "%v.%u": f"{VALIDITY}.2", "%u": "2", "%f": "1600000001.b.old", "%g": "guid",
+                "%Mf": hashlib.md5(b"1600000001.b.old").hexdigest(), "%08Xu%08Xv": uid_uidl(2),
+                "%{uid | hex(8)}%{uidvalidity | hex(8)}": uid_uidl(2)}.items()):
+            account = self.account(f"format{number}")
+            self.importing(f"maildir:{path}", account.address, "--yes", "--format", form)
+            self.assertEqual(self.listing(account)[0][0], uidl, form)
+        account = self.account("noformat")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes", "--format", "%q",
+                               code=EX_DATAERR)
+        self.assertIn("%q", row["error"])
+
+    def test_a_maildir_of_courier(self):
+        account = self.account("courier")
+        path = self.maildir("courier", {
+            f"cur/{VALIDITY + n}.M1.old:2,S": message(n) for n in range(5)}, {
+                "courierpop3dsizelist":
+                    f"/3 40 {VALIDITY}\n"
+                    f"{VALIDITY}.M1.old:2, {len(message(0))} 3:{VALIDITY}:0\n"
+                    f"{VALIDITY + 1}.M1.old {len(message(1))} 4:0:0\n"
+                    f"{VALIDITY + 2}.M1.old {len(message(2)) + 9} 0:0:0\n"
+                    f"{VALIDITY + 9}.gone 17 39:{VALIDITY}:0\n"})
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["taken"], row["sizes_differ"]), (5, 1))
+        self.assertEqual(self.listing(account), [
+            (uidl, len(message(n)), message(n)) for n, uidl in enumerate([
+                f"UID3-{VALIDITY}", "UID4", f"{VALIDITY + 2}.M1.old", f"UID40-{VALIDITY}",
+                f"UID41-{VALIDITY}"])])
+
+    def test_what_is_no_message_of_the_mailbox(self):
+        """Links lead to what its owner may not read; packed files are not what a server sends."""
+        account = self.account("hostile")
+        path = self.maildir("hostile", {"cur/1600000001.a": message(1)})
+        (path / "cur/1600000000.link").symlink_to(self.fleet.state / "secret" / "fleet.key")
+        os.mkfifo(path / "cur/1600000000.fifo")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["messages"], row["taken"]), (1, 1))
+
+        (path / "cur/1600000002.gz").write_bytes(b"\x1f\x8b\x08 packed")
+        (path / "cur/1600000003.b").write_bytes(b"Subject: behind it\n\n")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes", code=EX_TEMPFAIL)
+        self.assertIn("compressed", row["error"])
+        self.assertEqual((row["new"], row["taken"]), (2, 0))  # or it would stand in front for ever
+        self.assertEqual(len(self.listing(account)), 1)
+
+    # --- mbox -----------------------------------------------------------------------------------
+
+    def test_an_mbox(self):
+        account = self.account("mbox")
+        path = self.old / "mbox"
+        path.write_bytes(
+            b"From a@example.org Thu Jan  2 03:04:05 2020\n"
+            b"X-UIDL: first\nSubject: one\n\nFrom here on it is text\n>From quoted\n\n"
+            b"From b c Thu Jan  2 03:04:05 2020 +0100\nSubject: two\nStatus: RO\n\n>>From twice\n\n\n"
+            b"From MAILER-DAEMON Fri Jan  3 03:04:05 2020\nSubject: three\n\nthree\n")
+        two = b"Subject: two\r\nStatus: RO\r\n\r\n>>From twice\r\n\r\n"
+        hashed = hashlib.sha256(b"Subject: two\n\n>>From twice\n").hexdigest()
+        self.importing(f"mbox:{path}", account.address, "--yes")
+        listed = self.listing_of(account, 3)
+        self.assertEqual([uidl for uidl, _, _ in listed][:2], ["first", hashed])
+        self.assertEqual([size for _, size, _ in listed],
+                         [len(b"X-UIDL: first\r\nSubject: one\r\n\r\nFrom here on it is text\r\n"
+                              b">From quoted\r\n"), len(two), len(b"Subject: three\r\n\r\nthree")])
+        self.assertEqual(self.received(account), ["2020-01-02T03:04:05Z", "2020-01-02T02:04:05Z",
+                                                  "2020-01-03T03:04:05Z"])
+
+        # More mail, and other books: what was there is known still.
+        path.write_bytes(path.read_bytes().replace(b"Status: RO\n", b"Status: O\nX-Keywords: a\n")
+                         + b"\nFrom d Sat Jan  4 03:04:05 2020\nSubject: four\n\nfour\n\n")
+        [row] = self.importing(f"mbox:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (3, 1))
+
+        for form, line in ("mboxo", b">From twice"), ("mboxrd", b">From twice"):
+            other = self.account(form)
+            self.importing(f"mbox:{path}", other.address, "--yes", "--format", form)
+            with self.pop3(other) as pop3:
+                self.assertIn(b"\r\nFrom quoted", pop3.retr(1))
+                self.assertIn(line if form == "mboxrd" else b">>From twice", pop3.retr(2))
+                pop3.quit()
+
+    def test_an_mbox_that_a_server_keeps_books_in(self):
+        account = self.account("books")
+        path = self.old / "books"
+        path.write_bytes(
+            b"From a Thu Jan  2 03:04:05 2020\nX-IMAPbase: 1600000000 0000000009\nX-UID: 5\n"
+            b"Status: RO\nSubject: one\n\none\n\n"
+            b"From a Thu Jan  2 03:04:05 2020\nX-UID: 9\nSubject: two\n\ntwo\n\n"
+            b"From a Thu Jan  2 03:04:05 2020\nSubject: three\n\nthree\n\n")
+        self.importing(f"mbox:{path}", account.address, "--yes")
+        served = {uid: f"Subject: {text}\r\n\r\n{text}\r\n".encode()
+                  for uid, text in ((5, "one"), (9, "two"), (10, "three"))}
+        self.assertEqual(self.listing(account), [
+            (uid_uidl(uid), len(octets), octets) for uid, octets in served.items()])
+
+    # --- many, killed, again ----------------------------------------------------------------------
+
+    def test_many_accounts_from_a_list(self):
+        count = 12
+        accounts = [self.account(f"many{n}") for n in range(count)]
+        want = []
+        for n, account in enumerate(accounts):
+            path, listed = self.dovecot(f"many{n}", 40 + n)
+            want.append(listed)
+        lines = "".join(f"{account.address}\n" for account in accounts[:-1])
+        lines += f"# with a URL of its own\n\n{accounts[-1].address} - maildir:{path}\n"
+        rows = self.importing(f"maildir:{self.old}/%u", "--list", "-", "--yes", "--jobs", "5",
+                              stdin=lines + "nobody@" + harness.DOMAIN + "\n", code=EX_TEMPFAIL)
+        self.assertEqual([row["taken"] for row in rows], [40 + n for n in range(count)] + [0])
+        self.assertTrue(rows[-1]["error"])
+        for account, listed in zip(accounts, want):
+            self.assertEqual(self.listing(account), listed)
+
+        for bad in ("no-address\n", f"{accounts[0].address} a b c\n",
+                    f"{accounts[0].address}\n{accounts[0].address.upper()}\n", ""):
+            self.importing("maildir:/nowhere", "--list", "-", stdin=bad, code=EX_DATAERR)
+
+    def test_killed_and_run_again(self):
+        """Wherever it is killed, the end is the same: every message once, in its order."""
+        account = self.account("killed")
+        path, want = self.dovecot("killed", 150)
+        for fault in "import_written", "import_committed", "import_written:2", "import_committed:2":
+            self.own(self.old)
+            done = self.run_admin("import", f"maildir:{path}", account.address, "--yes",
+                                  env={"MAILFLEET_FAULT": f"{fault}=kill"})
+            self.assertEqual(done.returncode, -9, done.stderr)
+            listed = self.listing(account)
+            self.assertEqual(listed, want[:len(listed)])
+        self.assertEqual(len(listed), 32 * 4)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (128, 22))
+        self.assertEqual(self.listing(account), want)
+        [[msgs, octets]] = self.fleet.sql(
+            "SELECT b.msgs, b.octets FROM mailbox b JOIN account c USING (mailbox_id) "
+            f"WHERE c.addr = '{account.address}'")
+        self.assertEqual((int(msgs), int(octets)), (150, sum(size for _, size, _ in want)))
+
+    def test_a_commit_whose_answer_is_lost(self):
+        """What is in the mailbox is not added again, and its file is not given to the reaper."""
+        account = self.account("uncertain")
+        path, want = self.dovecot("uncertain", 5)
+        self.importing(f"maildir:{path}", account.address, "--yes")
+        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
+        again = ("SELECT import({0}, array_agg(blob_id ORDER BY seq), array_agg(volume_id::bigint), "
+                 "array_agg(size::bigint), array_agg(skip::bigint), array_agg(uidl ORDER BY seq), "
+                 "array_agg('00000000-0000-0000-0000-000000000000'::uuid), array_agg(handle), 0, 0) "
+                 "FROM message WHERE mailbox_id = {0}").format(box)
+        self.assertEqual(self.fleet.sql(again), [["0"]])
+        self.assertEqual(self.fleet.sql(f"SELECT count(*) FROM ledger WHERE mailbox_id = {box}"),
+                         [["0"]])
+        # The same UIDLs in other files: those go to the ledger.
+        self.fleet.sql(again.replace("array_agg(blob_id ORDER BY seq)",
+                                     "array_agg(gen_random_uuid())"))
+        self.assertEqual(self.fleet.sql(
+            f"SELECT by_whom, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1"),
+            [["imported already", "5"]])
+        self.assertEqual(self.listing(account), want)
+
+    def test_a_big_mailbox_and_its_limits(self):
+        """Limits do not stop an import; a delivery finds the mailbox full then."""
+        account = self.account("big", "--quota-messages", "10")
+        path, want = self.dovecot("big", 3000)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual(row["taken"], 3000)
+        with self.pop3(account) as pop3:
+            self.assertEqual(list(pop3.uidl().values()), [uidl for uidl, _, _ in want])
+            self.assertEqual(list(pop3.list().values()), [size for _, size, _ in want])
+            pop3.quit()
+        with self.assertRaises(harness.Refused):
+            self.deliver(message(0), account)
+
+    def test_what_is_wrong(self):
+        account = self.account("wrong")
+        for words, code in (
+                (("maildir:/nowhere", "nobody@" + harness.DOMAIN), EX_TEMPFAIL),
+                (("ftp://there", account.address), EX_DATAERR),
+                (("maildir:/nowhere/%x", account.address), EX_DATAERR),
+                (("maildir:/nowhere",), EX_USAGE),
+                (("maildir:/nowhere", account.address, "--jobs", "0"), EX_DATAERR),
+                (("maildir:/nowhere", account.address, "--list", "-"), EX_USAGE)):
+            self.importing(*words, code=code)
+        path, _ = self.dovecot("wrong", 1)
+        self.importing(f"maildir:{path}", "nobody@" + harness.DOMAIN, code=EX_NOUSER)
+        (path / "dovecot-uidlist").write_text("3 V1 N1\n2 :b\n1 :a\n")
+        self.importing(f"maildir:{path}", account.address, code=EX_TEMPFAIL)
+
+    # --- out again --------------------------------------------------------------------------------
+
+    def exported(self, *words, code=EX_OK):
+        done = self.run_admin("export", *words, "--json")
+        self.assertEqual(done.returncode, code, done.stderr)
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def test_out_and_in_again(self):
+        """Random messages: what comes back is what went out, with its UIDL and its date."""
+        account, back = self.account("out"), self.account("back")
+        for octets in [m for m in some_messages(7, 40) if m]:
+            self.deliver(octets, account)
+        self.deliver(b"Subject: from\r\n\r\nFrom me\r\n>From you\r\nFrom x Thu Jan  2 03:04:05 2020\r\n",
+                     account)
+        before = self.listing(account)
+        maildir, mbox = self.old / "maildir", self.old / "out.mbox"
+        record = self.exported(account.address, f"maildir:{maildir}")
+        self.assertEqual((record["messages"], record["octets"], record["failed"]),
+                         (len(before), sum(size for _, size, _ in before), 0))
+        for _, size, octets in before:
+            files = [f for f in (maildir / "cur").iterdir() if f",W={size}:2," in f.name]
+            self.assertIn(octets.replace(b"\r\n", b"\n"), [f.read_bytes() for f in files])
+        self.importing(f"maildir:{maildir}", back.address, "--yes")
+        self.assertEqual(self.listing(back), before)
+        self.assertEqual([when[:16] for when in self.received(back)],
+                         [when[:16] for when in self.received(account)])
+        [row] = self.importing(f"maildir:{maildir}", account.address, "--yes")  # its own mail
+        self.assertEqual((row["known"], row["new"]), (len(before), 0))
+
+        self.exported(account.address, mbox, "--format", "mbox")
+        other = self.account("frommbox")
+        self.importing(f"mbox:{mbox}", other.address, "--yes", "--format", "mboxrd")
+        self.assertEqual([rest for _, *rest in self.listing(other)],
+                         [rest for _, *rest in before])
+        for target in f"maildir:{maildir}", f"mbox:{mbox}", "/nowhere/at/all":
+            self.exported(account.address, target, code=EX_CANTCREAT
+                          if ":" in target else EX_USAGE)
+
+    def test_a_missing_file_is_told(self):
+        account = self.account("missing")
+        for n in range(3):
+            self.deliver(message(n), account)
+        files = {f.name: f for f in self.spool_files()}
+        uidl = self.listing(account)[1][0]
+        files[uidl].unlink()
+        done = self.run_admin("export", account.address, f"maildir:{self.old}/missing", "--json")
+        self.assertEqual(done.returncode, EX_TEMPFAIL, done.stderr)
+        self.assertIn(uidl, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["messages"], 2)
+
+
+if __name__ == "__main__":
+    harness.main()

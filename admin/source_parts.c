@@ -256,7 +256,8 @@ static bool add_long(struct span s, const struct uidl_parts *p, struct buf *out)
     if (!value_of(short_name(names, span_trim(span_first(s, bar))), p, &v)) {
         return false;
     }
-    for (s = span_skip(s, bar + 1); s.n; s = span_skip(s, bar + 1)) {
+    while (bar < s.n) {
+        s = span_skip(s, bar + 1);
         bar = span_find(s, '|');
         if (!apply_long(span_trim(span_first(s, bar)), &v, &width)) {
             return false;

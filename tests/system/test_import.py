@@ -139,7 +139,7 @@ class ImportTest(harness.FleetTest):
         self.assertEqual((row["known"], row["new"], row["taken"]), (7, 1, 1))
         listed = self.listing(account)
         self.assertEqual(listed[:6], want[:1] + want[2:])
-        self.assertEqual(listed[7], (uid_uidl(22), 22, b"Subject: late\r\n\r\nlate\r\n"))
+        self.assertEqual(listed[7], (uid_uidl(22), 23, b"Subject: late\r\n\r\nlate\r\n"))
         self.assertEqual(len(listed), 8)
 
     def test_a_maildir_without_a_list(self):

@@ -147,12 +147,15 @@ class ImportTest(harness.FleetTest):
         long = "1600000002." + "x" * 100
         path = self.maildir("names", {
             "cur/1600000001.b.old:2,S": message(1), "new/1600000000.a.old": message(0),
-            f"cur/{long}:2,": message(2), "cur/1600000003.c": b"Subject: no end\r\n\r\nno end"})
+            f"cur/{long}:2,": message(2), "cur/1600000003.c": b"Subject: no end\r\n\r\nno end",
+            "cur/1600000004.d": b""})
         [row] = self.importing(f"maildir:{path}", account.address, "--yes")
-        self.assertEqual((row["taken"], row["uidls_changed"]), (4, 1))
-        self.assertEqual([uidl for uidl, _, _ in self.listing_of(account, 3)],
-                         ["1600000000.a.old", "1600000001.b.old",
-                          hashlib.sha256(long.encode()).hexdigest()])
+        self.assertEqual((row["taken"], row["uidls_changed"]), (5, 1))
+        size = len(message(1))
+        self.assertEqual([(uidl, size) for uidl, size, _ in self.listing_of(account, 5)],
+                         [("1600000000.a.old", size), ("1600000001.b.old", size),
+                          (hashlib.sha256(long.encode()).hexdigest(), size),
+                          ("1600000003.c", 25), ("1600000004.d", 0)])
 
     def listing_of(self, account, count):
         """The first so many: one whose last line has no end is sent with one, as ever."""

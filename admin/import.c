@@ -74,6 +74,7 @@ struct import {
     unsigned jobs;
     struct outcome *outcomes; /* of list */
     struct progress progress;
+    uint64_t listed, found; /* accounts, and new messages in them */
 };
 
 static void fail(struct lane *l, const char *what, const char *why)
@@ -185,6 +186,14 @@ static void count_list(struct lane *l, const struct source_message *list, size_t
     }
 }
 
+/* How many there will be in all, by the accounts that were listed so far. */
+static void expect(struct import *im, uint64_t new)
+{
+    im->listed++;
+    im->found += new;
+    im->progress.total = im->found * im->list.n / im->listed;
+}
+
 /* True: messages are to be read. */
 static bool lane_listed(struct lane *l)
 {
@@ -202,6 +211,7 @@ static bool lane_listed(struct lane *l)
         return false;
     }
     count_list(l, list, n);
+    expect(im, l->outcome->new);
     return im->yes && l->outcome->new > 0;
 }
 

@@ -325,6 +325,19 @@ class ImportTest(harness.FleetTest):
             [["imported already", "5"]])
         self.assertEqual(self.listing(account), want)
 
+    def test_what_was_deleted_long_ago(self):
+        """Its file and its row in the ledger have gone; that it was here is known still."""
+        account = self.account("past")
+        path, want = self.dovecot("past", 3)
+        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
+        self.fleet.sql(
+            "INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, uidl, deleted_at, "
+            f"by_whom, unlinked_at) VALUES ({box}, gen_random_uuid(), 7, 1, 1, '{uid_uidl(2)}', "
+            "now(), 'a test', now())")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (1, 2))
+        self.assertEqual(self.listing(account), [want[0], want[2]])
+
     def test_a_big_mailbox_and_its_limits(self):
         """Limits do not stop an import; a delivery finds the mailbox full then."""
         account = self.account("big", "--quota-messages", "10")

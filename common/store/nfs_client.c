@@ -251,6 +251,8 @@ static int send_call(struct rpc_context *rpc, struct nfs_call *call, struct nfs_
     nfs_fh3 file = handle_of(call);
     diropargs3 entry = { file, call->name };
     switch (call->procedure) {
+    case NFS3_GETATTR:
+        return rpc_nfs3_getattr_async(rpc, on_reply, &(GETATTR3args){ file }, s);
     case NFS3_LOOKUP:
         return rpc_nfs3_lookup_async(rpc, on_reply, &(LOOKUP3args){ entry }, s);
     case NFS3_READ:

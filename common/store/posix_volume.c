@@ -65,8 +65,7 @@ static enum err check_sentinel(int root, const struct volume *v, char *why)
     return e;
 }
 
-/* Walks the root's path anew; *out is the caller's. */
-static enum err open_root(const struct volume *v, int *out, char *why)
+enum err posix_volume_root(const struct volume *v, int *out, char *why)
 {
     int fd = open(root_path(v), POSIX_DIR_FLAGS);
     if (fd < 0) {
@@ -116,7 +115,7 @@ static enum err get_root(struct posix_volume *pv, int *root, char *why)
 {
     int fd = pv->root;
     if (fd < 0) {
-        if (open_root(&pv->volume, &fd, why) != ERR_OK) {
+        if (posix_volume_root(&pv->volume, &fd, why) != ERR_OK) {
             return ERR_TEMP;
         }
         fd = keep_root(pv, fd);
@@ -507,7 +506,7 @@ void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_re
 {
     struct statvfs fs;
     int root;
-    r->err = open_root(&pv->volume, &root, r->why);
+    r->err = posix_volume_root(&pv->volume, &root, r->why);
     if (r->err != ERR_OK) {
         return;
     }
@@ -599,7 +598,7 @@ enum err posix_volume_check(const struct volume *v, const struct spool_options *
     (void)o;
     char text[HEALTH_WHY];
     int root;
-    enum err e = open_root(v, &root, text);
+    enum err e = posix_volume_root(v, &root, text);
     if (e == ERR_OK) {
         e = v->state == VOLUME_ACTIVE ? try_write(root, text) : ERR_OK;
         close(root);

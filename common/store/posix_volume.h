@@ -35,6 +35,9 @@ enum err posix_volume_read(struct posix_volume *pv, struct infile *f, uint64_t c
 enum err posix_volume_unlink(struct posix_volume *pv, const struct blob_id *id, char *why);
 void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_report *r);
 
+/* Walks the root's path anew and finds its sentinel right; *out is the caller's. */
+enum err posix_volume_root(const struct volume *v, int *out, char *why);
+
 /* As volume_create and volume_check. */
 enum err posix_volume_create(const struct volume *v, const struct spool_options *o, char *why,
                              size_t why_size);

@@ -153,6 +153,7 @@ struct backend_ops {
                        size_t why_size);
     enum err (*check)(const struct volume *v, const struct spool_options *o, char *why,
                       size_t why_size);
+    const struct volume_walk_ops *walk;
 };
 
 static inline void backend_unref(struct backend **b)

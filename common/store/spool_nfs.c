@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "store/nfs_setup.h"
+#include "store/volume_walk_ops.h"
 
 static struct nfs *nfs_of(struct backend *b)
 {
@@ -272,4 +273,5 @@ const struct backend_ops spool_nfs = {
     .probe = nfs_probe_start,
     .create = nfs_setup_create,
     .check = nfs_setup_check,
+    .walk = &spool_nfs_walk,
 };

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "net/pool.h"
 #include "store/posix_volume.h"
+#include "store/volume_walk_ops.h"
 
 struct posix {
     struct backend base;
@@ -384,4 +385,5 @@ const struct backend_ops spool_posix = {
     .probe = posix_probe,
     .create = posix_volume_create,
     .check = posix_volume_check,
+    .walk = &spool_posix_walk,
 };

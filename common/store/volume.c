@@ -45,9 +45,8 @@ struct volumes {
 
 static const struct backend_ops *const kinds[] = { &spool_posix, &spool_nfs };
 
-/* Why it can't be one is told; NULL then. */
-static const struct backend_ops *kind_of(const struct volume *v, const struct spool_options *o,
-                                         char *why, size_t why_size)
+const struct backend_ops *volume_kind(const struct volume *v, const struct spool_options *o,
+                                      char *why, size_t why_size)
 {
     if (v->fanout > SPOOL_FANOUT_MAX) {
         snprintf(why, why_size, "its fanout is not 0 to %d", SPOOL_FANOUT_MAX);
@@ -173,7 +172,8 @@ static struct mount *mount_new(struct volumes *vs, const struct volume *v, bool 
     m->volume = *v;
     m->in_health = in_health;
     m->report = (struct backend_report){ .err = ERR_TEMP, .why = "not yet looked at" };
-    const struct backend_ops *ops = kind_of(v, &vs->options, m->report.why, sizeof m->report.why);
+    const struct backend_ops *ops =
+        volume_kind(v, &vs->options, m->report.why, sizeof m->report.why);
     if (ops) {
         m->backend = ops->open(vs->loop, v, &vs->options);
         list_add(&vs->backends, &m->backend->link);
@@ -364,13 +364,13 @@ void volumes_doubt(struct volumes *vs, uint16_t volume_id)
 enum err volume_create(const struct volume *v, const struct spool_options *o, char *why,
                        size_t why_size)
 {
-    const struct backend_ops *ops = kind_of(v, o, why, why_size);
+    const struct backend_ops *ops = volume_kind(v, o, why, why_size);
     return ops ? ops->create(v, o, why, why_size) : ERR_INVALID;
 }
 
 enum err volume_check(const struct volume *v, const struct spool_options *o, char *why,
                       size_t why_size)
 {
-    const struct backend_ops *ops = kind_of(v, o, why, why_size);
+    const struct backend_ops *ops = volume_kind(v, o, why, why_size);
     return ops ? ops->check(v, o, why, why_size) : ERR_INVALID;
 }

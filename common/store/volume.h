@@ -33,4 +33,8 @@ bool volumes_ready(const struct volumes *vs, uint16_t volume_id);
 /* A write failed: the volume takes no new file until a look at it, made at once, finds it well. */
 void volumes_doubt(struct volumes *vs, uint16_t volume_id);
 
+/* What does the work for a volume of this kind of URL; NULL: why is one line. Thread-safe. */
+const struct backend_ops *volume_kind(const struct volume *v, const struct spool_options *o,
+                                      char *why, size_t why_size);
+
 #endif

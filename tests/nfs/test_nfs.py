@@ -213,6 +213,7 @@ class Programs(unittest.TestCase):
 
     def test_spool_as_user(self):
         with Nas(Squash="Root_Squash", MaxRead=65536, MaxWrite=65536) as nas:
+            self.check(*nas.run_directly("tests/unit/test_volume_walk", user=USER))
             self.check(*nas.run_directly("tests/unit/test_spool", user=USER,
                                          SPOOL_MESSAGES="1000"))
 

@@ -16,7 +16,8 @@
 
 #include "base/check.h"
 
-#define PASSWORD_MAX 511 /* of crypt(3), less what no client sends */
+#define PASSWORD_MAX 511   /* of crypt(3), less what no client sends */
+#define CLOCK_OFF_MS 60000 /* that a node's clock may be off before it is said */
 
 /* What it tells may come from a stranger: a control character could drive the terminal. */
 static void say(const char *fmt, va_list ap)
@@ -414,6 +415,34 @@ int64_t admin_now(void)
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int64_t monotonic_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+int admin_read_clock(struct admin *a)
+{
+    admin_sql(a, "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "the database's clock");
+    }
+    a->clock_ms = pg_get_i64(admin_result(a, 0), 0, 0);
+    a->clock_at = monotonic_ms();
+    int64_t off = admin_now() - a->clock_ms;
+    if (off > CLOCK_OFF_MS || off < -CLOCK_OFF_MS) {
+        admin_say("this node's clock is %lld s %s the database's, which counts",
+                  (long long)(off < 0 ? -off : off) / 1000, off < 0 ? "behind" : "ahead of");
+    }
+    return EX_OK;
+}
+
+int64_t admin_clock(const struct admin *a)
+{
+    return a->clock_at ? a->clock_ms + monotonic_ms() - a->clock_at : admin_now();
 }
 
 void admin_who(char out[64])

@@ -30,6 +30,8 @@ struct admin {
     PGresult **results;     /* of the last batch; freed by the next */
     size_t n_results;
     struct pg_reply reply; /* of the last batch */
+    int64_t clock_ms;      /* the database's when the monotonic clock was at clock_at */
+    int64_t clock_at;      /* 0: it was not read */
 };
 
 /*
@@ -90,6 +92,13 @@ int admin_addresses(struct admin *a, struct address_walk *w);
 int admin_volumes(struct admin *a, struct volume **v, size_t *n);
 /* Milliseconds since 1970. */
 int64_t admin_now(void);
+/*
+ * The same by the database's clock, which all nodes share: what ends messages must not hang on one
+ * node's. It is read once, and goes on by the monotonic clock; a node that is far off is told so.
+ * Until it was read admin_clock is admin_now.
+ */
+int admin_read_clock(struct admin *a);
+int64_t admin_clock(const struct admin *a);
 /* `operator NAME`: who did it, for the ledger. */
 void admin_who(char out[64]);
 /* `2026-01-31`, `2026-01-31T12:00Z`, or `3d`, `12h`, `30m`, `10s` ago: milliseconds since 1970.

@@ -84,12 +84,39 @@ int command_alias_add(struct admin *a, const struct args *args)
     return code;
 }
 
+/* What would go; EX_OK, or a code after a message. */
+static int would_remove(struct admin *a, const struct address *alias, const struct targets *t,
+                        const struct args *args)
+{
+    admin_sql(a, "SELECT cardinality(targets), (SELECT count(*) FROM unnest(targets) w (t) "
+                 "       WHERE cardinality($2::text[]) = 0 OR w.t = ANY ($2::text[])) "
+                 "FROM address WHERE addr = $1 AND mailbox_id IS NULL AND targets IS NOT NULL");
+    pg_text(a->batch, span_str(alias->canon));
+    pg_texts(a->batch, t->spans, t->n);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, alias->canon);
+    }
+    int64_t all = admin_rows(a, 0) ? pg_get_i64(admin_result(a, 0), 0, 0) : 0;
+    int64_t n = all ? pg_get_i64(admin_result(a, 0), 0, 1) : 0;
+    if (n == 0) {
+        return admin_fail(EX_NOUSER, "%s: no such alias or target", alias->canon);
+    }
+    args_yes(args, "remove %lld of the %lld targets of %s%s", (long long)n, (long long)all,
+             alias->canon, n == all ? ", and so the alias" : "");
+    return EX_OK;
+}
+
 int command_alias_remove(struct admin *a, const struct args *args)
 {
     struct address alias;
     struct targets t;
     if (!admin_address(args->v[0], &alias) || !targets_parse(args, &t)) {
         return EX_DATAERR;
+    }
+    int code = would_remove(a, &alias, &t, args);
+    if (code != EX_OK || !args->opt[ARG_yes]) {
+        targets_free(&t);
+        return code;
     }
     /* The last target takes the alias with it. */
     admin_sql(a, "DELETE FROM address WHERE addr = $1 AND mailbox_id IS NULL "
@@ -102,7 +129,7 @@ int command_alias_remove(struct admin *a, const struct args *args)
                  "RETURNING 1");
     pg_text(a->batch, span_str(alias.canon));
     pg_texts(a->batch, t.spans, t.n);
-    int code = change_alias(a, &alias);
+    code = change_alias(a, &alias);
     if (code == EX_OK && admin_rows(a, 0) + admin_rows(a, 1) == 0) {
         code = admin_fail(EX_NOUSER, "%s: no such alias or target", alias.canon);
     }

@@ -4,9 +4,11 @@
 #include "args.h"
 
 #include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "admin.h"
 #include "base/check.h"
 
 static const struct option options[] = {
@@ -44,6 +46,20 @@ bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out)
     a.v = argv + optind;
     *out = a;
     return true;
+}
+
+bool args_yes(const struct args *args, const char *fmt, ...)
+{
+    if (args->opt[ARG_yes]) {
+        return true;
+    }
+    char what[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    admin_say("would %s; nothing is done without --yes", what);
+    return false;
 }
 
 void args_help(uint64_t allowed)

@@ -71,6 +71,11 @@ struct args {
 
 /* False after a message on standard error. */
 bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out);
+/*
+ * Whether a command may do what it would do. Without --yes it says `would FMT`, and that nothing
+ * was done; the command then ends with EX_OK.
+ */
+bool args_yes(const struct args *args, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* `  --name VALUE  help` lines for the options of a command, to standard output. */
 void args_help(uint64_t allowed);
 

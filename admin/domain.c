@@ -119,12 +119,20 @@ int command_domain_remove(struct admin *a, const struct args *args)
     }
     admin_sql(a, "SELECT count(*) FROM address WHERE domain = $1 AND addr NOT LIKE '@%'");
     pg_text(a->batch, span_str(at + 1));
+    admin_sql(a, "SELECT 1 FROM domain WHERE name = $1");
+    pg_text(a->batch, span_str(at + 1));
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, at + 1);
     }
     int64_t left = pg_get_i64(admin_result(a, 0), 0, 0);
+    if (admin_rows(a, 1) == 0) {
+        return admin_fail(EX_NOUSER, "%s: no such domain", at + 1);
+    }
     if (left > 0) {
         return admin_fail(EX_DATAERR, "%s: still has %lld addresses", at + 1, (long long)left);
+    }
+    if (!args_yes(args, "take no more mail for %s", at + 1)) {
+        return EX_OK;
     }
     /* An address that is added meanwhile stays, and works again when the domain is added again. */
     admin_sql(a, "DELETE FROM address WHERE addr = $1");

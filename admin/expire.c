@@ -69,7 +69,7 @@ static int next_page(struct admin *a, struct walk *w)
     pg_i64(a->batch, w->days);
     pg_i64(a->batch, w->mailbox);
     pg_i64(a->batch, PAGE);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "mailboxes");
     }
@@ -93,7 +93,7 @@ static int move(struct admin *a, int64_t mailbox, uint64_t most, uint64_t *moved
     const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = (uint64_t)mailbox };
     admin_sql(a, "SELECT expire($1, $2, $3, $4, 'expired')");
     pg_i64(a->batch, mailbox);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
     pg_i64(a->batch, (int64_t)most);
     if (admin_run_change(a, &key, 1) != ERR_OK) {
@@ -147,7 +147,7 @@ static int count_mailbox(struct admin *a, int64_t mailbox, bool reading, uint64_
                  "AND r.seq = m.seq AND b.read_days >= 0 "
                  "AND r.read_at <= ms_time($2 - b.read_days * 86400000::bigint)) END");
     pg_i64(a->batch, mailbox);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_bool(a->batch, reading);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "mailboxes");

@@ -29,19 +29,27 @@ static const struct command {
     command_fn *run;
     const char *help;
 } commands[] = {
+/* What the commands that follow are for; in `mailfleet help` alone. */
+#define FOR(what)                                                                                  \
+    {                                                                                              \
+        .help = what                                                                               \
+    }
+    FOR("Setting a fleet up, and whether all is well"),
     { "init", "", 0, 0, 0, true, command_init, "make the fleet key and the database's tables" },
     { "migrate", "", 0, 0, ARG_BIT(dry_run), false, command_migrate,
       "bring the database's schema up to this version" },
     { "check", "", 0, 0, 0, false, command_check, "try the configuration and every connection" },
     { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
     { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },
+    FOR("Domains that mail is taken for"),
     { "domain add", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_add,
       "take mail for a domain" },
     { "domain set", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_set,
       "change its catch-all, and the limits and retention of new accounts" },
-    { "domain remove", "NAME", 1, 1, 0, false, command_domain_remove,
+    { "domain remove", "NAME", 1, 1, ARG_BIT(yes), false, command_domain_remove,
       "forget a domain without addresses" },
     { "domain list", "", 0, 0, 0, false, command_domain_list, "list domains" },
+    FOR("Accounts: mailboxes, and who may log in"),
     { "account add", "ADDRESS", 1, 1, KEEP_ARGS | PASSWORD_ARGS | ARG_BIT(reuse), false,
       command_account_add, "make a mailbox" },
     { "account passwd", "ADDRESS", 1, 1, PASSWORD_ARGS, false, command_account_passwd,
@@ -63,37 +71,69 @@ static const struct command {
     { "account list", "[DOMAIN]", 0, 1, 0, false, command_account_list, "list mailboxes" },
     { "account count", "", 0, 0, 0, false, command_account_count,
       "count accounts, and those that can log in by SCRAM" },
+    FOR("Addresses that lead to others"),
     { "alias add", "ALIAS TARGET...", 2, 1001, ARG_BIT(reuse), false, command_alias_add,
       "let an address lead to others, or to more of them" },
-    { "alias remove", "ALIAS [TARGET...]", 1, 1001, 0, false, command_alias_remove,
+    { "alias remove", "ALIAS [TARGET...]", 1, 1001, ARG_BIT(yes), false, command_alias_remove,
       "remove an alias, or some of its targets" },
     { "alias list", "[DOMAIN]", 0, 1, 0, false, command_alias_list, "list aliases" },
+    FOR("Volumes, where message files lie"),
     { "volume add", "URL", 1, 1, VOLUME_ARGS | ARG_BIT(fanout), true, command_volume_add,
       "make a volume: nfs://host[:port]/path or file:///path" },
     { "volume list", "", 0, 0, 0, false, command_volume_list, "list volumes" },
     { "volume set", "ID", 1, 1, VOLUME_ARGS, false, command_volume_set,
       "change state, weight or free-space floor" },
+    FOR("Messages: what is there, what was deleted, and what becomes of it"),
     { "messages", "ADDRESS", 1, 1, ARG_BIT(limit), false, command_messages,
       "list the pointers of a mailbox" },
+    { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(rate) | ARG_BIT(no_fuse) | ARG_BIT(yes), false,
+      command_reap, "expire messages, and unlink the files that the grace period has released" },
+    FOR("Moving in, and moving out"),
     { "import", "URL [ADDRESS]", 1, 2, MOVE_ARGS | ARG_BIT(rate) | ARG_BIT(yes), false,
       command_import, "bring mail in: maildir:/path, mbox:/path, pop3://host" },
     { "export", "ADDRESS PATH", 2, 2, ARG_BIT(format), false, command_export,
       "write a mailbox out as a Maildir or mbox" },
-    { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(dry_run), false, command_reap,
-      "expire messages, and unlink the files that the grace period has released" },
 };
+
+static void print_line(const struct command *c)
+{
+    char left[64];
+    snprintf(left, sizeof left, "%s %s", c->name, c->words);
+    printf("  %-32s %s\n", left, c->help);
+}
 
 static void print_usage(void)
 {
-    printf("usage: mailfleet [--config FILE] [--json] COMMAND [WORDS] [OPTIONS]\n\n");
+    printf(
+        "usage: mailfleet [--config FILE] [--json] COMMAND [WORDS] [OPTIONS]\n\n"
+        "A new fleet takes init, volume add, domain add, account add and check, in this order.\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-        char left[64];
-        snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].words);
-        printf("  %-32s %s\n", left, commands[i].help);
+        if (commands[i].name) {
+            print_line(&commands[i]);
+        } else {
+            printf("\n%s:\n", commands[i].help);
+        }
     }
-    printf("\nmailfleet COMMAND --help tells a command's options. The configuration is\n"
-           "%s unless --config names another.\n",
+    printf("\nmailfleet help COMMAND tells a command's options; mailfleet(8) tells all of it.\n"
+           "A command that removes something does so with --yes alone, and else says what it\n"
+           "would do. --json is for scripts. The configuration is %s\n"
+           "unless --config names another.\n",
            DEFAULT_CONFIG);
+}
+
+/* Those of several words that begin with this one. False: there are none. */
+static bool print_family(const char *word)
+{
+    size_t n = strlen(word);
+    bool any = false;
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        const char *name = commands[i].name;
+        if (name && strncmp(name, word, n) == 0 && name[n] == ' ') {
+            print_line(&commands[i]);
+            any = true;
+        }
+    }
+    return any;
 }
 
 static void print_command(const struct command *c)
@@ -103,10 +143,25 @@ static void print_command(const struct command *c)
     args_help(c->args);
 }
 
+static int help(const struct command *c, int argc, char **argv)
+{
+    if (c) {
+        print_command(c);
+    } else if (argc < 2) {
+        print_usage();
+    } else if (!print_family(argv[1])) {
+        return admin_fail(EX_USAGE, "no such command: %s (mailfleet help lists them)", argv[1]);
+    }
+    return EX_OK;
+}
+
 /* The words in front that are a command's name; how many, in *words. */
 static const struct command *find_command(int argc, char **argv, int *words)
 {
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (!commands[i].name) {
+            continue;
+        }
         const char *second = strchr(commands[i].name, ' ');
         size_t first_len = second ? (size_t)(second - commands[i].name) : strlen(commands[i].name);
         if (argc < (second ? 2 : 1) || strlen(argv[0]) != first_len ||
@@ -179,13 +234,22 @@ int main(int argc, char **argv)
         printf("mailfleet %s\n", MAILFLEET_VERSION);
         return EX_OK;
     }
+    if (argc > 1 && strcmp(argv[1], "help") == 0) {
+        common.help = true;
+        argv[1] = argv[0];
+        argc--;
+        argv++;
+    }
     const struct command *c = find_command(argc - 1, argv + 1, &words);
-    if (common.help || argc < 2) {
-        c ? print_command(c) : print_usage();
-        return common.help ? EX_OK : EX_USAGE;
+    if (common.help) {
+        return help(c, argc, argv);
+    }
+    if (argc < 2) {
+        print_usage();
+        return EX_USAGE;
     }
     if (!c) {
-        return admin_fail(EX_USAGE, "no such command: %s (mailfleet --help lists them)", argv[1]);
+        return admin_fail(EX_USAGE, "no such command: %s (mailfleet help lists them)", argv[1]);
     }
     struct args args;
     argv[words] = argv[0]; /* the name that getopt complains under */

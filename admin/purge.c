@@ -46,7 +46,7 @@ static int next_page(struct admin *a, struct walk *w)
                  "WHERE purged_at IS NULL AND purge_after <= ms_time($1) "
                  "AND (purge_after, mailbox_id) > ($2::text::timestamptz, $3) "
                  "ORDER BY purge_after, mailbox_id LIMIT $4");
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_text(a->batch, span_str(w->after));
     pg_i64(a->batch, w->mailbox);
     pg_i64(a->batch, PAGE);
@@ -70,7 +70,7 @@ static int move(struct admin *a, const struct due *d, uint64_t most, uint64_t *m
     const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = d->mailbox_id };
     admin_sql(a, "SELECT purge_page($1, $2, $3, $4)");
     pg_i64(a->batch, (int64_t)d->mailbox_id);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
     pg_i64(a->batch, (int64_t)most);
     if (admin_run_change(a, &key, 1) != ERR_OK) {
@@ -95,7 +95,7 @@ static int end(struct admin *a, const struct due *d, struct sums *sums)
     }
     admin_sql(a, "SELECT purge_end($1, $2, $3)");
     pg_i64(a->batch, (int64_t)d->mailbox_id);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
     admin_sql(a, "DELETE FROM address WHERE addr = $1 AND mailbox_id = $2");
     pg_text(a->batch, span_str(d->addr));

@@ -5,8 +5,13 @@
  *
  *   claim     the rows are this reaper's; another leaves them alone for STALE_MS
  *   unlink    the file of a row that shares it with nobody
- *   release   the row goes; a shared file's count goes down in the same transaction
- *   free      shared files that nobody counts any more: unlink, then forget
+ *   release   the row goes, to ledger_past; a shared file's count goes down, and what was unlinked
+ *             of the volume is counted, in the same transaction
+ *   free      shared files that nobody counts any more: claim, unlink, forget
+ *
+ * What is due is told by the database's clock, and was due when the fuses (fuse.c) were read: no
+ * more is unlinked than they have seen. At last ledger_past forgets what is older than
+ * reap.history.
  *
  * Each step can be repeated, so a reaper may be killed anywhere and any number may run at once, on
  * any node. Volumes that are read-only, or not well, are passed over: their rows stay for a later
@@ -17,8 +22,11 @@
 
 #include "base/check.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "commands.h"
 #include "expire.h"
+#include "fuse.h"
+#include "progress.h"
 #include "purge.h"
 #include "store/spool.h"
 #include "table.h"
@@ -27,12 +35,15 @@
 #define CLAIM_MOST   256              /* rows in one go, and so unlinks under way at once */
 #define PAGE         1000 /* due rows that are looked at in one go, for their mailboxes */
 #define VOLUME_TRIES 50   /* times 100 ms, until the volumes have been looked at */
+#define PRUNE_PAGE   5000 /* old rows of ledger_past that go in one statement, */
+#define PRUNE_PAGES  200  /* and statements in one run: the next one goes on */
 
 struct victim {
     struct blob_id blob;
     int64_t seq;
     uint16_t volume;
     bool shared;
+    uint64_t octets; /* of the file */
     struct reaper *reaper;
     enum err err;
 };
@@ -42,9 +53,13 @@ struct reaper {
     struct spool *spool;
     struct volume *volumes;
     size_t n_volumes;
-    int64_t *usable; /* of volumes: where files can be unlinked now */
+    struct fuse *fuses; /* of volumes */
+    int64_t *usable;    /* of volumes: where files can be unlinked now */
     size_t n_usable;
-    uint64_t left; /* rows it may still take */
+    int64_t until;        /* rows are due that were so then */
+    uint64_t left;        /* rows it may still take */
+    size_t most;          /* in one go */
+    struct progress pace; /* files */
     size_t pending;
     uint64_t expired, rows, files, failed;
     struct victim victims[CLAIM_MOST];
@@ -67,14 +82,48 @@ static void wait_unlinks(struct reaper *r)
     }
 }
 
+static struct fuse *fuse_of(struct reaper *r, uint16_t volume)
+{
+    size_t i = 0;
+    while (r->fuses[i].volume != volume) {
+        i++; /* claimed rows are on volumes of the list */
+    }
+    return &r->fuses[i];
+}
+
+static void log_fuse(struct reaper *r, const struct fuse *f)
+{
+    LOG(LOG_ERROR, "reap.fuse", F_U64("volume", f->volume), F_U64("due", f->due),
+        F_U64("today", f->today), F_U64("used", f->used), F_U64("limit", f->limit));
+    r->failed++;
+}
+
+/* More is due than the fuse had seen when somebody has moved the rows' times since. */
+static void spend(struct reaper *r, const struct victim *v)
+{
+    struct fuse *f = fuse_of(r, v->volume);
+    if (v->octets <= f->left) {
+        f->left -= v->octets;
+    } else if (!f->blown) {
+        f->blown = true;
+        f->left = 0;
+        admin_say("volume %u: what reap.fuse allows, %llu octets, has been unlinked; no more is",
+                  f->volume, (unsigned long long)f->limit);
+        log_fuse(r, f);
+    }
+}
+
 static void count_unlink(struct reaper *r, const struct victim *v)
 {
-    if (v->err == ERR_OK) {
-        r->files++;
-        return;
-    }
     char id[BLOB_ID_CHARS + 1];
     blob_id_text(&v->blob, id);
+    if (v->err == ERR_OK) {
+        spend(r, v);
+        r->files++;
+        LOG(LOG_INFO, "reap.unlinked", F_STR("id", id), F_U64("volume", v->volume),
+            F_U64("octets", v->octets));
+        return;
+    }
     admin_say("volume %u: %s is not unlinked now: %s", v->volume, id, err_text(v->err));
     r->failed++;
 }
@@ -107,7 +156,8 @@ static void find_usable(struct reaper *r)
     r->n_usable = 0;
     for (size_t i = 0; i < r->n_volumes; i++) {
         const struct volume *v = &r->volumes[i];
-        if (v->state != VOLUME_READONLY && spool_volume_ready(r->spool, v->volume_id)) {
+        if (!r->fuses[i].blown && v->state != VOLUME_READONLY &&
+            spool_volume_ready(r->spool, v->volume_id)) {
             r->usable[r->n_usable++] = v->volume_id;
         }
     }
@@ -167,48 +217,95 @@ static int open_volumes(struct reaper *r)
 static void add_release(struct reaper *r, int64_t mailbox, const struct victim *v)
 {
     struct admin *a = r->admin;
-    admin_sql(a, "SELECT release($1, $2, $3)");
+    admin_sql(a, "SELECT release($1, $2, $3, $4, $5)");
     pg_i64(a->batch, mailbox);
     pg_uuid(a->batch, &v->blob);
     pg_i64(a->batch, v->seq);
+    pg_i64(a->batch, admin_clock(a));
+    pg_bool(a->batch, a->config->reap_history > 0);
     if (v->shared) {
         admin_sql(a, "SELECT unshare($1)");
         pg_uuid(a->batch, &v->blob);
     }
 }
 
-/* All in one transaction; when another reaper was faster with one of them, each in its own. */
-static void release_victims(struct reaper *r, int64_t mailbox)
+static void add_forget(struct reaper *r, const struct victim *v)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < r->n; i++) {
-        if (r->victims[i].err == ERR_OK) {
-            add_release(r, mailbox, &r->victims[i]);
-            n++;
+    admin_sql(r->admin, "SELECT forget($1)");
+    pg_uuid(r->admin->batch, &v->blob);
+}
+
+/* What these unlinked, volume by volume in the order of their numbers: no deadlock. */
+static void add_reaped(struct reaper *r, const struct victim *v, size_t n)
+{
+    struct admin *a = r->admin;
+    for (size_t i = 0; i < r->n_volumes; i++) {
+        int64_t files = 0, octets = 0;
+        for (size_t k = 0; k < n; k++) {
+            if (v[k].volume == r->volumes[i].volume_id && v[k].err == ERR_OK && !v[k].shared) {
+                files++;
+                octets += (int64_t)v[k].octets;
+            }
+        }
+        if (files > 0) {
+            admin_sql(a, "SELECT reaped($1, $2, $3, $4)");
+            pg_i64(a->batch, r->volumes[i].volume_id);
+            pg_i64(a->batch, admin_clock(a));
+            pg_i64(a->batch, files);
+            pg_i64(a->batch, octets);
         }
     }
-    if (n == 0 || admin_run(r->admin, PG_WRITE) == ERR_OK) {
-        r->rows += n;
+}
+
+/* The rows of n victims end in one transaction: of a mailbox, or of shared files that are free. */
+static enum err end_rows(struct reaper *r, int64_t mailbox, const struct victim *v, size_t n,
+                         bool free_files)
+{
+    size_t ended = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].err == ERR_OK) {
+            free_files ? add_forget(r, &v[i]) : add_release(r, mailbox, &v[i]);
+            ended++;
+        }
+    }
+    if (ended == 0) {
+        return ERR_OK;
+    }
+    add_reaped(r, v, n);
+    enum err e = admin_run(r->admin, PG_WRITE);
+    r->rows += e == ERR_OK && !free_files ? ended : 0;
+    return e;
+}
+
+/* All at once; when another reaper was faster with one of them, each for itself. */
+static void end_victims(struct reaper *r, int64_t mailbox, bool free_files)
+{
+    if (end_rows(r, mailbox, r->victims, r->n, free_files) == ERR_OK) {
         return;
     }
     for (size_t i = 0; i < r->n; i++) {
-        if (r->victims[i].err != ERR_OK) {
-            continue;
-        }
-        add_release(r, mailbox, &r->victims[i]);
-        switch (admin_run(r->admin, PG_WRITE)) {
-        case ERR_OK:
-            r->rows++;
-            break;
-        case ERR_NOTFOUND:
-            break; /* already released */
-        default:
-            admin_fail_reply(r->admin, "ledger");
+        enum err e = end_rows(r, mailbox, &r->victims[i], 1, free_files);
+        if (e != ERR_OK && e != ERR_NOTFOUND) { /* NOTFOUND: it has ended already */
+            admin_fail_reply(r->admin, free_files ? "shared files" : "ledger");
             r->failed++;
         }
     }
 }
 
+/* Keeps the pace, after what is done: a batch is no more than a second's worth. */
+static void keep_pace(struct reaper *r, uint64_t files_before)
+{
+    fault_at(FAULT_reap_released);
+    progress_step(&r->pace, r->files - files_before);
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const struct victim *x = a, *y = b;
+    return memcmp(x->blob.b, y->blob.b, sizeof x->blob.b);
+}
+
+/* In the order of ids, so that reapers that count down the same shared files do not deadlock. */
 static void take_rows(struct reaper *r, const PGresult *rows)
 {
     r->n = 0;
@@ -216,8 +313,10 @@ static void take_rows(struct reaper *r, const PGresult *rows)
         r->victims[r->n++] = (struct victim){ .blob = pg_get_uuid(rows, i, 0),
                                               .seq = pg_get_i64(rows, i, 1),
                                               .volume = (uint16_t)pg_get_i64(rows, i, 2),
-                                              .shared = pg_get_i64(rows, i, 3) != 0 };
+                                              .shared = pg_get_i64(rows, i, 3) != 0,
+                                              .octets = (uint64_t)pg_get_i64(rows, i, 4) };
     }
+    qsort(r->victims, r->n, sizeof *r->victims, by_id);
 }
 
 /* What is due of a mailbox and on usable volumes becomes this reaper's: victims. */
@@ -225,12 +324,14 @@ static enum err claim(struct reaper *r, int64_t mailbox)
 {
     struct admin *a = r->admin;
     find_usable(r);
-    admin_sql(a, "SELECT blob_id, seq, volume_id, shared FROM claim($1, $2, $3, $4, $5)");
+    admin_sql(a, "SELECT blob_id, seq, volume_id, shared, size::bigint + skip "
+                 "FROM claim($1, $2, $3, $4, $5, $6)");
     pg_i64(a->batch, mailbox);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, STALE_MS);
-    pg_i64(a->batch, (int64_t)(r->left < CLAIM_MOST ? r->left : CLAIM_MOST));
+    pg_i64(a->batch, (int64_t)(r->left < r->most ? r->left : r->most));
     pg_i64s(a->batch, r->usable, r->n_usable);
+    pg_i64(a->batch, r->until);
     enum err e = admin_run(a, PG_WRITE);
     if (e == ERR_OK) {
         take_rows(r, admin_result(a, 0));
@@ -247,11 +348,13 @@ static int reap_mailbox(struct reaper *r, int64_t mailbox)
             return admin_fail_reply(r->admin, "ledger");
         }
         if (r->n > 0) {
+            uint64_t files = r->files;
             fault_at(FAULT_reap_claimed);
             unlink_victims(r);
-            release_victims(r, mailbox);
+            end_victims(r, mailbox, false);
+            keep_pace(r, files);
         }
-    } while (r->n == CLAIM_MOST && r->left > 0);
+    } while (r->n == r->most && r->left > 0);
     return EX_OK;
 }
 
@@ -281,7 +384,7 @@ static int next_page(struct reaper *r, struct walk *w)
                  "WHERE unlink_after <= ms_time($1) AND volume_id = ANY ($2) "
                  "AND (unlink_after, mailbox_id) > ($3::text::timestamptz, $4) "
                  "ORDER BY unlink_after, mailbox_id LIMIT $5");
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, r->until);
     find_usable(r);
     pg_i64s(a->batch, r->usable, r->n_usable);
     pg_text(a->batch, span_str(w->after));
@@ -324,13 +427,16 @@ static int reap_shared(struct reaper *r)
     struct admin *a = r->admin;
     struct blob_id last = { 0 };
     do {
+        uint64_t files = r->files;
         find_usable(r);
-        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false FROM blob_shared WHERE refs = 0 "
-                     "AND blob_id > $1 AND volume_id = ANY ($2) ORDER BY blob_id LIMIT $3");
+        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false, octets "
+                     "FROM claim_free($1, $2, $3, $4, $5)");
         pg_uuid(a->batch, &last);
+        pg_i64(a->batch, admin_clock(a));
+        pg_i64(a->batch, STALE_MS);
+        pg_i64(a->batch, (int64_t)r->most);
         pg_i64s(a->batch, r->usable, r->n_usable);
-        pg_i64(a->batch, CLAIM_MOST);
-        if (admin_run(a, PG_READ) != ERR_OK) {
+        if (admin_run(a, PG_WRITE) != ERR_OK) {
             return admin_fail_reply(a, "shared files");
         }
         take_rows(r, admin_result(a, 0));
@@ -339,26 +445,51 @@ static int reap_shared(struct reaper *r)
         }
         last = r->victims[r->n - 1].blob;
         unlink_victims(r);
-        for (size_t i = 0; i < r->n; i++) {
-            if (r->victims[i].err == ERR_OK) {
-                admin_sql(a, "SELECT forget($1)");
-                pg_uuid(a->batch, &r->victims[i].blob);
-            }
+        end_victims(r, 0, true);
+        keep_pace(r, files);
+    } while (r->n == r->most);
+    return EX_OK;
+}
+
+/* --- what is remembered ------------------------------------------------------------------------
+ */
+
+static int prune(struct reaper *r)
+{
+    struct admin *a = r->admin;
+    int64_t before = admin_clock(a) - (int64_t)a->config->reap_history;
+    for (unsigned page = 0; page < PRUNE_PAGES; page++) {
+        admin_sql(a, "WITH old AS (SELECT mailbox_id, blob_id, seq FROM ledger_past "
+                     "   WHERE unlinked_at < ms_time($1) ORDER BY unlinked_at LIMIT $2), "
+                     "gone AS (DELETE FROM ledger_past p USING old o WHERE p.mailbox_id = "
+                     "   o.mailbox_id AND p.blob_id = o.blob_id AND p.seq = o.seq RETURNING 1) "
+                     "SELECT count(*) FROM gone");
+        pg_i64(a->batch, before);
+        pg_i64(a->batch, PRUNE_PAGE);
+        if (page == 0) { /* and the fuse's sums, of which those of today count */
+            admin_sql(a, "DELETE FROM volume_reaped WHERE day < "
+                         "(ms_time($1) AT TIME ZONE 'UTC')::date - 30");
+            pg_i64(a->batch, admin_clock(a));
         }
-        if (a->batch && admin_run(a, PG_WRITE) != ERR_OK) {
-            return admin_fail_reply(a, "shared files");
+        if (admin_run(a, PG_WRITE) != ERR_OK) {
+            return admin_fail_reply(a, "what was unlinked long ago");
         }
-    } while (r->n == CLAIM_MOST);
+        if (pg_get_i64(admin_result(a, 0), 0, 0) == 0) {
+            break;
+        }
+    }
     return EX_OK;
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
 
-static int reap_count(struct admin *a)
+/* Without --yes: what is due, and what the fuses say of it. */
+static int reap_count(struct reaper *r)
 {
+    struct admin *a = r->admin;
     admin_sql(a, "SELECT count(*), coalesce(sum(size), 0)::bigint FROM ledger "
                  "WHERE unlink_after <= ms_time($1)");
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, r->until);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "ledger");
     }
@@ -382,6 +513,7 @@ static int reap_count(struct admin *a)
     table_number(t, expiring);
     table_print_record(t, a->json, stdout);
     table_free(&t);
+    admin_say("nothing is moved or unlinked without --yes");
     return EX_OK;
 }
 
@@ -402,36 +534,87 @@ static void print_result(const struct reaper *r)
     table_free(&t);
 }
 
+/* What is due from here on is left to the next run. */
+static int read_fuses(struct reaper *r, bool fuse, bool yes)
+{
+    r->until = admin_clock(r->admin);
+    int code = fuses_read(r->admin, r->spool, r->volumes, r->n_volumes, r->until, &r->fuses);
+    for (size_t i = 0; i < r->n_volumes && code == EX_OK; i++) {
+        if (!fuse) {
+            r->fuses[i].blown = false;
+            r->fuses[i].left = UINT64_MAX;
+        } else if (r->fuses[i].blown && yes) {
+            log_fuse(r, &r->fuses[i]);
+        }
+    }
+    return code;
+}
+
+static int reap(struct reaper *r)
+{
+    progress_begin(&r->pace, "files", 0, r->pace.rate);
+    int code = reap_ledger(r);
+    if (code == EX_OK) {
+        code = reap_shared(r);
+    }
+    if (code == EX_OK) {
+        code = prune(r);
+    }
+    progress_end(&r->pace);
+    print_result(r);
+    return code == EX_OK && r->failed > 0 ? EX_TEMPFAIL : code;
+}
+
+/* Its log lines are for a log: on a terminal they would be between the bars. */
+static void say_each_file(const struct admin *a)
+{
+    if (!isatty(STDERR_FILENO)) {
+        log_set_level((enum log_level)a->config->node_log_level);
+        log_set_node(a->config->node_name);
+    }
+}
+
+static int number_option(const struct args *args, enum arg o, uint64_t most, uint64_t *out)
+{
+    if (args->opt[o] && span_u64(span_str(args->opt[o]), most, out) != ERR_OK) {
+        return admin_fail(EX_DATAERR, "%s: not a number, or too large", args->opt[o]);
+    }
+    return EX_OK;
+}
+
 int command_reap(struct admin *a, const struct args *args)
 {
-    uint64_t limit = UINT64_MAX;
-    if (args->opt[ARG_limit] &&
-        span_u64(span_str(args->opt[ARG_limit]), INT64_MAX, &limit) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number", args->opt[ARG_limit]);
-    }
-    if (args->opt[ARG_dry_run]) {
-        return reap_count(a);
+    uint64_t limit = INT64_MAX, rate = a->config->reap_rate;
+    bool yes = args->opt[ARG_yes];
+    if (number_option(args, ARG_limit, INT64_MAX, &limit) != EX_OK ||
+        number_option(args, ARG_rate, 1000000, &rate) != EX_OK) {
+        return EX_DATAERR;
     }
     struct reaper *r = NEW(struct reaper);
     r->admin = a;
     r->left = limit;
-    int code = expire_messages(a, limit, &r->expired);
-    if (code == EX_OK) {
+    r->pace.rate = rate;
+    r->most = rate > 0 && rate < CLAIM_MOST ? rate : CLAIM_MOST;
+    int code = admin_read_clock(a);
+    if (code == EX_OK && yes) {
+        say_each_file(a);
+        code = expire_messages(a, limit, &r->expired);
+    }
+    if (code == EX_OK && yes) {
         code = purge_accounts(a, limit);
     }
     if (code == EX_OK) {
         code = open_volumes(r);
     }
     if (code == EX_OK) {
-        code = reap_ledger(r);
+        code = read_fuses(r, !args->opt[ARG_no_fuse], yes);
         if (code == EX_OK) {
-            code = reap_shared(r);
+            code = yes ? reap(r) : reap_count(r);
         }
-        print_result(r);
         spool_close(&r->spool);
     }
-    code = code == EX_OK && r->failed > 0 ? EX_TEMPFAIL : code;
     free(r->volumes);
+    free(r->fuses);
     free(r->usable);
     free(r);
     return code;

@@ -338,7 +338,7 @@ class Mailfleet(System):
         return {files[uid].parent: int(number) for number, uid in lines}
 
     def reap(self):
-        self.admin("reap")
+        self.admin("reap", "--yes")
 
 
 class MailfleetNfs(Mailfleet):

@@ -26,6 +26,8 @@
     X(reap_unlinked, "the reaper has unlinked a file, its row still stands")  \
     X(import_written, "files of an import are durable, their pointers are not committed") \
     X(import_committed, "pointers of an import are committed, the rest is to come") \
+    X(reap_released, "the reaper has ended the rows of what it unlinked")     \
+    X(undelete_committed, "a page of pointers is back, the second tombstone is set")   \
     X(sandbox_probe, "a worker that starts tries what it must not be able to do")
 
 enum fault {

@@ -545,10 +545,11 @@ struct op *index_deliver(struct index *ix, const struct pointer *p, struct span 
     c->done.room = done;
     sort_mailboxes(c);
     if (shared) {
-        pg_stmt(b, "SELECT share($1, $2, $3)");
+        pg_stmt(b, "SELECT share($1, $2, $3, $4)");
         pg_uuid(b, &p->id);
         pg_i64(b, p->volume);
         pg_i64(b, (int64_t)n);
+        pg_i64(b, (int64_t)p->size + p->skip);
     }
     for (size_t k = 0; k < n; k++) {
         pg_stmt(b, "SELECT deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");

@@ -116,7 +116,9 @@ static void on_space(struct nfs_call *c, enum err e, nfsstat3 status, const void
         probing_fail(p, "FSSTAT", e, status);
         return;
     }
-    p->report.free = ((const FSSTAT3res *)reply)->FSSTAT3res_u.resok.abytes;
+    const FSSTAT3resok *space = &((const FSSTAT3res *)reply)->FSSTAT3res_u.resok;
+    p->report.free = space->abytes;
+    p->report.used = space->tbytes > space->fbytes ? space->tbytes - space->fbytes : 0;
     if (p->prepare) {
         prepare(p);
     } else {

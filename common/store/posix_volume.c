@@ -517,6 +517,7 @@ void posix_volume_probe(struct posix_volume *pv, bool prepare, struct backend_re
         r->err = failed(r->why, "making the next day's directories", ERR_TEMP);
     } else {
         r->free = (uint64_t)fs.f_bavail * fs.f_frsize;
+        r->used = (uint64_t)(fs.f_blocks - fs.f_bfree) * fs.f_frsize;
     }
 }
 

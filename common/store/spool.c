@@ -52,6 +52,11 @@ bool spool_volume_ready(const struct spool *s, uint16_t volume)
     return volumes_ready(s->volumes, volume);
 }
 
+bool spool_volume_used(const struct spool *s, uint16_t volume, uint64_t *used)
+{
+    return volumes_used(s->volumes, volume, used);
+}
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 struct spool_writer {

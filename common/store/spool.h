@@ -59,6 +59,9 @@ void spool_close(struct spool **s);
 void spool_set_volumes(struct spool *s, const struct volume *v, size_t n);
 /* Its sentinel has been looked at and found right: for who would rather wait than fail. */
 bool spool_volume_ready(const struct spool *s, uint16_t volume);
+/* Octets in use on the volume's file system, whatever they are, at the last look. False: it is not
+ * ready. */
+bool spool_volume_used(const struct spool *s, uint16_t volume, uint64_t *used);
 
 /* --- writing ----------------------------------------------------------------------------- */
 

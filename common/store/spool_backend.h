@@ -113,6 +113,7 @@ struct backend_report {
     enum err err;
     char why[HEALTH_WHY]; /* when err is not OK */
     uint64_t free;        /* octets, for new files */
+    uint64_t used;        /* octets, of all that lies on its file system */
 };
 
 /*

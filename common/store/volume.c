@@ -307,6 +307,16 @@ bool volumes_ready(const struct volumes *vs, uint16_t volume_id)
     return m && is_well(m);
 }
 
+bool volumes_used(const struct volumes *vs, uint16_t volume_id, uint64_t *used)
+{
+    const struct mount *m = find(vs, volume_id);
+    if (!m || !is_well(m)) {
+        return false;
+    }
+    *used = m->report.used;
+    return true;
+}
+
 /* The share of new files that this volume takes now. */
 static uint64_t share_of(const struct mount *m, const uint16_t *tried, size_t n)
 {

@@ -30,6 +30,8 @@ struct backend *volumes_find(struct volumes *vs, uint16_t volume_id);
 struct backend *volumes_choose(struct volumes *vs, const uint16_t *tried, size_t n);
 /* It is listed, and its sentinel was found right at the last look. */
 bool volumes_ready(const struct volumes *vs, uint16_t volume_id);
+/* Octets in use at the last look; false: it is not ready. */
+bool volumes_used(const struct volumes *vs, uint16_t volume_id, uint64_t *used);
 /* A write failed: the volume takes no new file until a look at it, made at once, finds it well. */
 void volumes_doubt(struct volumes *vs, uint16_t volume_id);
 

@@ -6,7 +6,8 @@
 --
 -- The same tables and functions are meant for plain PostgreSQL and, when one machine is outgrown,
 -- for Citus: mailbox, account, message and ledger distributed by mailbox_id and colocated, address
--- by addr, blob_shared by blob_id; volume, domain, fleet and node as reference tables. So
+-- by addr, blob_shared by blob_id; volume, volume_reaped, domain, fleet and node as reference
+-- tables. So
 --   - every hot table carries mailbox_id, in every unique key too, and each hot statement names it;
 --   - each hot operation is one plpgsql function with the distribution column as its first
 --     argument, and ids and times are given by the client: times in milliseconds since 1970;
@@ -226,12 +227,14 @@ CREATE INDEX removed_addr ON removed (addr);
 CREATE INDEX removed_aliases ON removed USING gin (aliases);
 CREATE INDEX removed_due ON removed (purge_after) WHERE purged_at IS NULL;
 
--- How many pointers and ledger rows of all mailboxes name a shared file. At 0 a reaper unlinks it,
--- and forgets the row when the unlink has answered.
+-- How many pointers and ledger rows of all mailboxes name a shared file. At 0 a reaper claims it,
+-- unlinks it, and forgets the row when the unlink has answered.
 CREATE TABLE blob_shared (
     blob_id   uuid     PRIMARY KEY,
     volume_id smallint NOT NULL,
-    refs      integer  NOT NULL CHECK (refs >= 0)
+    refs      integer  NOT NULL CHECK (refs >= 0),
+    octets    bigint   NOT NULL DEFAULT 0, -- of the file: pointers may all have gone when it goes
+    claimed_at timestamptz
 );
 CREATE INDEX blob_shared_free ON blob_shared (blob_id) WHERE refs = 0;
 
@@ -310,9 +313,10 @@ END $$;
 
 -- Counts the mailboxes of a file before they are delivered to: a failure may leak the file, but
 -- can't unlink it too early.
-CREATE FUNCTION share(blob uuid, vol bigint, n bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION share(blob uuid, vol bigint, n bigint, len bigint DEFAULT 0)
+RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO blob_shared (blob_id, volume_id, refs) VALUES (blob, vol, n);
+    INSERT INTO blob_shared (blob_id, volume_id, refs, octets) VALUES (blob, vol, n, len);
 END $$;
 
 -- A ledger row for a file that the mailbox never listed.
@@ -648,6 +652,51 @@ BEGIN
     RETURN n;
 END $$;
 
+-- Gives a mailbox back what was deleted since then and no reaper has claimed, at most so many, with
+-- place, UIDL and handle as they were; returns how many. With a blob, that message alone. Limits do
+-- not count: they stop new mail. A message whose id or UIDL is listed again stays where it is, since
+-- a UIDL names one message, as does one whose file goes with another row that a reaper has.
+CREATE FUNCTION undelete(box bigint, since_ms bigint, blob uuid, most bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n   bigint;
+    len bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state <> 2 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no mailbox %', box USING ERRCODE = 'MF002';
+    END IF;
+    WITH back AS (
+        DELETE FROM ledger d
+         WHERE d.mailbox_id = box AND d.claimed_at IS NULL AND (d.blob_id, d.seq) IN (
+            SELECT l.blob_id, l.seq FROM ledger l
+             WHERE l.mailbox_id = box AND l.seq > 0 AND l.claimed_at IS NULL
+               AND l.deleted_at >= ms_time(since_ms)
+               AND (blob IS NULL OR l.blob_id = blob)
+               AND NOT EXISTS (SELECT FROM message m
+                                WHERE m.mailbox_id = box AND m.blob_id = l.blob_id)
+               AND NOT EXISTS (SELECT FROM message m
+                                WHERE m.mailbox_id = box AND m.uidl = l.uidl AND l.uidl <> '')
+               AND NOT EXISTS (SELECT FROM ledger y
+                                WHERE y.mailbox_id = box AND y.blob_id = l.blob_id
+                                  AND (y.claimed_at IS NOT NULL OR y.seq > l.seq))
+             ORDER BY l.seq LIMIT most)
+        RETURNING d.*
+    ), put AS (
+        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl, handle)
+        SELECT k.mailbox_id, k.seq, k.blob_id, k.size, k.skip, k.volume_id, k.shared, k.uidl,
+               k.handle
+          FROM back k
+        RETURNING size
+    )
+    SELECT count(*), coalesce(sum(p.size), 0) INTO n, len FROM put p;
+    IF n > 0 THEN
+        UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs + n, octets = b.octets + len
+         WHERE b.mailbox_id = box;
+    END IF;
+    RETURN n;
+END $$;
+
 -- The reaper. Any number may run at once:
 --   0. mailboxes with a rule of retention, by mailbox_retention and mailbox_read, whose first
 --      pointers or marks are older: expire() until it has nothing more; accounts that were removed
@@ -655,37 +704,54 @@ END $$;
 --   1. the mailboxes of ledger rows that are due, by ledger_due;
 --   2. claim() what is due of each, on the volumes that can be reached. A claim that is older than
 --      stale_ms was a dead reaper's.
---   3. a row that is not shared: unlink the file, then release() the row;
---      a shared one: release() and unshare() in one transaction;
---   4. SELECT blob_id, volume_id FROM blob_shared WHERE refs = 0: unlink, then forget().
--- Each step may be repeated after a crash: an unlink finds no file, release() raises MF002 and
--- takes unshare() back with it.
+--   3. a row that is not shared: unlink the file, then release() the row and count the file by
+--      reaped(); a shared one: release() and unshare(); all in one transaction;
+--   4. claim_free() shared files that nobody names: unlink, then forget() and reaped().
+-- Each step may be repeated after a crash: an unlink finds no file, release() and forget() raise
+-- MF002 and take unshare() and reaped() back with them.
 
 -- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox. vols:
--- on these volumes alone.
+-- on these volumes alone. due_ms: due at that time, which may be long ago when a run is long. The
+-- lock is what keeps undelete() from giving back one row of a file while another is handed out.
 CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint,
-                      vols bigint[] DEFAULT NULL)
+                      vols bigint[] DEFAULT NULL, due_ms bigint DEFAULT NULL)
 RETURNS SETOF ledger LANGUAGE plpgsql AS $$
+DECLARE
+    due timestamptz := ms_time(coalesce(due_ms, now_ms));
 BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     RETURN QUERY
     UPDATE ledger l SET claimed_at = ms_time(now_ms)
      WHERE l.mailbox_id = box AND (l.blob_id, l.seq) IN (
         SELECT d.blob_id, d.seq FROM ledger d
          WHERE d.mailbox_id = box
-           AND d.unlink_after <= ms_time(now_ms)
+           AND d.unlink_after <= due
            AND (vols IS NULL OR d.volume_id = ANY (vols))
            AND (d.claimed_at IS NULL OR d.claimed_at < ms_time(now_ms - stale_ms))
            AND NOT EXISTS (SELECT FROM message m
                             WHERE m.mailbox_id = box AND m.blob_id = d.blob_id)
            AND NOT EXISTS (SELECT FROM ledger y
                             WHERE y.mailbox_id = box AND y.blob_id = d.blob_id
-                              AND y.unlink_after > ms_time(now_ms))
+                              AND y.unlink_after > due)
          LIMIT most FOR UPDATE OF d SKIP LOCKED)
     RETURNING l.*;
 END $$;
 
-CREATE FUNCTION release(box bigint, blob uuid, place bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- A row ends: its file is gone, or was one of several mailboxes'. remember: in ledger_past.
+CREATE FUNCTION release(box bigint, blob uuid, place bigint, now_ms bigint, remember boolean)
+RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    IF remember THEN
+        INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, deleted_at, by_whom,
+                                 unlinked_at)
+        SELECT l.mailbox_id, l.blob_id, l.seq, l.size, l.volume_id, l.deleted_at, l.by_whom,
+               ms_time(now_ms)
+          FROM ledger l
+         WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place
+        ON CONFLICT (mailbox_id, blob_id, seq) DO UPDATE
+           SET deleted_at = excluded.deleted_at, by_whom = excluded.by_whom,
+               volume_id = excluded.volume_id, unlinked_at = excluded.unlinked_at;
+    END IF;
     DELETE FROM ledger l WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no such ledger row' USING ERRCODE = 'MF002';
@@ -706,7 +772,35 @@ BEGIN
     RETURN left_over;
 END $$;
 
+-- Shared files behind this id that nobody names any more become the caller's, as by claim().
+CREATE FUNCTION claim_free(last uuid, now_ms bigint, stale_ms bigint, most bigint, vols bigint[])
+RETURNS SETOF blob_shared LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    UPDATE blob_shared s SET claimed_at = ms_time(now_ms)
+     WHERE s.blob_id IN (
+        SELECT f.blob_id FROM blob_shared f
+         WHERE f.refs = 0 AND f.blob_id > last AND f.volume_id = ANY (vols)
+           AND (f.claimed_at IS NULL OR f.claimed_at < ms_time(now_ms - stale_ms))
+         ORDER BY f.blob_id LIMIT most FOR UPDATE SKIP LOCKED)
+    RETURNING s.*;
+END $$;
+
 CREATE FUNCTION forget(blob uuid) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such free file' USING ERRCODE = 'MF002';
+    END IF;
+END $$;
+
+-- Files of a volume were unlinked: in the transaction that ends their rows, and after those, so
+-- that reapers hold this row's lock shortly.
+CREATE FUNCTION reaped(vol bigint, now_ms bigint, n bigint, len bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO volume_reaped AS r (volume_id, day, files, octets)
+    VALUES (vol, (ms_time(now_ms) AT TIME ZONE 'UTC')::date, n, len)
+    ON CONFLICT (volume_id, day) DO UPDATE
+       SET files = r.files + excluded.files, octets = r.octets + excluded.octets;
 END $$;

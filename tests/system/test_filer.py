@@ -123,7 +123,7 @@ class Reaper(Worker):
 
     def step(self):
         try:
-            self.files += json.loads(self.fleet.admin("reap", "--json"))["files"]
+            self.files += json.loads(self.fleet.admin("reap", "--yes", "--json"))["files"]
             self.ledger.answer(self.who, "ok")
         except harness.FleetError as error:
             if f"failed ({os.EX_TEMPFAIL})" not in str(error):

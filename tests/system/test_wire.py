@@ -175,7 +175,7 @@ class OnTheWire(harness.FleetTest):
             self.exactly(lambda: self.top_all(account, node), READ=MESSAGES)
 
     def reap(self):
-        return json.loads(self.fleet.admin("reap", "--json"))
+        return json.loads(self.fleet.admin("reap", "--yes", "--json"))
 
     def test_a_message_reaped_is_one(self):
         account = self.some_mail("deleted")

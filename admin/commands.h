@@ -31,6 +31,10 @@ command_fn command_messages;
 command_fn command_import;
 /* export.c */
 command_fn command_export;
+/* undelete.c */
+command_fn command_undelete;
+/* ledger.c */
+command_fn command_ledger;
 /* reap.c */
 command_fn command_reap;
 

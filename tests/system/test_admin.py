@@ -556,13 +556,13 @@ class Accounts(AdminTest):
         rows = {"alias": sales, "target": self.alice.address}, {"alias": sales,
                                                                 "target": bob.address}
         self.assertEqual(self.json("alias", "list", DOMAIN.upper()), list(rows))
-        self.ok("alias", "remove", sales, self.alice.address)
+        self.ok("alias", "remove", sales, self.alice.address, "--yes")
         self.deliver(HELLO, sales, node=1)
         self.assertEqual((len(self.mailbox(self.alice)), len(self.mailbox(bob))),
                          (before + 3, 3))
         self.fails(EX_NOUSER, "no such alias or target", "alias", "remove", sales,
                    self.alice.address)
-        self.ok("alias", "remove", sales, bob.address)
+        self.ok("alias", "remove", sales, bob.address, "--yes")
         for node in 0, 1:
             self.assertEqual(self.rcpt(sales, node), 550)
         self.assertEqual(self.json("alias", "list", DOMAIN), [])
@@ -577,11 +577,11 @@ class Accounts(AdminTest):
         self.ok("domain", "set", "catch.test", "--catch-all", "none")
         for node in 0, 1:
             self.assertEqual(self.rcpt("any@catch.test", node), 550)
-        self.ok("domain", "remove", "catch.test")
+        self.ok("domain", "remove", "catch.test", "--yes")
         self.ok("domain", "add", "catch.test", "--catch-all", "all@catch.test")
         self.assertEqual([d["catch_all"] for d in self.json("domain", "list")
                           if d["name"] == "catch.test"], ["all@catch.test"])
-        self.ok("domain", "remove", "catch.test")
+        self.ok("domain", "remove", "catch.test", "--yes")
 
     def test_limits_of_a_domain_are_those_of_new_accounts(self):
         self.ok("domain", "add", "limits.test", "--quota-octets", "2G", "--max-size", "10M")
@@ -668,7 +668,7 @@ class Accounts(AdminTest):
                    "--password-stdin", stdin="secret\n")
         for word in "show", "suspend", "remove", "restore":
             self.fails(EX_NOUSER, "an alias, not an account", "account", word, f"taken@{DOMAIN}")
-        self.ok("alias", "remove", f"taken@{DOMAIN}")
+        self.ok("alias", "remove", f"taken@{DOMAIN}", "--yes")
         # A refused account leaves nothing behind.
         self.assertEqual(self.fleet.sql("SELECT count(*) FROM mailbox"),
                          self.fleet.sql("SELECT count(*) FROM account"))
@@ -693,6 +693,46 @@ class Accounts(AdminTest):
             self.fails(EX_DATAERR, "spool.roots", "volume", "add", f"file://{path}")
         self.assertFalse(outside.exists())
         self.fails(EX_CANTCREAT, "exists already", "volume", "add", f"file://{self.fleet.spool}")
+
+    def test_nothing_is_removed_without_yes(self):
+        self.ok("domain", "add", "stays.test")
+        alias = f"stays@{DOMAIN}"
+        self.ok("alias", "add", alias, self.alice.address)
+        everything = ("SELECT addr, targets::text FROM address ORDER BY addr",
+                      "SELECT name FROM domain ORDER BY name")
+        before = [self.fleet.sql(sql) for sql in everything]
+        for words, says in ((("domain", "remove", "stays.test"), "stays.test"),
+                            (("alias", "remove", alias), "and so the alias"),
+                            (("alias", "remove", alias, self.alice.address), "1 of the 1"),
+                            (("reap",), "nothing is moved or unlinked")):
+            with self.subTest(words=words):
+                done = self.run_admin(*words)
+                self.assertEqual(done.returncode, EX_OK, done.stderr)
+                self.assertIn("without --yes", done.stderr)
+                self.assertIn(says, done.stderr)
+        self.assertEqual([self.fleet.sql(sql) for sql in everything], before)
+        # What is not there is told without --yes, too.
+        self.fails(EX_NOUSER, "no such", "domain", "remove", "nowhere.test")
+        self.fails(EX_NOUSER, "no such", "alias", "remove", alias, f"nobody@{DOMAIN}")
+        self.ok("alias", "remove", alias, "--yes")
+        self.ok("domain", "remove", "stays.test", "--yes")
+
+    def test_help_leads_to_every_command(self):
+        listed = self.ok("help")
+        self.assertEqual(self.ok("--help"), listed)
+        names = [line.split("  ")[1].strip() for line in listed.splitlines()
+                 if line.startswith("  ")]
+        self.assertGreater(len(names), 25)
+        for name in names:
+            words = [word for word in name.split() if word.islower() and word.isalpha()]
+            with self.subTest(words=words):
+                told = self.ok("help", *words)
+                self.assertIn(f"usage: mailfleet {' '.join(words)}", told)
+                self.assertEqual(self.ok(*words, "--help"), told)
+        self.assertEqual([line.split("  ")[1] for line in self.ok("help", "alias").splitlines()],
+                         [name for name in names if name.startswith("alias ")])
+        self.fails(EX_USAGE, "no such command", "help", "nothing")
+        self.fails(EX_USAGE, "no such command", "nothing", "--help")
 
     def test_bad_usage(self):
         self.fails(EX_USAGE, "no such command", "frobnicate")
@@ -723,16 +763,21 @@ class Accounts(AdminTest):
         self.deliver(HELLO, self.alice)
         gone = self.account("documented")
         self.ok("account", "remove", gone.address, "--yes")
+        with self.pop3(self.alice) as pop3:
+            pop3.ok("DELE 1")
+            pop3.quit()
         words = {"account show": [self.alice.address], "messages": [self.alice.address],
-                 "account receipt": [gone.address]}
-        self.assertEqual(len(documented), 12)
+                 "account receipt": [gone.address], "ledger": ["--since", "1h"],
+                 "undelete": [self.alice.address]}
+        self.deliver(HELLO, self.alice)
+        self.assertEqual(len(documented), 16)
         for name, (one, keys) in documented.items():
             with self.subTest(command=name):
                 shown = self.json(*name.split(), *words.get(name, []))
                 for row in [shown] if one else shown:
                     self.assertEqual(list(row), keys)
                 self.assertTrue(shown)
-        self.ok("alias", "remove", f"shown@{DOMAIN}")
+        self.ok("alias", "remove", f"shown@{DOMAIN}", "--yes")
 
     def test_messages_are_the_pointers(self):
         account = self.account("pointers")
@@ -789,13 +834,19 @@ class Reaper(AdminTest):
     def pass_time(self, seconds):
         self.fleet.sql(f"""UPDATE ledger SET deleted_at = deleted_at - interval '{seconds} s',
                            unlink_after = unlink_after - interval '{seconds} s',
+                           claimed_at = claimed_at - interval '{seconds} s';
+                           UPDATE blob_shared SET
                            claimed_at = claimed_at - interval '{seconds} s'""")
 
     def ledger(self):
         return int(self.fleet.sql("SELECT count(*) FROM ledger")[0][0])
 
     def reap(self, *words, **options):
-        return self.json("reap", *words, **options)
+        return self.json("reap", "--yes", *words, **options)
+
+    def due(self):
+        """What a reaper would do."""
+        return self.json("reap")
 
     def delete_all(self, account):
         with self.pop3(account) as pop3:
@@ -822,13 +873,13 @@ class Reaper(AdminTest):
         kept = self.account("kept")
         self.deliver(HELLO, kept)
         files = self.deleted("grace", 3)
-        self.assertEqual(self.reap("--dry-run"), {"due": 0, "octets": 0, "expiring": 0})
+        self.assertEqual(self.due(), {"due": 0, "octets": 0, "expiring": 0})
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.pass_time(14 * self.DAY - 300)
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.assertEqual(self.there(files), files)
         self.pass_time(300)
-        self.assertEqual(self.reap("--dry-run")["due"], 3)
+        self.assertEqual(self.due()["due"], 3)
         self.assertEqual(self.there(files), files)
         self.assertEqual(self.reap("--limit", "1"), {"expired": 0, "rows": 1, "files": 1, "failed": 0})
         self.assertEqual(len(self.there(files)), 2)
@@ -872,7 +923,7 @@ class Reaper(AdminTest):
             self.deliver(message, account)
         with self.pop3(account) as pop3:
             self.age(account, {1: 31, 2: 29.9, 4: 400})
-            self.assertEqual(self.reap("--dry-run")["expiring"], 2)
+            self.assertEqual(self.due()["expiring"], 2)
             self.assertEqual(self.expired(), [])
             self.assertEqual(self.reap(), {"expired": 2, "rows": 0, "files": 0, "failed": 0})
             self.assertEqual(self.expired(), [1, 4])
@@ -906,7 +957,7 @@ class Reaper(AdminTest):
         self.assertEqual(self.reap()["expired"], 0)
         self.ok("account", "retention", account.address, "365")
         self.ok("account", "suspend", account.address)
-        self.assertEqual(self.reap("--dry-run")["expiring"], 0)
+        self.assertEqual(self.due()["expiring"], 0)
         self.assertEqual(self.reap()["expired"], 0)
         self.ok("account", "resume", account.address)
         self.assertEqual(self.reap()["expired"], 1)
@@ -945,7 +996,7 @@ class Reaper(AdminTest):
         self.killed("reap_expired:3")
         before = len(self.expired())
         self.assertGreater(before, 0)
-        reapers = [self.popen("reap", "--json") for _ in range(3)]
+        reapers = [self.popen("reap", "--yes", "--json") for _ in range(3)]
         done = [reaper.communicate(timeout=100) for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 3, done)
         self.assertEqual(before + sum(json.loads(out)["expired"] for out, _ in done), total)
@@ -985,7 +1036,7 @@ class Reaper(AdminTest):
         for account in accounts:
             self.delete_all(account)
         self.pass_time(15 * self.DAY)
-        reapers = [self.popen("reap", "--json") for _ in range(4)]
+        reapers = [self.popen("reap", "--yes", "--json") for _ in range(4)]
         done = [reaper.communicate(timeout=100) for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 4, done)
         self.assertEqual(sum(json.loads(out)["rows"] for out, _ in done), 605)
@@ -993,7 +1044,7 @@ class Reaper(AdminTest):
         self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
 
     def killed(self, fault):
-        done = self.run_admin("reap", env={"MAILFLEET_FAULT": f"{fault}=kill"})
+        done = self.run_admin("reap", "--yes", env={"MAILFLEET_FAULT": f"{fault}=kill"})
         self.assertEqual(done.returncode, -9, done.stderr)
 
     def check_killed(self, name, fault, left):
@@ -1028,6 +1079,8 @@ class Reaper(AdminTest):
         self.killed("reap_unlinked:2")
         self.assertEqual((self.there(files), self.ledger()), (set(), 0))
         self.assertEqual(self.fleet.sql("SELECT refs FROM blob_shared"), [["0"]])
+        self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
+        self.pass_time(self.DAY)
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 1, "failed": 0})
         self.assertEqual(self.fleet.sql("SELECT count(*) FROM blob_shared"), [["0"]])
 
@@ -1037,7 +1090,7 @@ class Reaper(AdminTest):
         spool, away = self.fleet.spool, self.fleet.state / "spool.away"
         self.addCleanup(lambda: away.exists() and away.rename(spool))
         spool.rename(away)
-        done = self.run_admin("reap", "--json")
+        done = self.run_admin("reap", "--yes", "--json")
         self.assertEqual(done.returncode, EX_TEMPFAIL)
         self.assertIn("volume 1 is not well", done.stderr)
         self.assertEqual(json.loads(done.stdout), {"expired": 0, "rows": 0, "files": 0, "failed": 1})

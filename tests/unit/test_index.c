@@ -199,12 +199,11 @@ static void open_index(uint64_t timeout_ms)
 /* Mailboxes 1 to n without limits. */
 static void make_mailboxes(unsigned n)
 {
-    postgres_sql(
-        server,
-        "TRUNCATE mailbox, account, address, message, ledger, blob_shared, volume, read_mark,"
-        " removed;"
-        "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
-        n);
+    postgres_sql(server,
+                 "TRUNCATE mailbox, account, address, message, ledger, ledger_past, blob_shared,"
+                 " volume, volume_reaped, read_mark, removed;"
+                 "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
+                 n);
 }
 
 static void assert_counters_exact(void)
@@ -1142,8 +1141,17 @@ static void test_claims(void **state)
     /* A dead reaper's claim ends. */
     assert_int_equal(
         postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE " + 60001, 60000, 9)"), 2);
-    postgres_sql(server, "SELECT release(mailbox_id, blob_id, seq) FROM ledger");
+    /* What was due when a long run began. */
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE " + 999999, 1, 9,"
+                                          " NULL, 0)"),
+                     0);
+    postgres_sql(server, "SELECT release(mailbox_id, blob_id, seq, 5000, seq = 2) FROM ledger");
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past WHERE seq = 2"
+                                          " AND size = 20 AND by_whom = 'test'"
+                                          " AND unlinked_at = to_timestamp(5)"),
+                     1);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past"), 1);
 }
 
 /* A file that something else of the mailbox still names is not handed out. */
@@ -1163,6 +1171,22 @@ static void test_claim_spares_what_is_named(void **state)
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(1, " DUE ", 60000, 9)"), 1);
 }
 
+static void assert_refused(const char *sql, const char *state)
+{
+    PGresult *r = PQexec(postgres_conn(server), sql);
+    assert_string_equal(PQresultErrorField(r, PG_DIAG_SQLSTATE), state);
+    PQclear(r);
+}
+
+/* Octets of the free files that a reaper gets at this time. */
+static long long claim_free(unsigned now_ms)
+{
+    return postgres_sql(server,
+                        "SELECT coalesce(sum(octets), 0)::bigint FROM claim_free("
+                        "lpad('', 32, '0')::uuid, %u, 60000, 9, ARRAY[1]::bigint[])",
+                        now_ms);
+}
+
 static void test_shared_counts_down_once(void **state)
 {
     (void)state;
@@ -1173,20 +1197,153 @@ static void test_shared_counts_down_once(void **state)
     assert_int_equal(deliver(&p, to, 2, true).err, ERR_OK);
     assert_int_equal(expunge(1, &p, &first, 1), ERR_OK);
     assert_int_equal(expunge(2, &p, &first, 1), ERR_OK);
-    postgres_sql(server, "BEGIN; SELECT release(1, blob_id, 1), unshare(blob_id) FROM ledger"
-                         " WHERE mailbox_id = 1; COMMIT");
+    postgres_sql(server,
+                 "BEGIN; SELECT release(1, blob_id, 1, 0, true), unshare(blob_id) FROM ledger"
+                 " WHERE mailbox_id = 1; COMMIT");
     assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 1);
     /* The same row again takes the count back with it. */
-    PGresult *r = PQexec(postgres_conn(server), "SELECT unshare(blob_id), release(1, blob_id, 1)"
-                                                "  FROM blob_shared");
+    PGresult *r =
+        PQexec(postgres_conn(server), "SELECT unshare(blob_id), release(1, blob_id, 1, 0, true)"
+                                      "  FROM blob_shared");
     assert_string_equal(PQresultErrorField(r, PG_DIAG_SQLSTATE), "MF002");
     PQclear(r);
     assert_int_equal(postgres_sql(server, "SELECT refs FROM blob_shared"), 1);
-    postgres_sql(server, "SELECT forget(blob_id) FROM blob_shared");
-    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM blob_shared"), 1);
-    postgres_sql(server, "SELECT release(2, blob_id, 1), unshare(blob_id) FROM ledger");
-    postgres_sql(server, "SELECT forget(blob_id) FROM blob_shared");
+    const char *forget = "SELECT forget(blob_id) FROM blob_shared";
+    assert_refused(forget, "MF002");
+    assert_int_equal(claim_free(0), 0);
+    postgres_sql(server, "SELECT release(2, blob_id, 1, 0, true), unshare(blob_id) FROM ledger");
+    /* A free file is one reaper's, until that has died. */
+    assert_int_equal(claim_free(0), 110);
+    assert_int_equal(claim_free(60000), 0);
+    assert_int_equal(claim_free(60001), 110);
+    postgres_sql(server, "%s", forget);
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM blob_shared"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past"), 2);
+}
+
+static void test_reaped_adds_up_by_day(void **state)
+{
+    (void)state;
+    postgres_sql(server, "SELECT reaped(1, 86399999, 2, 100), reaped(1, 86400000, 1, 10),"
+                         " reaped(1, 86400001, 1, 20), reaped(2, 86400000, 5, 1)");
+    assert_int_equal(postgres_sql(server, "SELECT octets FROM volume_reaped WHERE volume_id = 1"
+                                          " AND day = '1970-01-02' AND files = 2"),
+                     30);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM volume_reaped"), 3);
+}
+
+/* --- undelete --------------------------------------------------------------------------------- */
+
+/* Three messages of mailbox 1, with what a pointer can have, and all of them deleted. */
+static void delete_three(void)
+{
+    for (uint32_t size = 10; size <= 30; size += 10) {
+        delivered_to(1, size);
+    }
+    postgres_sql(server, "UPDATE message SET uidl = 'old-' || seq, handle = '\\xff'"
+                         " WHERE mailbox_id = 1");
+    postgres_sql(server, "CREATE TEMP TABLE IF NOT EXISTS before (LIKE message); TRUNCATE before;"
+                         "INSERT INTO before SELECT * FROM message");
+    postgres_sql(server, "SELECT expunge(1, array_agg(seq), array_agg(blob_id), 1000, 5000, 'me')"
+                         "  FROM message WHERE mailbox_id = 1");
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 3);
+}
+
+static long long undelete(const char *arguments)
+{
+    return postgres_sql(server, "SELECT undelete(1, %s)", arguments);
+}
+
+static void test_undelete(void **state)
+{
+    (void)state;
+    delete_three();
+    assert_int_equal(undelete("1001, NULL, 9"), 0);
+    assert_int_equal(undelete("1000, NULL, 2"), 2);
+    assert_int_equal(postgres_sql(server, "SELECT max(seq) FROM message"), 2);
+    assert_int_equal(undelete("1000, NULL, 2"), 1);
+    assert_int_equal(undelete("1000, NULL, 2"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM (TABLE message EXCEPT"
+                                          " TABLE before) x"),
+                     0);
+    assert_int_equal(list_count(1), 3);
+    /* Three deliveries, one delete, two pages that came back. */
+    assert_int_equal(postgres_sql(server, "SELECT version FROM mailbox WHERE mailbox_id = 1"), 6);
+    assert_counters_exact();
+    struct pointer next = delivered_to(1, 1);
+    assert_int_equal(ask_delivered(1, &next), ERR_OK);
+    assert_int_equal(postgres_sql(server, "SELECT max(seq) FROM message"), 4);
+}
+
+static void test_undelete_one(void **state)
+{
+    (void)state;
+    delete_three();
+    assert_int_equal(undelete("0, (SELECT blob_id FROM ledger WHERE seq = 2), 9"), 1);
+    assert_int_equal(postgres_sql(server, "SELECT seq FROM message"), 2);
+    assert_counters_exact();
+    /* Limits are for new mail. */
+    postgres_sql(server, "UPDATE mailbox SET max_messages = 1, max_octets = 1");
+    assert_int_equal(undelete("0, NULL, 9"), 2);
+    assert_counters_exact();
+}
+
+static void test_undelete_spares(void **state)
+{
+    (void)state;
+    delete_three();
+    /* A reaper has the first; the second is listed again by its id, the third by its UIDL. */
+    postgres_sql(server, "UPDATE ledger SET claimed_at = now() WHERE seq = 1");
+    postgres_sql(server, "INSERT INTO message SELECT mailbox_id, 7, blob_id, size, skip, volume_id,"
+                         " shared FROM before WHERE seq = 2;"
+                         "INSERT INTO message SELECT mailbox_id, 8, lpad('', 32, '7')::uuid, size,"
+                         " skip, volume_id, shared, uidl FROM before WHERE seq = 3");
+    assert_int_equal(undelete("0, NULL, 9"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 3);
+    /* A file that a reaper has by another row is as good as gone. */
+    postgres_sql(server, "DELETE FROM message; UPDATE ledger SET blob_id = (SELECT blob_id FROM"
+                         " ledger WHERE seq = 1) WHERE seq = 2");
+    assert_int_equal(undelete("0, NULL, 9"), 1);
+    assert_int_equal(postgres_sql(server, "SELECT seq FROM message"), 3);
+    /* What was never listed does not come: given up, or without room. */
+    postgres_sql(server, "UPDATE ledger SET seq = 0, claimed_at = NULL WHERE seq = 2;"
+                         "DELETE FROM ledger WHERE seq = 1");
+    assert_int_equal(undelete("0, NULL, 9"), 0);
+    postgres_sql(server, "UPDATE mailbox SET state = 2");
+    assert_refused("SELECT undelete(1, 0, NULL, 9)", "MF002");
+    assert_refused("SELECT undelete(999, 0, NULL, 9)", "MF002");
+}
+
+/*
+ * An undelete that is not committed yet has moved one row of a file; a reaper asks for what is due,
+ * which is another row of that file. It must not get it.
+ */
+static void test_claim_waits_for_undelete(void **state)
+{
+    (void)state;
+    delete_three();
+    postgres_sql(server, "INSERT INTO ledger SELECT mailbox_id, blob_id, 0, size, skip, volume_id,"
+                         " shared, '', '', deleted_at, unlink_after, NULL, 'given up' FROM ledger");
+    PGconn *other = PQconnectdb(postgres_url(server));
+    assert_int_equal(PQstatus(other), CONNECTION_OK);
+    PQclear(PQexec(other, "BEGIN; SELECT undelete(1, 0, NULL, 9)"));
+    assert_int_equal(
+        PQsendQuery(postgres_conn(server), "SELECT count(*)::int FROM claim(1, " DUE ", 60000, 9)"),
+        1);
+    for (bool waits = false; !waits;) { /* or has answered, which it must not */
+        PGresult *w = PQexec(other, "SELECT FROM pg_locks WHERE NOT granted");
+        assert_int_equal(PQconsumeInput(postgres_conn(server)), 1);
+        waits = PQntuples(w) > 0 || !PQisBusy(postgres_conn(server));
+        PQclear(w);
+    }
+    PQclear(PQexec(other, "COMMIT"));
+    PGresult *r = PQgetResult(postgres_conn(server));
+    assert_string_equal(PQgetvalue(r, 0, 0), "0");
+    PQclear(r);
+    assert_null(PQgetResult(postgres_conn(server)));
+    PQfinish(other);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM message"), 3);
 }
 
 /* --- retention -------------------------------------------------------------------------------- */
@@ -1452,6 +1609,11 @@ int main(void)
         TEST(test_claims),
         TEST(test_claim_spares_what_is_named),
         TEST(test_shared_counts_down_once),
+        TEST(test_reaped_adds_up_by_day),
+        TEST(test_undelete),
+        TEST(test_undelete_one),
+        TEST(test_undelete_spares),
+        TEST(test_claim_waits_for_undelete),
         TEST(test_expire),
         TEST(test_expire_spares),
         TEST(test_mark_read),

@@ -114,7 +114,7 @@ static void set_limit(struct fuse *f, const struct config *c)
         f->limit = share > c->reap_fuse_floor ? share : c->reap_fuse_floor;
     }
     f->left = f->limit > f->today ? f->limit - f->today : 0;
-    f->blown = f->due > 0 && f->due > f->left;
+    f->blown = f->known && f->due > f->left;
 }
 
 static void say(const struct fuse *f)
@@ -135,7 +135,7 @@ int fuses_read(struct admin *a, const struct spool *s, const struct volume *v, s
     };
     for (size_t i = 0; i < n; i++) {
         sums.fuses[i].volume = v[i].volume_id;
-        spool_volume_used(s, v[i].volume_id, &sums.fuses[i].used);
+        sums.fuses[i].known = spool_volume_used(s, v[i].volume_id, &sums.fuses[i].used);
     }
     int code = sum_ledger(&sums);
     code = code == EX_OK ? sum_free(&sums) : code;

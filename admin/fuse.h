@@ -13,6 +13,7 @@
 
 struct fuse {
     uint16_t volume;
+    bool known; /* the volume was well; else nothing of it may be unlinked in this run */
     bool blown;
     uint64_t due;   /* octets that may be unlinked now, */
     uint64_t today; /* and those that were, since midnight */
@@ -23,8 +24,7 @@ struct fuse {
 
 /*
  * One for each volume, in their order; the caller frees *out. Rows count that are due at until_ms.
- * A volume that is not well has nothing in use, and so a small limit. Blown ones are said. EX_OK,
- * or a code after a message.
+ * Blown ones are said. EX_OK, or a code after a message.
  */
 int fuses_read(struct admin *a, const struct spool *s, const struct volume *v, size_t n,
                int64_t until_ms, struct fuse **out);

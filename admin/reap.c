@@ -156,7 +156,7 @@ static void find_usable(struct reaper *r)
     r->n_usable = 0;
     for (size_t i = 0; i < r->n_volumes; i++) {
         const struct volume *v = &r->volumes[i];
-        if (!r->fuses[i].blown && v->state != VOLUME_READONLY &&
+        if (r->fuses[i].known && !r->fuses[i].blown && v->state != VOLUME_READONLY &&
             spool_volume_ready(r->spool, v->volume_id)) {
             r->usable[r->n_usable++] = v->volume_id;
         }

@@ -113,6 +113,8 @@ class LedgerTest(harness.FleetTest):
 
 
 class Undelete(LedgerTest):
+    settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
+
     def setUp(self):
         self.clean()
 
@@ -130,7 +132,6 @@ class Undelete(LedgerTest):
         self.run_admin("epoch")
         self.eventually(20, lambda: self.assertIn("from-the-old-server", self.uidls(account)))
         uidls, content = self.uidls(account), self.mailbox(account)
-        self.until_cached(account)
         self.delete(account, 1, 2, 5)
         self.deliver(HELLO, account)
         rest, new = [uidls[2], uidls[3]], self.uidls(account)[-1]
@@ -141,6 +142,7 @@ class Undelete(LedgerTest):
         self.assertEqual((done.returncode, json.loads(done.stdout)["messages"]), (EX_OK, 3))
         self.assertIn("without --yes", done.stderr)
         self.assertEqual(self.fleet.sql("SELECT * FROM ledger ORDER BY seq"), before)
+        self.until_cached(account)
         told = self.undelete(account)
         self.assertEqual((told["restored"], told["lost"]), (3, 0))
         for node in 0, 1:  # in force on every node, at once
@@ -424,6 +426,23 @@ class Reaping(LedgerTest):
         self.fleet.sql("UPDATE ledger_past SET unlinked_at = now() - interval '49 hours'")
         self.reap()
         self.assertEqual(self.count("ledger_past"), 0)
+
+    def test_the_clock_is_the_databases(self):
+        """Which is two months ahead here: what is called from now on finds it so."""
+        account = self.account("clock")
+        self.deliver(HELLO, account)
+        self.delete(account)
+        self.assertEqual(self.reap()["files"], 0)
+        for sql in ("CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+                    " $$SELECT pg_catalog.clock_timestamp() + interval '60 days'$$",
+                    "ALTER DATABASE mailfleet SET search_path = public, pg_catalog"):
+            self.fleet.sql(sql, superuser=True)
+        for sql in ("DROP FUNCTION public.clock_timestamp()",
+                    "ALTER DATABASE mailfleet RESET search_path"):
+            self.addCleanup(self.fleet.sql, sql, superuser=True)
+        done = self.run_admin("reap", "--yes", "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)["files"]), (EX_OK, 1))
+        self.assertRegex(done.stderr, r"this node's clock is 51\d{5} s behind")
 
     def test_each_file_is_a_line_of_the_log(self):
         account = self.account("logged")

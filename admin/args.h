@@ -50,7 +50,7 @@
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
     X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
-    X(all, "all", "", "every account")
+    X(all, "all", "", "every account; of fsck: every file that waits to be unlinked, too")
 
 enum arg {
 #define X(name, option, value, help) ARG_##name,

@@ -25,6 +25,8 @@ command_fn command_account_remove, command_account_restore, command_account_rece
 command_fn command_alias_add, command_alias_remove, command_alias_list;
 /* volume.c */
 command_fn command_volume_add, command_volume_list, command_volume_set;
+/* fsck_command.c */
+command_fn command_fsck;
 /* messages.c */
 command_fn command_messages;
 /* import.c */

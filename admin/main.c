@@ -19,6 +19,9 @@
 #define MOVE_ARGS                                                                                  \
     (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master))
 #define VOLUME_ARGS (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
+#define FSCK_ARGS                                                                                  \
+    (ARG_BIT(volume) | ARG_BIT(since) | ARG_BIT(older) | ARG_BIT(deep) | ARG_BIT(all) |            \
+     ARG_BIT(rate) | ARG_BIT(jobs) | ARG_BIT(resume))
 
 static const struct command {
     const char *name;  /* one or two words */
@@ -92,6 +95,9 @@ static const struct command {
       command_undelete, "give deleted messages back, while the grace period lasts" },
     { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(rate) | ARG_BIT(no_fuse) | ARG_BIT(yes), false,
       command_reap, "expire messages, and unlink the files that the grace period has released" },
+    FOR("Whether the disk and the database agree, and what to do when they do not"),
+    { "fsck", "", 0, 0, FSCK_ARGS, false, command_fsck,
+      "compare the volumes with the database, and tell what does not fit" },
     FOR("Moving in, and moving out"),
     { "import", "URL [ADDRESS]", 1, 2, MOVE_ARGS | ARG_BIT(rate) | ARG_BIT(yes), false,
       command_import, "bring mail in: maildir:/path, mbox:/path, pop3://host" },

@@ -18,6 +18,9 @@
 
 struct spool;
 
+/* In the root of each volume: its UUID, and a newline. */
+#define SPOOL_SENTINEL ".mailfleet-volume"
+
 enum volume_state { VOLUME_ACTIVE, VOLUME_READONLY, VOLUME_DRAIN };
 
 struct volume {

@@ -20,8 +20,6 @@
 #include "store/nfs_handle.h"
 #include "store/spool.h"
 
-/* In the root of each volume: its UUID, and a newline. */
-#define SPOOL_SENTINEL  ".mailfleet-volume"
 #define SPOOL_FILE_MODE 0640
 #define SPOOL_DIR_MODE  0750
 

@@ -306,7 +306,7 @@ static int check_copy(struct fsck *f, const struct answer *answer, struct findin
 static int judge_nameless(struct fsck *f, const struct fsck_suspect *s,
                           const struct fsck_file *file, struct finding *finding)
 {
-    struct answer answer;
+    struct answer answer = { 0 };
     int code = ask_rows(f, file, finding->id, &answer);
     if (code != EX_OK || answer.listed) {
         return code;

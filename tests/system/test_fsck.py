@@ -399,8 +399,9 @@ class Classes:
         self.own(note)
         words = ["--older", "0s", "--resume", note / "file"]
         told = set()
-        for fault in "fsck_directory:1=kill", "fsck_directory:60=kill", "fsck_directory:400=kill":
-            self.assertEqual(self.run_fsck(*words, fault=fault), SIGKILLED)
+        for directories in 1, whole["directories"] // 4, whole["directories"] // 4:
+            self.assertEqual(self.run_fsck(*words, fault=f"fsck_directory:{directories}=kill"),
+                             SIGKILLED)
             told |= {(f["class"], f["volume"], f["path"]) for f in self.findings}
         self.assertLess(len(told), len(expected))
         before = (note / "file").read_bytes()

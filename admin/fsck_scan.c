@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "base/check.h"
+#include "base/fault.h"
 #include "fsck_compare.h"
 
 #define JOBS_MOST   64
@@ -526,6 +527,7 @@ struct fsck_scan *fsck_scan_open(const struct fsck_scan_options *o, uint64_t *fi
     if (!fsck_stream_open(o->url, &scope, &stream, files, why, why_size)) {
         return NULL;
     }
+    fault_at(FAULT_fsck_snapshot);
     struct fsck_scan *s = NEW(struct fsck_scan);
     s->o = *o;
     s->stream = stream;

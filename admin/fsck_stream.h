@@ -3,9 +3,8 @@
  * by volume, UTC day and hash directory. Sorted by PostgreSQL, so the memory here stays the same
  * however much there is.
  *
- * A connection of its own, by libpq directly and blocking: a sort of all pointers takes longer than
- * any statement of the mail path may, and its rows are taken as slowly as the disk is read. One
- * COPY of one snapshot: a message that moves meanwhile is seen once.
+ * One COPY of one snapshot (store/pg_copy.h): a message that moves meanwhile is seen once. It
+ * blocks.
  */
 #ifndef MAILFLEET_ADMIN_FSCK_STREAM_H
 #define MAILFLEET_ADMIN_FSCK_STREAM_H

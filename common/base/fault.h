@@ -28,6 +28,7 @@
     X(import_committed, "pointers of an import are committed, the rest is to come") \
     X(reap_released, "the reaper has ended the rows of what it unlinked")     \
     X(undelete_committed, "a page of pointers is back, the second tombstone is set")   \
+    X(fsck_snapshot, "fsck has its snapshot of the database, and has not looked at a file") \
     X(fsck_directory, "fsck is done with a directory, and has noted it")      \
     X(sandbox_probe, "a worker that starts tries what it must not be able to do")
 

@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -81,14 +82,21 @@ class FsckTest(harness.FleetTest):
 
     # --- running it -----------------------------------------------------------------------------
 
-    def run_fsck(self, *words, fault=None):
+    def popen(self, *words, fault=None):
         command = [self.fleet.admin_program, "--config", self.fleet.config, "fsck", "--json",
                    *words]
-        self.done = subprocess.run(
-            [str(word) for word in command], cwd="/", text=True, capture_output=True, check=False,
-            timeout=100, start_new_session=True,
+        return subprocess.Popen(
+            [str(word) for word in command], cwd="/", text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
             env={**self.fleet.env, **({"MAILFLEET_FAULT": fault} if fault else {})},
             **self.fleet.run_as(self.fleet.user))
+
+    def run_fsck(self, *words, fault=None):
+        return self.take(self.popen(*words, fault=fault))
+
+    def take(self, process):
+        out, err = process.communicate(timeout=100)
+        self.done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
         lines = [json.loads(line) for line in self.done.stdout.splitlines()]
         self.findings = [line for line in lines if "class" in line]
         self.totals = lines[-1] if lines and "files" in lines[-1] else None
@@ -415,6 +423,31 @@ class Classes:
         self.assertEqual(sorted(told | last), sorted(expected))
         self.assertEqual(self.totals, whole)
         self.assertEqual(list(note.iterdir()), [])
+
+    def test_what_changes_between_the_two_looks(self):
+        """The database was read, the disk not yet, when a message is deleted and unlinked, one is
+        given back, one is moved, and one comes."""
+        a, b = self.accounts()
+        deleted, moved, back = (self.delivered(a, b) for _ in range(3))
+        self.forget(back)
+        process = self.popen("--older", "0s", fault="fsck_snapshot=stop")
+        os.waitpid(process.pid, os.WUNTRACED)
+        number, below = self.place(moved)
+        other = self.root(3 - number) / below
+        self.make_dirs(other.parent)
+        shutil.move(moved, other)
+        self.fleet.sql(f"UPDATE message SET volume_id = {3 - number} "
+                       f"WHERE blob_id = '{uuid(moved.name)}'")
+        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid(deleted.name)}'")
+        deleted.unlink()
+        self.fleet.sql("INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, "
+                       f"shared) VALUES ({self.mailbox_id(a)}, 1000, '{uuid(back.name)}', 1, 1, "
+                       f"{self.place(back)[0]}, true)")
+        self.delivered(b)
+        process.send_signal(signal.SIGCONT)
+        self.take(process)
+        self.assertEqual((self.found(), self.done.returncode), ([], EX_OK), self.done.stderr)
+        self.assertEqual(self.totals["files"], 3)
 
     def test_while_mail_flows(self):
         """Neither what is delivered nor what is deleted and unlinked meanwhile is told."""

@@ -127,6 +127,15 @@ bool admin_drop_root(struct admin *a)
     return true;
 }
 
+/*
+ * Before a call with a deadline is made: commands leave the loop for as long as they like, and by its
+ * clock, which stands still meanwhile, the deadline would be over at once.
+ */
+static void wake_loop(struct admin *a)
+{
+    uv_update_time(loop_uv(a->loop));
+}
+
 static void admin_wait(struct admin *a, const bool *done)
 {
     while (!*done) {
@@ -180,6 +189,7 @@ static void on_reply(void *arg, const struct pg_reply *r)
 enum err admin_run(struct admin *a, enum pg_lane lane)
 {
     struct wait_reply w = { .admin = a };
+    wake_loop(a);
     pg_submit(admin_pg(a), lane, &a->batch, on_reply, &w);
     admin_wait(a, &w.done);
     return a->reply.err;
@@ -234,6 +244,7 @@ static void on_err(void *arg, enum err e)
 static enum err drop_keys(struct admin *a, const struct cache_key *keys, size_t n)
 {
     struct wait_err w = { 0 };
+    wake_loop(a);
     cache_tombstone(a->cache, keys, n, on_err, &w);
     admin_wait(a, &w.done);
     return w.err;

@@ -91,6 +91,7 @@ void loop_close(struct loop **lp)
     *lp = NULL;
     uv_unref((uv_handle_t *)&l->async);
     uv_unref((uv_handle_t *)&l->guard);
+    uv_update_time(&l->uv); /* an operator's command may have let it stand still for hours */
     uv_timer_start(&l->guard, on_guard, CLOSE_MS, 0);
     on_async(&l->async);
     while (uv_run(&l->uv, UV_RUN_DEFAULT)) {

@@ -432,6 +432,7 @@ class Classes:
         self.forget(back)
         process = self.popen("--older", "0s", fault="fsck_snapshot=stop")
         os.waitpid(process.pid, os.WUNTRACED)
+        stopped = time.monotonic()
         number, below = self.place(moved)
         other = self.root(3 - number) / below
         self.make_dirs(other.parent)
@@ -444,6 +445,8 @@ class Classes:
                        f"shared) VALUES ({self.mailbox_id(a)}, 1000, '{uuid(back.name)}', 1, 1, "
                        f"{self.place(back)[0]}, true)")
         self.delivered(b)
+        # Longer than database.timeout: the asking again has a deadline of its own all the same.
+        self.eventually(10, lambda: self.assertGreater(time.monotonic(), stopped + 4))
         process.send_signal(signal.SIGCONT)
         self.take(process)
         self.assertEqual((self.found(), self.done.returncode), ([], EX_OK), self.done.stderr)

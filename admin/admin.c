@@ -109,6 +109,18 @@ void admin_close(struct admin *a)
     config_free(&a->config);
 }
 
+void admin_open_beside(struct admin *beside, const struct admin *a, uint64_t timeout_ms)
+{
+    *beside = (struct admin){ .config = a->config, .timeout_ms = timeout_ms };
+    admin_open(beside, a->config_path, a->json);
+}
+
+void admin_close_beside(struct admin *beside)
+{
+    beside->config = NULL; /* the first one's */
+    admin_close(beside);
+}
+
 bool admin_drop_root(struct admin *a)
 {
     const char *name = a->config->node_user;
@@ -149,10 +161,12 @@ static void admin_wait(struct admin *a, const bool *done)
 static struct pg *admin_pg(struct admin *a)
 {
     if (!a->pg) {
-        a->pg = pg_open(a->loop, &(struct pg_options){ .url = a->config->database_url,
-                                                       .read_connections = 1,
-                                                       .write_connections = 1,
-                                                       .timeout_ms = a->config->database_timeout });
+        a->pg = pg_open(a->loop, &(struct pg_options){
+                                     .url = a->config->database_url,
+                                     .read_connections = 1,
+                                     .write_connections = 1,
+                                     .timeout_ms = a->timeout_ms ? a->timeout_ms
+                                                                 : a->config->database_timeout });
     }
     return a->pg;
 }

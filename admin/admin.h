@@ -23,7 +23,8 @@ struct admin {
     bool json;
     struct loop *loop;
     struct pg *pg;
-    struct seal *seal; /* the cache's */
+    uint64_t timeout_ms; /* of its statements; 0: database.timeout */
+    struct seal *seal;   /* the cache's */
     struct cache *cache;
     bool cache_was_late;    /* and that was said */
     struct pg_batch *batch; /* being made */
@@ -46,6 +47,13 @@ int admin_fail_reply(const struct admin *a, const char *what);
 
 void admin_open(struct admin *a, const char *config_path, bool json);
 void admin_close(struct admin *a);
+/*
+ * A second one beside a, with connections of its own: for a statement that takes long (timeout_ms;
+ * 0 is database.timeout), or to change something while a's results are still being read. Ends
+ * before a does.
+ */
+void admin_open_beside(struct admin *beside, const struct admin *a, uint64_t timeout_ms);
+void admin_close_beside(struct admin *beside);
 /* Becomes node.user if it is root, so that files are the daemons'. False after a message. */
 bool admin_drop_root(struct admin *a);
 

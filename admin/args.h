@@ -45,7 +45,7 @@
     X(total_octets, "total-octets", "SIZE", "most octets of all mailboxes of a domain")           \
     X(total_messages, "total-messages", "N", "most messages of all mailboxes of a domain")        \
     X(existing, "existing", "", "a volume that is there already, with its files")                 \
-    X(accounts, "accounts", "FILE", "accounts: ADDRESS MAILBOX HASH a line")                      \
+    X(accounts, "accounts", "FILE", "what mailfleet account dump wrote")                           \
     X(format, "format", "FORMAT", "of the UIDLs, or of what is written")                          \
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \

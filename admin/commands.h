@@ -37,6 +37,14 @@ command_fn command_export;
 command_fn command_undelete;
 /* ledger.c */
 command_fn command_ledger;
+/* recount.c */
+command_fn command_recount;
+/* dump.c */
+command_fn command_account_dump;
+/* rebuild.c */
+command_fn command_rebuild;
+/* adopt.c */
+command_fn command_adopt;
 /* reap.c */
 command_fn command_reap;
 

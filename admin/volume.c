@@ -14,6 +14,7 @@
 #include "store/nfs_url.h"
 #include "store/spool.h"
 #include "table.h"
+#include "volume_learn.h"
 
 #define INSERT_TRIES 3
 
@@ -91,7 +92,7 @@ static int make_directory(const struct admin *a, const char *path)
 }
 
 /* While the command still is root; everything else is done as node.user. */
-static int make_root(struct admin *a, const char *url)
+static int make_root(struct admin *a, const char *url, bool make)
 {
     static const char scheme[] = "file://";
     struct nfs_export nfs;
@@ -103,9 +104,11 @@ static int make_root(struct admin *a, const char *url)
         }
     } else if (strncmp(url, scheme, sizeof scheme - 1) == 0 && url[sizeof scheme - 1] == '/') {
         const char *path = url + sizeof scheme - 1;
-        code = spool_in_roots(&a->config->spool_roots, path)
-                   ? make_directory(a, path)
-                   : admin_fail(EX_DATAERR, "%s: its directory does not lie in spool.roots", url);
+        if (!spool_in_roots(&a->config->spool_roots, path)) {
+            code = admin_fail(EX_DATAERR, "%s: its directory does not lie in spool.roots", url);
+        } else if (make) {
+            code = make_directory(a, path);
+        }
     } else {
         code = admin_fail(EX_DATAERR,
                           "%s: a volume's URL is file:///path or nfs://host[:port]/path", url);
@@ -127,7 +130,7 @@ static enum err insert_once(struct admin *a, const struct volume *v)
     return admin_run(a, PG_WRITE);
 }
 
-static int insert_volume(struct admin *a, const struct volume *v)
+static int insert_volume(struct admin *a, const struct volume *v, bool existing)
 {
     enum err e = insert_once(a, v);
     for (int i = 0; e == ERR_BUSY && i < INSERT_TRIES; i++) {
@@ -135,7 +138,10 @@ static int insert_volume(struct admin *a, const struct volume *v)
     }
     if (e != ERR_OK) {
         int code = admin_fail_reply(a, v->url);
-        return admin_fail(code, "unless volume list shows it, remove its .mailfleet-volume before "
+        return existing
+                   ? code
+                   : admin_fail(code,
+                                "unless volume list shows it, remove its .mailfleet-volume before "
                                 "the next try");
     }
     admin_say("volume %lld is %s", (long long)pg_get_i64(admin_result(a, 0), 0, 0), v->url);
@@ -145,6 +151,7 @@ static int insert_volume(struct admin *a, const struct volume *v)
 int command_volume_add(struct admin *a, const struct args *args)
 {
     struct volume v = { .weight = 100 };
+    bool existing = args->opt[ARG_existing] != NULL;
     uint64_t fanout = 2;
     struct spool_options o;
     char why[256];
@@ -157,8 +164,7 @@ int command_volume_add(struct admin *a, const struct args *args)
     }
     v.fanout = (unsigned)fanout;
     snprintf(v.url, sizeof v.url, "%s", args->v[0]);
-    make_uuid(v.uuid);
-    int code = make_root(a, v.url);
+    int code = make_root(a, v.url, !existing);
     if (code != EX_OK) {
         return code;
     }
@@ -174,10 +180,15 @@ int command_volume_add(struct admin *a, const struct args *args)
     if (spool_options_read(a->config, &o, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CONFIG, "%s", why);
     }
+    if (existing) {
+        code = volume_learn_existing(&v, &o, args->opt[ARG_fanout] ? (int)fanout : -1);
+        return code == EX_OK ? insert_volume(a, &v, true) : code;
+    }
+    make_uuid(v.uuid);
     if (volume_create(&v, &o, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CANTCREAT, "%s", why);
     }
-    return insert_volume(a, &v);
+    return insert_volume(a, &v, false);
 }
 
 int command_volume_list(struct admin *a, const struct args *args)

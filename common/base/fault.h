@@ -28,6 +28,11 @@
     X(import_committed, "pointers of an import are committed, the rest is to come") \
     X(reap_released, "the reaper has ended the rows of what it unlinked")     \
     X(undelete_committed, "a page of pointers is back, the second tombstone is set")   \
+    X(adopt_deleted, "adopt has deleted again what the log names, no orphan is given back yet") \
+    X(adopt_committed, "adopt has given back an orphan, others may follow") \
+    X(rebuild_accounts, "rebuild has made the accounts, no pointer yet") \
+    X(rebuild_filled, "rebuild has made some pointers of a day, whose end is not noted") \
+    X(rebuild_day, "rebuild has made all pointers of a day and noted it") \
     X(fsck_snapshot, "fsck has its snapshot of the database, and has not looked at a file") \
     X(fsck_directory, "fsck is done with a directory, and has noted it")      \
     X(sandbox_probe, "a worker that starts tries what it must not be able to do")

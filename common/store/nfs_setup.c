@@ -178,8 +178,9 @@ static enum err try_write(struct errand *x)
 
 /* --- errands --------------------------------------------------------------------------------- */
 
+/* uuid: NULL, or where to write the UUID that it ended with. */
 static enum err run(const struct volume *v, const struct spool_options *o,
-                    enum err (*todo)(struct errand *x), char *why, size_t why_size)
+                    enum err (*todo)(struct errand *x), char *uuid, char *why, size_t why_size)
 {
     struct loop *l = loop_open();
     struct errand x = { 0 };
@@ -190,6 +191,8 @@ static enum err run(const struct volume *v, const struct spool_options *o,
     }
     if (e != ERR_OK) {
         snprintf(why, why_size, "%s", x.nv.nonsense ? x.nv.why : x.why);
+    } else if (uuid) {
+        snprintf(uuid, sizeof x.nv.volume.uuid, "%s", x.nv.volume.uuid);
     }
     nfs_volume_stop(&x.nv);
     nfs_volume_close(&x.nv);
@@ -212,11 +215,19 @@ static enum err check(struct errand *x)
 enum err nfs_setup_create(const struct volume *v, const struct spool_options *o, char *why,
                           size_t why_size)
 {
-    return run(v, o, create, why, why_size);
+    return run(v, o, create, NULL, why, why_size);
 }
 
 enum err nfs_setup_check(const struct volume *v, const struct spool_options *o, char *why,
                          size_t why_size)
 {
-    return run(v, o, check, why, why_size);
+    return run(v, o, check, NULL, why, why_size);
+}
+
+enum err nfs_setup_learn(struct volume *v, const struct spool_options *o, char *why,
+                         size_t why_size)
+{
+    struct volume bare = *v;
+    *bare.uuid = '\0'; /* any will do: nfs_sentinel_check keeps it */
+    return run(&bare, o, check_sentinel, v->uuid, why, why_size);
 }

@@ -16,5 +16,8 @@ enum err nfs_setup_create(const struct volume *v, const struct spool_options *o,
 /* As volume_check. */
 enum err nfs_setup_check(const struct volume *v, const struct spool_options *o, char *why,
                          size_t why_size);
+/* As volume_learn. */
+enum err nfs_setup_learn(struct volume *v, const struct spool_options *o, char *why,
+                         size_t why_size);
 
 #endif

@@ -136,7 +136,11 @@ enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r)
     }
     struct span text = span_of(ok->data.data_val, ok->data.data_len);
     text = span_first(text, span_find(text, '\n'));
-    if (span_eq(text, span_str(nv->volume.uuid))) {
+    if (!*nv->volume.uuid && spool_is_uuid(text)) {
+        memcpy(nv->volume.uuid, text.p, text.n);
+        nv->volume.uuid[text.n] = '\0';
+    }
+    if (text.n && span_eq(text, span_str(nv->volume.uuid))) {
         return ERR_OK;
     }
     snprintf(nv->why, sizeof nv->why, SPOOL_SENTINEL " holds the UUID of another volume");

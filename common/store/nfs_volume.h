@@ -71,7 +71,8 @@ void nfs_attach(struct nfs_volume *nv, struct nfs_waiter *w, bool probe);
 bool nfs_volume_stuck(const struct nfs_volume *nv);
 /* What it was attached to is not there any more: it has to be attached anew. */
 void nfs_detach(struct nfs_volume *nv);
-/* What the file says; of a READ of the sentinel from its start. */
+/* What the file says; of a READ of the sentinel from its start. A volume without a UUID takes it.
+ */
 enum err nfs_sentinel_check(struct nfs_volume *nv, const READ3res *r);
 
 /* --- finding a directory --------------------------------------------------------------------- */

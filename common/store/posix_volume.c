@@ -47,17 +47,27 @@ static const char *root_path(const struct volume *v)
 
 /* --- the root and its sentinel --------------------------------------------------------------- */
 
-static enum err check_sentinel(int root, const struct volume *v, char *why)
+#define SENTINEL_TEXT (sizeof((struct volume *)0)->uuid + 2)
+
+/* What it holds, without the newline; text has room for one octet more than a UUID and its NUL. */
+static enum err read_sentinel(int root, char text[SENTINEL_TEXT], char *why)
 {
-    char text[sizeof v->uuid + 2] = "";
     int fd = openat(root, SPOOL_SENTINEL, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) {
         return failed(why, SPOOL_SENTINEL, errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
     }
-    ssize_t n = read(fd, text, sizeof text - 1);
+    ssize_t n = read(fd, text, SENTINEL_TEXT - 1);
     enum err e = n < 0 ? failed(why, SPOOL_SENTINEL, ERR_TEMP) : ERR_OK;
     close(fd);
+    text[n < 0 ? 0 : n] = '\0';
     text[strcspn(text, "\n")] = '\0';
+    return e;
+}
+
+static enum err check_sentinel(int root, const struct volume *v, char *why)
+{
+    char text[SENTINEL_TEXT] = "";
+    enum err e = read_sentinel(root, text, why);
     if (e == ERR_OK && strcmp(text, v->uuid) != 0) {
         snprintf(why, HEALTH_WHY, SPOOL_SENTINEL " holds the UUID of another volume");
         return ERR_CORRUPT;
@@ -605,6 +615,29 @@ enum err posix_volume_check(const struct volume *v, const struct spool_options *
         close(root);
     }
     if (e != ERR_OK) {
+        snprintf(why, why_size, "%s", text);
+    }
+    return e;
+}
+
+enum err posix_volume_learn(struct volume *v, const struct spool_options *o, char *why,
+                            size_t why_size)
+{
+    (void)o;
+    char text[HEALTH_WHY], uuid[SENTINEL_TEXT] = "";
+    int root = open(root_path(v), POSIX_DIR_FLAGS);
+    enum err e = root >= 0 ? read_sentinel(root, uuid, text)
+                           : failed(text, root_path(v), errno == ENOENT ? ERR_NOTFOUND : ERR_TEMP);
+    if (root >= 0) {
+        close(root);
+    }
+    if (e == ERR_OK && !spool_is_uuid(span_str(uuid))) {
+        snprintf(text, sizeof text, SPOOL_SENTINEL " does not hold a UUID");
+        e = ERR_CORRUPT;
+    }
+    if (e == ERR_OK) {
+        snprintf(v->uuid, sizeof v->uuid, "%s", uuid);
+    } else {
         snprintf(why, why_size, "%s", text);
     }
     return e;

@@ -43,5 +43,8 @@ enum err posix_volume_create(const struct volume *v, const struct spool_options 
                              size_t why_size);
 enum err posix_volume_check(const struct volume *v, const struct spool_options *o, char *why,
                             size_t why_size);
+/* As volume_learn. */
+enum err posix_volume_learn(struct volume *v, const struct spool_options *o, char *why,
+                            size_t why_size);
 
 #endif

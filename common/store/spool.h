@@ -148,5 +148,7 @@ enum err volume_create(const struct volume *v, const struct spool_options *o, ch
 /* Its sentinel is there and right, it can be written where state says so. */
 enum err volume_check(const struct volume *v, const struct spool_options *o, char *why,
                       size_t why_size);
+/* What the sentinel of a volume says, into v->uuid; v has a URL alone. NOTFOUND: there is none. */
+enum err volume_learn(struct volume *v, const struct spool_options *o, char *why, size_t why_size);
 
 #endif

@@ -12,6 +12,17 @@
 
 #include "base/check.h"
 
+bool spool_is_uuid(struct span s)
+{
+    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    bool ok = s.n == sizeof form - 1;
+    for (size_t i = 0; ok && i < s.n; i++) {
+        char c = s.p[i];
+        ok = form[i] == '-' ? c == '-' : (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    }
+    return ok;
+}
+
 uint64_t spool_today(void)
 {
     struct timespec t;

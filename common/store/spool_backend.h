@@ -20,6 +20,8 @@
 #include "store/nfs_handle.h"
 #include "store/spool.h"
 
+/* Whether it is a UUID as we write it: lower case. */
+bool spool_is_uuid(struct span s);
 #define SPOOL_FILE_MODE 0640
 #define SPOOL_DIR_MODE  0750
 
@@ -147,11 +149,12 @@ struct backend_ops {
     /* Looks for the sentinel anew, and at free space; makes the next day's directories if asked. */
     struct op *(*probe)(struct backend *b, bool prepare, backend_probe_fn *done, void *arg);
 
-    /* For the operator's command; these block. As volume_create and volume_check. */
+    /* For the operator's command; these block. As volume_create, volume_check and volume_learn. */
     enum err (*create)(const struct volume *v, const struct spool_options *o, char *why,
                        size_t why_size);
     enum err (*check)(const struct volume *v, const struct spool_options *o, char *why,
                       size_t why_size);
+    enum err (*learn)(struct volume *v, const struct spool_options *o, char *why, size_t why_size);
     const struct volume_walk_ops *walk;
 };
 

@@ -273,5 +273,6 @@ const struct backend_ops spool_nfs = {
     .probe = nfs_probe_start,
     .create = nfs_setup_create,
     .check = nfs_setup_check,
+    .learn = nfs_setup_learn,
     .walk = &spool_nfs_walk,
 };

@@ -385,5 +385,6 @@ const struct backend_ops spool_posix = {
     .probe = posix_probe,
     .create = posix_volume_create,
     .check = posix_volume_check,
+    .learn = posix_volume_learn,
     .walk = &spool_posix_walk,
 };

@@ -384,3 +384,9 @@ enum err volume_check(const struct volume *v, const struct spool_options *o, cha
     const struct backend_ops *ops = volume_kind(v, o, why, why_size);
     return ops ? ops->check(v, o, why, why_size) : ERR_INVALID;
 }
+
+enum err volume_learn(struct volume *v, const struct spool_options *o, char *why, size_t why_size)
+{
+    const struct backend_ops *ops = volume_kind(v, o, why, why_size);
+    return ops ? ops->learn(v, o, why, why_size) : ERR_INVALID;
+}

@@ -238,6 +238,12 @@ CREATE TABLE blob_shared (
 );
 CREATE INDEX blob_shared_free ON blob_shared (blob_id) WHERE refs = 0;
 
+-- A row while `mailfleet rebuild` is under way: files up to this day (YYYYMMDD) have their pointers.
+CREATE TABLE rebuild (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    day text    NOT NULL DEFAULT ''
+);
+
 CREATE TABLE node (
     name     text        PRIMARY KEY,
     roles    text        NOT NULL,
@@ -803,4 +809,145 @@ BEGIN
     VALUES (vol, (ms_time(now_ms) AT TIME ZONE 'UTC')::date, n, len)
     ON CONFLICT (volume_id, day) DO UPDATE
        SET files = r.files + excluded.files, octets = r.octets + excluded.octets;
+END $$;
+
+-- Mending and making anew, for `mailfleet recount`, `adopt` and `rebuild`.
+
+-- Makes the counters of a mailbox what its pointers say; returns whether they were something else.
+CREATE FUNCTION recount(box bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    n   bigint;
+    len bigint;
+    top bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    SELECT count(*), coalesce(sum(m.size), 0), coalesce(max(m.seq), 0) INTO n, len, top
+      FROM message m WHERE m.mailbox_id = box;
+    SELECT greatest(top, coalesce(max(l.seq), 0)) INTO top FROM ledger l WHERE l.mailbox_id = box;
+    UPDATE mailbox b SET msgs = n, octets = len, next_seq = greatest(b.next_seq, top + 1)
+     WHERE b.mailbox_id = box AND (b.msgs <> n OR b.octets <> len OR b.next_seq <= top);
+    RETURN FOUND;
+END $$;
+
+-- Makes the count of a shared file what pointers and ledger rows say; returns it. boxes: all
+-- mailboxes that may have a pointer to it, as there is no index of pointers by file. One that is
+-- left out is one pointer too few, and in the end a file that is unlinked too early.
+CREATE FUNCTION recount_shared(blob uuid, vol bigint, boxes bigint[]) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    PERFORM FROM mailbox b
+      WHERE b.mailbox_id = ANY (boxes)
+         OR b.mailbox_id IN (SELECT l.mailbox_id FROM ledger l WHERE l.blob_id = blob)
+      ORDER BY b.mailbox_id FOR NO KEY UPDATE;
+    PERFORM FROM blob_shared s WHERE s.blob_id = blob FOR UPDATE;
+    SELECT (SELECT count(*) FROM message m
+             WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.shared) +
+           (SELECT count(*) FROM ledger l WHERE l.blob_id = blob AND l.shared) INTO n;
+    IF n = 0 THEN
+        UPDATE blob_shared s SET refs = 0 WHERE s.blob_id = blob;
+    ELSE
+        INSERT INTO blob_shared AS s (blob_id, volume_id, refs) VALUES (blob, vol, n)
+        ON CONFLICT (blob_id) DO UPDATE SET refs = excluded.refs;
+    END IF;
+    RETURN n;
+END $$;
+
+-- Gives a mailbox a pointer to a file that was found without one: as a new message, with the id of
+-- the file and the UIDL that it had elsewhere. No limit stops it, as it was accepted once. stored_ms:
+-- when the file was stored; the mailbox must have been there (a minute for clocks that differ), or it
+-- is another's under an old id. Returns 0: it has it now (unless really: it would), 1: it had it, 2: it
+-- was deleted, 3: there is no such mailbox, 4: the mailbox is younger (enum outcome of admin/adopt.c).
+CREATE FUNCTION adopt(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
+                      old_uidl text, stored_ms bigint, really boolean)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    place bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state <> 2 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 3;
+    END IF;
+    IF NOT EXISTS (SELECT FROM account c
+                    WHERE c.mailbox_id = box AND c.created_at <= ms_time(stored_ms + 60000)) THEN
+        RETURN 4;
+    END IF;
+    IF EXISTS (SELECT FROM message m WHERE m.mailbox_id = box
+                  AND (m.blob_id = blob OR old_uidl <> '' AND m.uidl = old_uidl)) THEN
+        RETURN 1;
+    END IF;
+    IF EXISTS (SELECT FROM ledger l WHERE l.mailbox_id = box
+                  AND (l.blob_id = blob OR old_uidl <> '' AND l.uidl = old_uidl))
+       OR EXISTS (SELECT FROM ledger_past p WHERE p.mailbox_id = box AND p.blob_id = blob)
+       OR EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0) THEN
+        RETURN 2;
+    END IF;
+    IF NOT really THEN
+        RETURN 0;
+    END IF;
+    UPDATE mailbox b
+       SET version = b.version + 1, next_seq = b.next_seq + 1,
+           msgs = b.msgs + 1, octets = b.octets + len
+     WHERE b.mailbox_id = box RETURNING b.next_seq - 1 INTO place;
+    INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl)
+    VALUES (box, place, blob, len, head, vol, many, old_uidl);
+    RETURN 0;
+END $$;
+
+-- As expunge(), of messages named by their ids alone, as logs name them.
+CREATE FUNCTION expunge_ids(box bigint, blobs uuid[], now_ms bigint, grace_ms bigint, who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    seqs bigint[];
+    ids  uuid[];
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    SELECT array_agg(m.seq), array_agg(m.blob_id) INTO seqs, ids FROM message m
+     WHERE m.mailbox_id = box AND m.blob_id = ANY (blobs);
+    IF seqs IS NULL THEN
+        RETURN 0;
+    END IF;
+    RETURN expunge(box, seqs, ids, now_ms, grace_ms, who);
+END $$;
+
+-- Gives a mailbox the pointers to these files, in the order of their ids and behind what it has; how
+-- many. Those that it has or had are passed over, so it may be repeated; of files with one UIDL it
+-- gets the first.
+CREATE FUNCTION refill(box bigint, blobs uuid[], sizes bigint[], skips bigint[], vols bigint[],
+                       many bigint[], uidls text[])
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    place bigint;
+    n     bigint;
+    len   bigint;
+BEGIN
+    SELECT b.next_seq - 1 INTO place FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    WITH given AS (
+        SELECT w.*, row_number() OVER (PARTITION BY w.uidl ORDER BY w.blob_id) AS nth
+          FROM unnest(blobs, sizes, skips, vols, many, uidls)
+               AS w (blob_id, size, skip, volume_id, shared, uidl)
+         WHERE w.blob_id NOT IN (SELECT m.blob_id FROM message m WHERE m.mailbox_id = box)
+           AND w.blob_id NOT IN (SELECT l.blob_id FROM ledger l WHERE l.mailbox_id = box)
+           AND w.blob_id NOT IN (SELECT p.blob_id FROM ledger_past p WHERE p.mailbox_id = box)
+           AND w.uidl NOT IN (SELECT m.uidl FROM message m
+                               WHERE m.mailbox_id = box AND m.uidl <> '')
+    ), put AS (
+        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl)
+        SELECT box, place + row_number() OVER (ORDER BY g.blob_id), g.blob_id, g.size, g.skip,
+               g.volume_id, g.shared <> 0, g.uidl
+          FROM given g WHERE g.uidl = '' OR g.nth = 1
+        RETURNING size
+    )
+    SELECT count(*), coalesce(sum(p.size), 0) INTO n, len FROM put p;
+    IF n > 0 THEN
+        UPDATE mailbox b
+           SET version = b.version + 1, next_seq = b.next_seq + n,
+               msgs = b.msgs + n, octets = b.octets + len
+         WHERE b.mailbox_id = box;
+    END IF;
+    RETURN n;
 END $$;

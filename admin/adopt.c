@@ -1,0 +1,399 @@
+/*
+ * adopt: orphans go back to the recipients in their envelopes. What an orphan is fsck decides; here
+ * its hash is verified, and schema function adopt() decides for each recipient under the mailbox's
+ * lock. A file is one transaction, so it may be killed anywhere and repeated.
+ *
+ * After a restore, --log comes first: what the logs say was deleted is deleted again, and an orphan
+ * that was deleted goes to its mailbox's ledger, not to its list: undelete knows it, and the
+ * reaper.
+ *
+ * fsck tells while it is reading results of its own, so changes are made beside it.
+ */
+#include <openssl/evp.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/fault.h"
+#include "commands.h"
+#include "deletions.h"
+#include "fsck.h"
+#include "store/volume_walk.h"
+#include "table.h"
+
+#define PIECE (1 << 20) /* octets that are read at once */
+
+/* What became of a recipient: the first are what adopt() of the schema returns. */
+enum outcome { ADOPTED, HAS_IT, WAS_DELETED, NO_MAILBOX, YOUNGER, LOG_DELETED, DAMAGED, OUTCOMES };
+
+static const char *const outcome_words[OUTCOMES] = {
+    "adopted",         "has it already",     "was deleted",
+    "no such account", "account is younger", "was deleted, says the log",
+    "file is damaged"
+};
+
+struct adopt {
+    struct admin *admin;
+    struct admin beside;
+    bool yes;
+    struct deletions *deletions;
+    struct volume *volumes;
+    size_t n_volumes;
+    struct spool_options options;
+    struct volume_walk *walk; /* of the volume walked */
+    uint16_t walked;
+    char *piece;
+    uint64_t outcomes[OUTCOMES], again;
+    int code;
+};
+
+/* --- the file -------------------------------------------------------------------------------- */
+
+static bool open_walk(struct adopt *ad, uint16_t volume)
+{
+    char why[256] = "no such volume";
+    if (ad->walk && ad->walked == volume) {
+        return true;
+    }
+    if (ad->walk) {
+        volume_walk_close(&ad->walk);
+    }
+    for (size_t i = 0; i < ad->n_volumes; i++) {
+        if (ad->volumes[i].volume_id == volume &&
+            volume_walk_open(&ad->volumes[i], &ad->options, &ad->walk, why, sizeof why) == ERR_OK) {
+            ad->walked = volume;
+            return true;
+        }
+    }
+    ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s", volume, why);
+    return false;
+}
+
+static void to_hex(const unsigned char *digest, unsigned n, char out[ENVELOPE_SHA256_HEX + 1])
+{
+    for (unsigned i = 0; i < n && i * 2 < ENVELOPE_SHA256_HEX; i++) {
+        snprintf(out + (size_t)i * 2, 3, "%02x", digest[i]);
+    }
+}
+
+/* Octets of the message as its envelope says, with that hash. NOTFOUND: it has gone meanwhile. */
+static enum err verify(struct adopt *ad, const struct finding *f)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    char hex[ENVELOPE_SHA256_HEX + 1] = "";
+    uint64_t at = f->skip;
+    unsigned n = 0;
+    size_t got;
+    enum err e;
+    EVP_MD_CTX *sha256 = EVP_MD_CTX_new();
+    CHECK(sha256 && EVP_DigestInit_ex(sha256, EVP_sha256(), NULL) == 1);
+    do {
+        got = 0;
+        e = volume_walk_read(ad->walk, f->path, at, ad->piece, PIECE, &got);
+        if (e == ERR_OK) {
+            CHECK(EVP_DigestUpdate(sha256, ad->piece, got) == 1);
+            at += got;
+        }
+    } while (e == ERR_OK && got == PIECE);
+    CHECK(EVP_DigestFinal_ex(sha256, digest, &n) == 1);
+    EVP_MD_CTX_free(sha256);
+    to_hex(digest, n, hex);
+    if (e == ERR_OK && (at - f->skip != f->envelope->size || f->envelope->size > INT32_MAX ||
+                        strcmp(hex, f->envelope->sha256) != 0)) {
+        e = ERR_CORRUPT;
+    }
+    return e;
+}
+
+/* --- its recipients -------------------------------------------------------------------------- */
+
+static int by_mailbox(const void *a, const void *b)
+{
+    uint64_t x = ((const struct envelope_recipient *)a)->mailbox_id;
+    uint64_t y = ((const struct envelope_recipient *)b)->mailbox_id;
+    return (x > y) - (x < y);
+}
+
+/* Each mailbox once, ascending, as they are locked; the caller frees it. */
+static struct envelope_recipient *recipients_of(const struct envelope *e, size_t *n)
+{
+    struct envelope_recipient *to = NEW_ARRAY(struct envelope_recipient, e->n + 1);
+    size_t kept = 0;
+    if (e->n) {
+        memcpy(to, e->to, e->n * sizeof *to);
+        qsort(to, e->n, sizeof *to, by_mailbox);
+    }
+    for (size_t i = 0; i < e->n; i++) {
+        if ((kept == 0 || to[kept - 1].mailbox_id != to[i].mailbox_id) &&
+            to[i].mailbox_id <= INT64_MAX) {
+            to[kept++] = to[i];
+        }
+    }
+    *n = kept;
+    return to;
+}
+
+/* An import's id tells when the message came to the old server; the file, when it came here. */
+static int64_t stored_at(const struct finding *f)
+{
+    return f->envelope->uidl.n ? f->changed_ms : (int64_t)blob_id_time(f->id);
+}
+
+static void add_adopt(struct adopt *ad, const struct finding *f, uint64_t mailbox_id, bool many)
+{
+    struct pg_batch *b;
+    admin_sql(&ad->beside, "SELECT adopt($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+    b = ad->beside.batch;
+    pg_i64(b, (int64_t)mailbox_id);
+    pg_uuid(b, f->id);
+    pg_i64(b, f->volume);
+    pg_i64(b, (int64_t)f->envelope->size);
+    pg_i64(b, (int64_t)f->skip);
+    pg_bool(b, many);
+    pg_text(b, f->envelope->uidl);
+    pg_i64(b, stored_at(f));
+    pg_bool(b, ad->yes);
+}
+
+static void add_delete(struct adopt *ad, const struct finding *f, uint64_t mailbox_id,
+                       const char *who)
+{
+    struct pg_batch *b;
+    admin_sql(&ad->beside, "SELECT expunge_ids($1, $2, $3, $4, $5)");
+    b = ad->beside.batch;
+    pg_i64(b, (int64_t)mailbox_id);
+    pg_uuids(b, f->id, 1);
+    pg_i64(b, admin_now());
+    pg_i64(b, (int64_t)ad->admin->config->spool_grace);
+    pg_text(b, span_str(who));
+}
+
+/*
+ * One transaction: first all pointers, as locks are taken in this order, then the count of a file
+ * that several share, which is made of them; then the deletions of those that the log knows of.
+ */
+static enum err run_adoption(struct adopt *ad, const struct finding *f,
+                             const struct envelope_recipient *to, size_t n)
+{
+    struct cache_key *keys = NEW_ARRAY(struct cache_key, n);
+    int64_t *boxes = NEW_ARRAY(int64_t, n);
+    for (size_t i = 0; i < n; i++) {
+        keys[i] = (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = to[i].mailbox_id };
+        boxes[i] = (int64_t)to[i].mailbox_id;
+        add_adopt(ad, f, to[i].mailbox_id, n > 1);
+    }
+    if (n > 1 && ad->yes) {
+        admin_sql(&ad->beside, "SELECT recount_shared($1, $2, $3)");
+        pg_uuid(ad->beside.batch, f->id);
+        pg_i64(ad->beside.batch, f->volume);
+        pg_i64s(ad->beside.batch, boxes, n);
+    }
+    for (size_t i = 0; i < n && ad->yes; i++) {
+        char who[64];
+        if (deletions_find(ad->deletions, to[i].mailbox_id, f->id, who)) {
+            add_delete(ad, f, to[i].mailbox_id, who);
+        }
+    }
+    enum err e =
+        ad->yes ? admin_run_change(&ad->beside, keys, n) : admin_run(&ad->beside, PG_WRITE);
+    free(keys);
+    free(boxes);
+    return e;
+}
+
+/* --- telling --------------------------------------------------------------------------------- */
+
+static const struct column columns[] = {
+    { "id", "ID", COLUMN_TEXT },           { "volume", "VOLUME", COLUMN_NUMBER },
+    { "size", "SIZE", COLUMN_NUMBER },     { "mailbox_id", "MAILBOX", COLUMN_NUMBER },
+    { "address", "ADDRESS", COLUMN_TEXT }, { "outcome", "OUTCOME", COLUMN_TEXT },
+};
+
+static void print_json(const struct finding *f, const char *id, const struct envelope_recipient *to,
+                       const char *outcome)
+{
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    table_text(t, span_str(id));
+    table_number(t, f->volume);
+    table_number(t, f->envelope->size);
+    if (to) {
+        table_number(t, to->mailbox_id);
+        table_text(t, to->address);
+    } else {
+        table_none(t);
+        table_none(t);
+    }
+    table_text(t, span_str(outcome));
+    table_print_record(t, true, stdout);
+    table_free(&t);
+}
+
+/* A line as it comes: after a loss there may be millions. An address has no control characters. */
+static void tell(struct adopt *ad, const struct finding *f, const struct envelope_recipient *to,
+                 enum outcome o)
+{
+    char id[BLOB_ID_CHARS + 1];
+    const char *outcome = o == ADOPTED && !ad->yes ? "would be adopted" : outcome_words[o];
+    blob_id_text(f->id, id);
+    if (ad->admin->json) {
+        print_json(f, id, to, outcome);
+    } else if (to) {
+        printf("%s  volume %u  mailbox %llu  %.*s: %s\n", id, f->volume,
+               (unsigned long long)to->mailbox_id, SPAN_ARG(to->address), outcome);
+    } else {
+        printf("%s  volume %u: %s\n", id, f->volume, outcome);
+    }
+    fflush(stdout);
+    ad->outcomes[o]++;
+}
+
+static void tell_recipients(struct adopt *ad, const struct finding *f,
+                            const struct envelope_recipient *to, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char who[64];
+        int64_t o = pg_get_i64(admin_result(&ad->beside, i), 0, 0);
+        if (o == ADOPTED && deletions_find(ad->deletions, to[i].mailbox_id, f->id, who)) {
+            o = LOG_DELETED;
+        }
+        tell(ad, f, &to[i], o >= 0 && o < LOG_DELETED ? (enum outcome)o : LOG_DELETED);
+    }
+}
+
+/* --- the walk -------------------------------------------------------------------------------- */
+
+static bool adopt_file(struct adopt *ad, const struct finding *f)
+{
+    size_t n;
+    struct envelope_recipient *to = recipients_of(f->envelope, &n);
+    if (n == 0) {
+        free(to);
+        return true;
+    }
+    enum err e = run_adoption(ad, f, to, n);
+    if (e == ERR_OK) {
+        tell_recipients(ad, f, to, n);
+        fault_at(FAULT_adopt_committed);
+    } else {
+        ad->code = admin_fail_reply(&ad->beside, f->path);
+    }
+    free(to);
+    return e == ERR_OK;
+}
+
+static bool on_finding(void *arg, const struct finding *f)
+{
+    struct adopt *ad = arg;
+    if (f->cls != FINDING_ORPHAN || !f->id || !f->envelope || !f->envelope->complete) {
+        return true;
+    }
+    if (!open_walk(ad, f->volume)) {
+        return false;
+    }
+    switch (verify(ad, f)) {
+    case ERR_OK:
+        return adopt_file(ad, f);
+    case ERR_NOTFOUND:
+        return true;
+    case ERR_CORRUPT:
+        tell(ad, f, NULL, DAMAGED);
+        return true;
+    default:
+        ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", f->volume, f->path);
+        return false;
+    }
+}
+
+static int read_options(const struct args *args, struct fsck_options *o)
+{
+    uint64_t n;
+    if (args->opt[ARG_since] && !admin_parse_time(args->opt[ARG_since], &o->since_ms)) {
+        return EX_DATAERR;
+    }
+    if (args->opt[ARG_older] && !admin_parse_time(args->opt[ARG_older], &o->older_ms)) {
+        return EX_DATAERR;
+    }
+    if (args->opt[ARG_volume]) {
+        if (span_u64(span_str(args->opt[ARG_volume]), INT16_MAX, &n) != ERR_OK || n == 0) {
+            return admin_fail(EX_DATAERR, "%s: not a volume's ID", args->opt[ARG_volume]);
+        }
+        o->volume = (uint16_t)n;
+    }
+    if (args->opt[ARG_rate] &&
+        span_u64(span_str(args->opt[ARG_rate]), 1000000, &o->rate) != ERR_OK) {
+        return admin_fail(EX_DATAERR, "%s: not a number of files", args->opt[ARG_rate]);
+    }
+    if (args->opt[ARG_jobs]) {
+        if (span_u64(span_str(args->opt[ARG_jobs]), 256, &n) != ERR_OK) {
+            return admin_fail(EX_DATAERR, "%s: not a number of threads", args->opt[ARG_jobs]);
+        }
+        o->jobs = (unsigned)n;
+    }
+    return EX_OK;
+}
+
+static int run(struct adopt *ad, const struct fsck_options *o)
+{
+    struct fsck_totals totals = { 0 };
+    int code = deletions_repeat(ad->admin, ad->deletions, ad->yes, &ad->again);
+    fault_at(FAULT_adopt_deleted);
+    if (code == EX_OK) {
+        code = admin_volumes(ad->admin, &ad->volumes, &ad->n_volumes);
+    }
+    if (code == EX_OK) {
+        code = fsck_run(ad->admin, o, on_finding, ad, &totals);
+    }
+    return code == EX_OK ? ad->code : code;
+}
+
+static void print_totals(const struct adopt *ad)
+{
+    static const struct column totals[] = {
+        { "adopted", "Messages given back", COLUMN_NUMBER },
+        { "there", "There already", COLUMN_NUMBER },
+        { "deleted", "Were deleted", COLUMN_NUMBER },
+        { "nobodys", "No such account", COLUMN_NUMBER },
+        { "younger", "Account is younger", COLUMN_NUMBER },
+        { "log_deleted", "Were deleted, says the log", COLUMN_NUMBER },
+        { "damaged", "Files damaged", COLUMN_NUMBER },
+        { "deleted_again", "Messages deleted again", COLUMN_NUMBER },
+    };
+    struct table *t = table_new(totals, ARRAY_LEN(totals));
+    for (size_t i = 0; i < OUTCOMES; i++) {
+        table_number(t, ad->outcomes[i]);
+    }
+    table_number(t, ad->again);
+    table_print_record(t, ad->admin->json, stdout);
+    table_free(&t);
+    if (!ad->yes) {
+        admin_say("nothing was changed: --yes does it");
+    }
+}
+
+int command_adopt(struct admin *a, const struct args *args)
+{
+    struct adopt ad = { .admin = a, .yes = args->opt[ARG_yes] != NULL };
+    struct fsck_options o = { 0 };
+    char why[256];
+    int code = read_options(args, &o);
+    if (code == EX_OK && spool_options_read(a->config, &ad.options, why, sizeof why) != ERR_OK) {
+        code = admin_fail(EX_CONFIG, "%s", why);
+    }
+    if (code == EX_OK) {
+        code = deletions_read(args->opt[ARG_log], o.since_ms, &ad.deletions);
+    }
+    if (code != EX_OK) {
+        return code;
+    }
+    ad.piece = mem_new(PIECE, 1);
+    admin_open_beside(&ad.beside, a, 0);
+    code = run(&ad, &o);
+    print_totals(&ad); /* of what was done before it failed, too */
+    admin_close_beside(&ad.beside);
+    if (ad.walk) {
+        volume_walk_close(&ad.walk);
+    }
+    deletions_free(&ad.deletions);
+    free(ad.volumes);
+    free(ad.piece);
+    return code;
+}

@@ -1,0 +1,247 @@
+#!/usr/bin/python3 -B
+"""Files that nothing names go back to who they were for, once, and to nobody else; what was deleted
+stays deleted."""
+
+import json
+import subprocess
+from os import EX_DATAERR, EX_NOINPUT, EX_OK
+
+import harness
+import stored
+from messages import some_messages
+
+OLD = b"Subject: from elsewhere\r\n\r\nold\r\n"
+
+
+class Adopt(harness.FleetTest):
+    settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
+    time_limit = 300
+
+    def run_admin(self, *words, env=None):
+        return subprocess.run(
+            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
+            cwd="/", text=True, capture_output=True, timeout=120, start_new_session=True,
+            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
+
+    def json(self, *words):
+        done = self.run_admin(*words, "--json")
+        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
+        return json.loads(done.stdout)
+
+    def adopt(self, *words, only=None):
+        """(id, address) -> outcome, of these accounts. Files of this second are old enough."""
+        addresses = only and {account.address for account in only}
+        return {(row["id"], row["address"]): row["outcome"]
+                for row in self.rows("adopt", "--older", "0s", *words)
+                if not only or row["address"] in addresses}
+
+    def rows(self, *words):
+        """What adopt says of each recipient; the totals behind it are their sums."""
+        done = self.run_admin(*words, "--json")
+        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
+        *rows, totals = map(json.loads, done.stdout.splitlines())
+        self.assertEqual(sum(totals.values()) - totals["deleted_again"], len(rows))
+        self.assertEqual("--yes does it" in done.stderr, "--yes" not in words)
+        return rows
+
+    def no_drift(self):
+        self.assertEqual(self.json("recount"), [])
+
+    def box(self, account):
+        return self.json("account", "show", account.address)["mailbox_id"]
+
+    def ids(self, account):
+        return [row["id"] for row in self.json("messages", account.address)]
+
+    def uids(self, account, node=0):
+        with self.pop3(account, node) as pop3:
+            uids = list(pop3.uidl().values())
+            pop3.quit()
+        return uids
+
+    def forget(self, text):
+        """The database as it was before the message came."""
+        number = 0
+        for digit in text:
+            number = number << 5 | stored.ALPHABET.index(digit)
+        uuid = f"{number:032x}"
+        self.fleet.sql(f"""
+            WITH gone AS (DELETE FROM message WHERE blob_id = '{uuid}' RETURNING *)
+            UPDATE mailbox b SET version = b.version + 1, msgs = msgs - 1, octets = octets - g.size
+              FROM gone g WHERE g.mailbox_id = b.mailbox_id;
+            DELETE FROM blob_shared WHERE blob_id = '{uuid}'""")
+        return uuid
+
+    def log_of(self, *lines):
+        path = self.fleet.state / "deleted.log"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        path.chmod(0o644)
+        return path
+
+    def deleted(self, box, *ids, sid="s1", when="2026-01-01T00:00:00.000Z"):
+        return f"{when} info pop3.deleted node=f1 sid={sid} mailbox={box} ids={','.join(ids)}"
+
+    def store(self, account, message=OLD, **options):
+        return stored.store(self.fleet.spool, [(self.box(account), account.address)], message,
+                            **options)
+
+    # --- what comes back -------------------------------------------------------------------------
+
+    def test_orphans_come_back_once_under_their_ids(self):
+        accounts = [self.account(name) for name in ("a1", "a2", "a3")]
+        messages = some_messages(7, 4)
+        for message in messages:
+            self.deliver(message, *accounts)
+        before = {a.address: self.uids(a) for a in accounts}
+        lost = before[accounts[0].address][1]
+        self.assertEqual(self.adopt("--yes", only=accounts), {})
+        self.forget(lost)
+        would = self.adopt(only=accounts)
+        self.assertEqual(would, {(lost, a.address): "would be adopted" for a in accounts})
+        self.assertEqual([len(self.ids(a)) for a in accounts], [3, 3, 3])
+        for account in accounts:
+            self.until_cached(account)
+        done = self.adopt("--yes", only=accounts)
+        self.assertEqual(done, {(lost, a.address): "adopted" for a in accounts})
+        for account in accounts:
+            uids = before[account.address]
+            expected = uids[:1] + uids[2:] + [lost]
+            for node in 0, 1:
+                self.assertEqual(self.uids(account, node), expected)
+            self.assertEqual(self.mailbox(account),
+                             messages[:1] + messages[2:] + messages[1:2])
+        self.no_drift()
+        self.assertEqual(self.adopt("--yes", only=accounts), {})
+
+    def test_no_limit_stops_it_and_the_uidl_is_kept(self):
+        account = self.account("full", "--quota-messages", "1")
+        self.deliver(OLD, account)
+        text, _ = self.store(account, ms=1500000000000, uidl="0000abcd4f2b")
+        again, _ = self.store(account, ms=1500000000000, uidl="0000abcd4f2b")
+        found = self.adopt("--yes", only=[account])
+        self.assertEqual(sorted(found.values()), ["adopted", "has it already"])
+        self.assertEqual(found.keys(), {(text, account.address), (again, account.address)})
+        self.assertEqual(self.uids(account)[1:], ["0000abcd4f2b"])
+        self.no_drift()
+
+    def test_the_time_and_the_volume_choose(self):
+        account = self.account("times")
+        self.deliver(OLD, account)
+        text, = self.ids(account)
+        self.forget(text)
+        for words in (("--since", "2100-01-01"), ("--older", "1h")):
+            self.assertEqual(self.rows("adopt", "--yes", *words), [])  # --older: the last counts
+        self.assertEqual(self.rows("adopt", "--yes"), [])  # spool.orphan_age
+        self.assertEqual(self.adopt("--volume", "1", "--since", "1d", "--yes", only=[account]),
+                         {(text, account.address): "adopted"})
+        for words in (("--since", "then"), ("--volume", "x"), ("--rate", "-1")):
+            self.assertEqual(self.run_admin("adopt", *words).returncode, EX_DATAERR)
+        self.assertEqual(self.run_admin("adopt", "--log", "/nonexistent").returncode, EX_NOINPUT)
+
+    # --- what does not ---------------------------------------------------------------------------
+
+    def test_nothing_for_accounts_that_are_not_the_ones(self):
+        young, removed, gone, right = accounts = [
+            self.account(name) for name in ("young", "removed", "gone", "right")]
+        self.deliver(OLD, *accounts)
+        text, = self.ids(right)
+        self.forget(text)
+        self.fleet.sql("UPDATE account SET created_at = now() + interval '1 hour' "
+                       f"WHERE addr = '{young.address}';"
+                       f"UPDATE mailbox SET state = 2 WHERE mailbox_id = {self.box(removed)};"
+                       f"SELECT remove_mailbox({self.box(gone)}, 0, 0, 'test');"
+                       f"DELETE FROM address WHERE addr = '{gone.address}'")
+        self.assertEqual(self.adopt("--yes", only=accounts), {
+            (text, young.address): "account is younger",
+            (text, removed.address): "no such account",
+            (text, gone.address): "no such account",
+            (text, right.address): "adopted"})
+        self.assertEqual(self.uids(right), [text])
+        self.assertEqual(self.ids(young), [])
+        self.no_drift()
+
+    def test_what_the_ledger_knows_stays_deleted(self):
+        account = self.account("ledger")
+        for message in some_messages(9, 3):
+            self.deliver(message, account)
+        kept, purged, shared = self.ids(account)
+        box = self.box(account)
+        uuid = self.forget(purged)
+        self.fleet.sql("INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, "
+                       "deleted_at, by_whom, unlinked_at) "
+                       f"VALUES ({box}, '{uuid}', 2, 1, 1, now(), 'pop3 x', now())")
+        with self.pop3(account) as pop3:
+            pop3.ok("DELE 2")
+            pop3.quit()
+        self.assertEqual(self.adopt("--yes", only=[account]),
+                         {(purged, account.address): "was deleted"})
+        self.assertEqual(self.ids(account), [kept])
+
+    def test_a_damaged_file_is_not_given_back(self):
+        account = self.account("damaged")
+        text, path = self.store(account)
+        path.write_bytes(path.read_bytes()[:-4] + b"x\r\n\r")
+        half, _ = self.store(account, complete=False)
+        found = self.adopt("--yes")
+        self.assertEqual(found.get((text, None)), "file is damaged")
+        self.assertNotIn(half, {row for row, _ in found})
+        self.assertEqual(self.ids(account), [])
+
+    # --- after a restore -------------------------------------------------------------------------
+
+    def test_what_the_log_says_was_deleted_stays_deleted(self):
+        one, two = accounts = self.account("log1"), self.account("log2")
+        for message in some_messages(11, 4):
+            self.deliver(message, *accounts)
+        first, second, third, fourth = self.ids(one)
+        for text in third, fourth:
+            self.forget(text)
+        log = self.log_of(
+            "Nov 22 09:00:00 host mailfleet-frontend[7]: " + self.deleted(self.box(one), first,
+                                                                          third),
+            "2026-01-01T00:00:00.000Z info pop3.login user=\" info pop3.deleted "
+            f"mailbox={self.box(two)} ids={second}\"",
+            self.deleted(self.box(two), second, when="2025-12-01T00:00:00.000Z"),
+            self.deleted(self.box(two), third, "nonsense", sid="s2"), "garbage",
+            "Nov 22 09:00:00 host other[7]: heard \"x " +
+            self.deleted(self.box(two), first) + " \"")
+        for account in accounts:
+            self.until_cached(account)
+        would = self.adopt("--log", log, only=accounts)
+        self.assertEqual(self.ids(one), [first, second])
+        done = self.adopt("--log", log, "--since", "2025-12-31", "--yes", only=accounts)
+        self.assertEqual(would[third, one.address], "was deleted, says the log")
+        self.assertEqual(done, {(third, one.address): "was deleted, says the log",
+                                (third, two.address): "was deleted, says the log",
+                                (fourth, one.address): "adopted",
+                                (fourth, two.address): "adopted"})
+        self.assertEqual(self.uids(one), [second, fourth])
+        self.assertEqual(self.uids(two), [first, second, fourth])
+        self.assertEqual(self.fleet.sql(
+            "SELECT a.addr, l.by_whom, count(*) FROM ledger l JOIN account a "
+            "ON a.mailbox_id = l.mailbox_id WHERE a.addr LIKE 'log_@%' "
+            "GROUP BY 1, 2 ORDER BY 1, 2"),
+            [[one.address, "restore: pop3 f1 s1", "2"], [two.address, "restore: pop3 f1 s2", "1"]])
+        self.no_drift()
+        self.assertEqual(self.adopt("--log", log, "--yes", only=accounts), {})
+
+    def test_killed_anywhere_it_goes_on(self):
+        accounts = [self.account(name) for name in ("k1", "k2")]
+        for message in some_messages(13, 5):
+            self.deliver(message, *accounts)
+        ids = self.ids(accounts[0])
+        for text in ids[1:]:
+            self.forget(text)
+        log = self.log_of(self.deleted(self.box(accounts[0]), ids[0], ids[2]))
+        words = "adopt", "--older", "0s", "--yes", "--log", log
+        for fault in "adopt_deleted", "adopt_committed", "adopt_committed:2":
+            done = self.run_admin(*words, env={"MAILFLEET_FAULT": f"{fault}=kill"})
+            self.assertEqual(done.returncode, -9, f"{fault}: {done.stderr}")
+        self.adopt("--log", log, "--yes")
+        self.assertEqual(sorted(self.ids(accounts[0])), sorted(ids[1:2] + ids[3:]))
+        self.assertEqual(sorted(self.ids(accounts[1])), sorted(ids))
+        self.no_drift()
+
+
+if __name__ == "__main__":
+    harness.main()

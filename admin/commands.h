@@ -47,5 +47,7 @@ command_fn command_rebuild;
 command_fn command_adopt;
 /* reap.c */
 command_fn command_reap;
+/* reaping.c */
+command_fn command_reaping;
 
 #endif

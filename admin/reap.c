@@ -28,6 +28,7 @@
 #include "fuse.h"
 #include "progress.h"
 #include "purge.h"
+#include "reaping.h"
 #include "store/spool.h"
 #include "table.h"
 
@@ -380,6 +381,10 @@ static void add_mailbox(struct walk *w, int64_t mailbox)
 static int next_page(struct reaper *r, struct walk *w)
 {
     struct admin *a = r->admin;
+    int allowed = reaping_allowed(a); /* each time: the database may have been replaced meanwhile */
+    if (allowed != EX_OK) {
+        return allowed;
+    }
     admin_sql(a, "SELECT mailbox_id, unlink_after::text FROM ledger "
                  "WHERE unlink_after <= ms_time($1) AND volume_id = ANY ($2) "
                  "AND (unlink_after, mailbox_id) > ($3::text::timestamptz, $4) "
@@ -596,6 +601,9 @@ int command_reap(struct admin *a, const struct args *args)
     r->pace.rate = rate;
     r->most = rate > 0 && rate < CLAIM_MOST ? rate : CLAIM_MOST;
     int code = admin_read_clock(a);
+    if (code == EX_OK && yes) {
+        code = reaping_allowed(a);
+    }
     if (code == EX_OK && yes) {
         say_each_file(a);
         code = expire_messages(a, limit, &r->expired);

@@ -10,10 +10,12 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "backup.h"
 #include "base/check.h"
 #include "commands.h"
 #include "migrations.h"
 #include "net/tls.h"
+#include "reaping.h"
 #include "store/cache_server.h"
 #include "table.h"
 
@@ -355,6 +357,18 @@ static void check_volumes(struct admin *a, struct checks *c)
     free(v);
 }
 
+static void check_reaping(struct admin *a, struct checks *c)
+{
+    char says[256];
+    int code = reaping_state(a, says, sizeof says);
+    report(c, code == EX_OK, "reaping", says);
+}
+
+static void report_backup(void *arg, bool ok, const char *what, const char *says)
+{
+    report(arg, ok, what, says);
+}
+
 int command_check(struct admin *a, const struct args *args)
 {
     struct checks c = { .table = table_new(check_columns, ARRAY_LEN(check_columns)), .all = true };
@@ -367,6 +381,8 @@ int command_check(struct admin *a, const struct args *args)
     check_caches(a, &c);
     if (check_database(a, &c) && check_schema(a, &c)) {
         check_volumes(a, &c);
+        check_reaping(a, &c);
+        backup_check(a, report_backup, &c);
     } else {
         report(&c, false, "volumes", "not looked at before the database is well");
     }

@@ -25,6 +25,7 @@ import socket
 import string
 from pathlib import Path
 
+from backup import Backup
 from nas import NO_PORTMAPPER, Ganesha, check_root
 from part import HOST, ROOT, FleetError, Owner, Part
 
@@ -84,6 +85,8 @@ class Postgres(Part):
 
     def prepare(self):
         fleet = self.owner
+        if fleet.backup:
+            fleet.backup.prepare()
         if not (self.data / "PG_VERSION").exists():
             # A cluster that was half made is made anew: nothing is in it yet.
             shutil.rmtree(self.data, ignore_errors=True)
@@ -102,6 +105,7 @@ class Postgres(Part):
             "listen_addresses": HOST, "port": self.owner.ports.postgres,
             "unix_socket_directories": "", "max_connections": 300, "timezone": "UTC",
             "log_timezone": "UTC", "log_line_prefix": "%m [%p] %q%u@%d ",
+            **(self.owner.backup.postgres_settings() if self.owner.backup else {}),
             **self.owner.postgres_settings,
         }
         return [self.programs() / "postgres", "-D", self.data,
@@ -239,18 +243,20 @@ class Fleet(Owner):
     settings go into the configuration of every node ("spool.grace": "1s"), node_settings into
     that of one ({"deliver1": {...}}), postgres_settings into PostgreSQL's. env is what every part
     finds in its environment. say is told of every step. With nas, a new fleet has so many volumes
-    on an NFS server of its own, instead of one in a local folder; an old one has what it had.
+    on an NFS server of its own, instead of one in a local folder; an old one has what it had. With
+    backup, PostgreSQL archives its log to a repository of pgBackRest, which has no backup yet.
     """
 
     def __init__(self, state, base_port=None, build=None, delivery_nodes=2, front_ends=2,
                  settings=None, node_settings=None, postgres_settings=None, env=None,
-                 say=lambda line: None, nas=0):
+                 say=lambda line: None, nas=0, backup=False):
         super().__init__(state, env, say)
         self.user = "mailfleet" if self.root else pwd.getpwuid(os.geteuid()).pw_name
         self.build = Path(build) if build else None
         self.settings = settings or {}
         self.node_settings = node_settings or {}
         self.postgres_settings = postgres_settings or {}
+        self.backup = Backup(self) if backup else None
         self.saved = self.load(base_port, nas)
         self.ports = Ports(self.saved["base_port"])
         self.config = self.state / "config" / "mailfleet.conf"
@@ -335,6 +341,7 @@ class Fleet(Owner):
             "cache.servers": f"{HOST}:{self.ports.memcached}",
             "tls.certificate": self.state / "tls" / "node.pem",
             "tls.key": self.state / "tls" / "node.key",
+            **(self.backup.settings() if self.backup else {}),
         }
 
     @property
@@ -365,6 +372,8 @@ class Fleet(Owner):
         self.lay_out()
         self["postgres"].up()
         self.create_database()
+        if self.backup:
+            self.backup.create()
         self["memcached"].up()
         if self.nas_folders:
             self["nas"].up()

@@ -34,11 +34,14 @@ CREATE TABLE schema_version (
 );
 
 -- One row. Raising epoch puts everything that is cached out of reach.
+-- Reapers may unlink while reap_timeline is the timeline of the write-ahead log: a restore or a promotion
+-- changes that, so nothing of what an older database names is unlinked before an operator has looked
+-- (`mailfleet reaping`). A flag would not do, as a restore brings back the flag of then.
 CREATE TABLE fleet (
     one   boolean PRIMARY KEY DEFAULT true CHECK (one),
-    epoch bigint  NOT NULL DEFAULT 1
+    epoch bigint  NOT NULL DEFAULT 1,
+    reap_timeline bigint NOT NULL -- 0: held by an operator
 );
-INSERT INTO fleet DEFAULT VALUES;
 
 CREATE TABLE volume (
     volume_id  smallint PRIMARY KEY CHECK (volume_id > 0),
@@ -253,13 +256,18 @@ CREATE TABLE node (
     sessions integer     NOT NULL
 );
 
+-- The timeline of the write-ahead log. Fails on a standby.
+CREATE FUNCTION wal_timeline() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint;
+END $$;
+INSERT INTO fleet (reap_timeline) VALUES (wal_timeline());
+
 -- The fleet's epoch and the timeline of the write-ahead log in one number: a promotion or a
 -- point-in-time restore changes it without anybody's help. Fails on a standby.
 CREATE FUNCTION fleet_epoch() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN (SELECT (epoch << 32) | ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))
-                                   ::bit(32)::bigint
-              FROM fleet);
+    RETURN (SELECT (epoch << 32) | wal_timeline() FROM fleet);
 END $$;
 
 CREATE FUNCTION ms_time(ms bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql

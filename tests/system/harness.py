@@ -40,6 +40,7 @@ class FleetTest(unittest.TestCase):
     settings = {}
     postgres_settings = {}
     nas = 0  # how many volumes on an NFS server, instead of one in a local folder
+    backup = False  # whether PostgreSQL's log is archived by pgBackRest
     time_limit = 120  # seconds, of one test
 
     @classmethod
@@ -51,7 +52,8 @@ class FleetTest(unittest.TestCase):
                           build=os.environ["MAILFLEET_BUILD"],
                           postgres_settings=cls.postgres_settings,
                           env={name: value for name, value in os.environ.items()
-                               if name.endswith("SAN_OPTIONS")}, nas=cls.nas)
+                               if name.endswith("SAN_OPTIONS")}, nas=cls.nas,
+                          backup=cls.backup)
         cls.addClassCleanup(cls.end_fleet)
         cls.fleet.up()
         cls.fleet.admin("domain", "add", DOMAIN)

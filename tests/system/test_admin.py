@@ -149,7 +149,8 @@ class Setup(AdminTest):
         rows = self.check()
         self.only_wrong(rows)
         self.assertEqual(
-            set(rows), {"configuration", "fleet key", "tls", "auth.mechanisms", "database", "schema", "volume 1",
+            set(rows), {"configuration", "fleet key", "tls", "auth.mechanisms", "database", "schema",
+                        "volume 1", "reaping", "backup",
                         f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
         text = self.ok("check").splitlines()
         self.assertEqual(len(text), 1 + len(rows))

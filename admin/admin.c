@@ -140,8 +140,8 @@ bool admin_drop_root(struct admin *a)
 }
 
 /*
- * Before a call with a deadline is made: commands leave the loop for as long as they like, and by its
- * clock, which stands still meanwhile, the deadline would be over at once.
+ * Before a call with a deadline is made: commands leave the loop for as long as they like, and by
+ * its clock, which stands still meanwhile, the deadline would be over at once.
  */
 static void wake_loop(struct admin *a)
 {

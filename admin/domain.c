@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "quota.h"
 #include "table.h"
+#include "usage.h"
 
 static int change_domain(struct admin *a, const char *at)
 {
@@ -16,6 +17,44 @@ static int change_domain(struct admin *a, const char *at)
         return admin_fail_reply(a, at + 1);
     }
     return EX_OK;
+}
+
+/* What all mailboxes of a domain may hold together. */
+struct totals {
+    bool octets_given, messages_given;
+    uint64_t octets, messages; /* 0 is none */
+};
+
+static bool total_parse(const char *text, bool *given, uint64_t *out)
+{
+    *given = text != NULL;
+    if (text && admin_parse_size(text, out) != ERR_OK) {
+        admin_fail(EX_DATAERR, "%s: a number, with K, M, G or T, or none", text);
+        return false;
+    }
+    return true;
+}
+
+static bool totals_parse(const struct args *args, struct totals *out)
+{
+    *out = (struct totals){ 0 };
+    return total_parse(args->opt[ARG_total_octets], &out->octets_given, &out->octets) &&
+           total_parse(args->opt[ARG_total_messages], &out->messages_given, &out->messages);
+}
+
+static bool totals_any(const struct totals *t)
+{
+    return t->octets_given || t->messages_given;
+}
+
+/* A statement of the batch that is made: what was not given stays. */
+static void totals_sql(struct admin *a, const char *at, const struct totals *t)
+{
+    admin_sql(a, "UPDATE domain SET total_octets = coalesce($2::bigint, total_octets), "
+                 "total_messages = coalesce($3::bigint, total_messages) WHERE name = $1");
+    pg_text(a->batch, span_str(at + 1));
+    t->octets_given ? pg_i64(a->batch, (int64_t)t->octets) : pg_null(a->batch);
+    t->messages_given ? pg_i64(a->batch, (int64_t)t->messages) : pg_null(a->batch);
 }
 
 struct catch_all {
@@ -56,8 +95,9 @@ int command_domain_add(struct admin *a, const struct args *args)
 {
     char at[DOMAIN_MAX + 2];
     struct quota q;
+    struct totals t;
     struct catch_all c;
-    if (!admin_domain(args->v[0], at) || !quota_parse(args, &q)) {
+    if (!admin_domain(args->v[0], at) || !quota_parse(args, &q) || !totals_parse(args, &t)) {
         return EX_DATAERR;
     }
     int code = parse_catch_all(a, args, at, &c);
@@ -73,6 +113,7 @@ int command_domain_add(struct admin *a, const struct args *args)
     pg_text(a->batch, span_str(at));
     pg_text(a->batch, span_str(at + 1));
     catch_all_sql(&c, a->batch);
+    totals_sql(a, at, &t);
     return change_domain(a, at);
 }
 
@@ -80,11 +121,12 @@ int command_domain_set(struct admin *a, const struct args *args)
 {
     char at[DOMAIN_MAX + 2];
     struct quota q;
+    struct totals t;
     struct catch_all c;
-    if (!admin_domain(args->v[0], at) || !quota_parse(args, &q)) {
+    if (!admin_domain(args->v[0], at) || !quota_parse(args, &q) || !totals_parse(args, &t)) {
         return EX_DATAERR;
     }
-    if (!quota_any(&q) && !args->opt[ARG_catch_all]) {
+    if (!quota_any(&q) && !totals_any(&t) && !args->opt[ARG_catch_all]) {
         return admin_fail(EX_USAGE, "nothing to change: see mailfleet domain set --help");
     }
     int code = parse_catch_all(a, args, at, &c);
@@ -104,11 +146,12 @@ int command_domain_set(struct admin *a, const struct args *args)
         pg_text(a->batch, span_str(at));
         catch_all_sql(&c, a->batch);
     }
+    totals_sql(a, at, &t);
     code = change_domain(a, at);
     if (code == EX_OK && admin_rows(a, 0) == 0) {
         return admin_fail(EX_NOUSER, "%s: no such domain", at + 1);
     }
-    return code;
+    return code == EX_OK && totals_any(&t) ? usage_refresh(a, at + 1) : code;
 }
 
 int command_domain_remove(struct admin *a, const struct args *args)
@@ -146,6 +189,16 @@ int command_domain_remove(struct admin *a, const struct args *args)
     return code;
 }
 
+/* Nothing while it was never summed: only domains with a total are, unless recount does it. */
+static void add_usage(struct table *t, const PGresult *r, int row)
+{
+    struct span at = pg_get_span(r, row, 11);
+    for (int c = 9; c < 11; c++) {
+        at.n ? table_number(t, (uint64_t)pg_get_i64(r, row, c)) : table_none(t);
+    }
+    at.n ? table_text(t, at) : table_none(t);
+}
+
 int command_domain_list(struct admin *a, const struct args *args)
 {
     static const struct column columns[] = {
@@ -156,11 +209,18 @@ int command_domain_list(struct admin *a, const struct args *args)
         { "max_size", "MESSAGE SIZE", COLUMN_NUMBER },
         { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
         { "read_days", "WHEN READ", COLUMN_NUMBER },
+        { "total_octets", "TOTAL OCTETS", COLUMN_NUMBER },
+        { "total_messages", "TOTAL MESSAGES", COLUMN_NUMBER },
+        { "usage_octets", "USED OCTETS", COLUMN_NUMBER },
+        { "usage_messages", "USED MESSAGES", COLUMN_NUMBER },
+        { "usage_at", "SUMMED AT", COLUMN_TEXT },
     };
     (void)args;
     admin_sql(a, "SELECT d.name, coalesce(array_to_string(a.targets, ' '), ''), d.max_octets, "
-                 "d.max_messages, d.max_size, d.retention_days, d.read_days FROM domain d "
-                 "LEFT JOIN address a ON a.addr = '@' || d.name ORDER BY d.name");
+                 "d.max_messages, d.max_size, d.retention_days, d.read_days, d.total_octets, "
+                 "d.total_messages, d.usage_octets, d.usage_messages, coalesce(to_char(d.usage_at "
+                 "AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '') "
+                 "FROM domain d LEFT JOIN address a ON a.addr = '@' || d.name ORDER BY d.name");
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "domains");
     }
@@ -174,6 +234,10 @@ int command_domain_list(struct admin *a, const struct args *args)
             table_limit(t, (uint64_t)pg_get_i64(r, i, c));
         }
         table_days(t, pg_get_i64(r, i, 6));
+        for (int c = 7; c < 9; c++) {
+            table_limit(t, (uint64_t)pg_get_i64(r, i, c));
+        }
+        add_usage(t, r, i);
     }
     table_print(t, a->json, "no domains: mailfleet domain add NAME", stdout);
     table_free(&t);

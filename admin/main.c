@@ -15,6 +15,7 @@
 
 #define LIMIT_ARGS    (ARG_BIT(quota_octets) | ARG_BIT(quota_messages) | ARG_BIT(max_size))
 #define KEEP_ARGS     (LIMIT_ARGS | ARG_BIT(retention) | ARG_BIT(read_retention))
+#define TOTAL_ARGS    (ARG_BIT(total_octets) | ARG_BIT(total_messages))
 #define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash) | ARG_BIT(scram))
 #define MOVE_ARGS                                                                                  \
     (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master))
@@ -45,10 +46,11 @@ static const struct command {
     { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
     { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },
     FOR("Domains that mail is taken for"),
-    { "domain add", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_add,
-      "take mail for a domain" },
-    { "domain set", "NAME", 1, 1, KEEP_ARGS | ARG_BIT(catch_all), false, command_domain_set,
-      "change its catch-all, and the limits and retention of new accounts" },
+    { "domain add", "NAME", 1, 1, KEEP_ARGS | TOTAL_ARGS | ARG_BIT(catch_all), false,
+      command_domain_add, "take mail for a domain" },
+    { "domain set", "NAME", 1, 1, KEEP_ARGS | TOTAL_ARGS | ARG_BIT(catch_all), false,
+      command_domain_set,
+      "change its catch-all and totals, and the limits and retention of new accounts" },
     { "domain remove", "NAME", 1, 1, ARG_BIT(yes), false, command_domain_remove,
       "forget a domain without addresses" },
     { "domain list", "", 0, 0, 0, false, command_domain_list, "list domains" },

@@ -1,7 +1,7 @@
 /*
  * reap: the one place in mailfleet that unlinks. First expire.c moves to the ledger what is older
- * than its mailbox keeps it, and purge.c what removed accounts had. Then it takes the ledger rows
- * whose grace is over, mailbox by mailbox:
+ * than its mailbox keeps it, purge.c what removed accounts had, and usage.c sums up the domains
+ * with totals. Then it takes the ledger rows whose grace is over, mailbox by mailbox:
  *
  *   claim     the rows are this reaper's; another leaves them alone for STALE_MS
  *   unlink    the file of a row that shares it with nobody
@@ -31,6 +31,7 @@
 #include "reaping.h"
 #include "store/spool.h"
 #include "table.h"
+#include "usage.h"
 
 #define STALE_MS     (10 * 60 * 1000) /* after which a claim was a dead reaper's */
 #define CLAIM_MOST   256              /* rows in one go, and so unlinks under way at once */
@@ -610,6 +611,9 @@ int command_reap(struct admin *a, const struct args *args)
     }
     if (code == EX_OK && yes) {
         code = purge_accounts(a, limit);
+    }
+    if (code == EX_OK) {
+        code = usage_refresh_all(a, true); /* what expired is no longer in it */
     }
     if (code == EX_OK) {
         code = open_volumes(r);

@@ -13,6 +13,7 @@
 #include "commands.h"
 #include "progress.h"
 #include "table.h"
+#include "usage.h"
 
 #define PAGE           100 /* mailboxes of one statement; some have 20,000 messages */
 #define SHARED_WAIT_MS (4 * 60 * 60 * 1000) /* deadline of the one look at all pointers */
@@ -222,6 +223,9 @@ int command_recount(struct admin *a, const struct args *args)
                          .mend = args->opt[ARG_yes] != NULL,
                          .table = table_new(columns, ARRAY_LEN(columns)) };
     int code = args->n ? recount_one(&r, args->v[0]) : recount_all(&r);
+    if (code == EX_OK && !args->n && r.mend) {
+        code = usage_refresh_all(a, false);
+    }
     if (code == EX_OK) {
         table_print(r.table, a->json, "no drift", stdout);
         if (r.wrong > 0) {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/random.h>
@@ -17,6 +18,8 @@
 #include "net/tls.h"
 #include "reaping.h"
 #include "store/cache_server.h"
+#include "store/quota_rules.h"
+#include "store/warning.h"
 #include "table.h"
 
 /* --- migrations ------------------------------------------------------------------------------ */
@@ -197,6 +200,19 @@ static void check_key(struct admin *a, struct checks *c)
     }
 }
 
+static void check_quota(struct admin *a, struct checks *c)
+{
+    struct quota_rules rules;
+    char why[512] = "";
+    bool ok = quota_rules_read(a->config, &rules, why, sizeof why) == ERR_OK &&
+              warning_read(a->config, why, sizeof why) == ERR_OK;
+    if (ok) {
+        snprintf(why, sizeof why, "warned at %zu thresholds%s%s", rules.n,
+                 a->config->warning ? ", by " : "", a->config->quota_warn_file);
+    }
+    report(c, ok, "quota", why);
+}
+
 static void check_tls(struct admin *a, struct checks *c)
 {
     struct tls *t;
@@ -375,6 +391,7 @@ int command_check(struct admin *a, const struct args *args)
     (void)args;
     report(&c, true, "configuration", a->config_path);
     check_key(a, &c);
+    check_quota(a, &c);
     check_tls(a, &c);
     check_sni(a, &c);
     check_mechanisms(a, &c);

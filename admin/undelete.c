@@ -99,7 +99,7 @@ static int restore(struct admin *a, const struct wanted *w, struct found *f)
 /* What its owner will notice next. */
 static int warn(struct admin *a, const struct wanted *w)
 {
-    admin_sql(a, "SELECT room(0::smallint, msgs, octets, max_messages, max_octets, 0, 0) <> 0, "
+    admin_sql(a, "SELECT room(0::smallint, msgs, octets, max_messages, max_octets, 0, 0, 0) <> 0, "
                  "retention_days > 0 AND EXISTS (SELECT FROM message m "
                  "  WHERE m.mailbox_id = b.mailbox_id "
                  "  AND m.blob_id < ms_id($2 - b.retention_days * 86400000::bigint)) "

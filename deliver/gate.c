@@ -7,6 +7,7 @@
 
 #include "address.h"
 #include "base/check.h"
+#include "store/warning.h"
 
 static bool quarantine_valid(const struct config *c, char *why, size_t why_size)
 {
@@ -29,11 +30,13 @@ static bool memory_valid(const struct config *c, char *why, size_t why_size)
     return false;
 }
 
-bool gate_check(const struct config *c, char *why, size_t why_size)
+bool gate_check(struct config *c, char *why, size_t why_size)
 {
     struct filters *f = NULL;
+    const struct config *read = c;
     if (!quarantine_valid(c, why, why_size) || blocklist_check(c, why, why_size) != ERR_OK ||
-        filters_open(NULL, &c, &f, why, why_size) != ERR_OK) {
+        warning_read(c, why, why_size) != ERR_OK ||
+        filters_open(NULL, &read, &f, why, why_size) != ERR_OK) {
         return false;
     }
     filters_close(&f);

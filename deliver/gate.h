@@ -15,7 +15,7 @@ struct gate {
 };
 
 /* Both as daemon_service has them. */
-bool gate_check(const struct config *c, char *why, size_t why_size);
+bool gate_check(struct config *c, char *why, size_t why_size);
 bool gate_open(struct worker *w, char *why, size_t why_size);
 
 static inline const struct gate *gate_of(const struct worker *w)

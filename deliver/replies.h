@@ -24,6 +24,9 @@
     X(FILTERED,        550, "5.7.1", "Refused by a content filter")                    \
     X(NO_MEMORY,       452, "4.3.1", "Too busy for this message, try again later")     \
     X(DISCARDED,       250, "2.0.0", "Delivered")                                      \
+    X(QUOTA_REJECT,    552, "5.2.2", "Mailbox is full")                                \
+    X(DOMAIN_FULL,     452, "4.2.2", "The mailboxes of this domain are full, all together") \
+    X(DOMAIN_REJECT,   552, "5.2.2", "The mailboxes of this domain are full, all together") \
                                                                                        \
     X(SENDER_OK,       250, "2.1.0", "Sender ok")                                      \
     X(RCPT_OK,         250, "2.1.5", "Recipient ok")                                   \

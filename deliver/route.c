@@ -1,9 +1,11 @@
 /*
  * route: a breadth-first walk over addresses, one look-up of all open ones a round.
  *
- * Each address goes through the stages EXACT, UNTAGGED, DOMAIN until one of them exists. The walk
- * ends when no address is open: every address is tried once, so that aliases that name each other
- * end too. Then the mailboxes with a quota are asked for room, all in one query.
+ * Each address goes through the stages EXACT, UNTAGGED, DOMAIN until one of them exists. The
+ * entries of domains are looked up with the first stage of their first address: that of a mailbox
+ * says whether its domain is full, so it is needed whichever stage finds something. The walk ends
+ * when no address is open: every address is tried once, so that aliases that name each other end
+ * too. Then the mailboxes with a quota are asked for room, all in one query.
  *
  * The request owns everything it found until its done function takes the mailboxes.
  */
@@ -23,6 +25,11 @@ struct stop {
     enum stage stage;
 };
 
+struct domain {
+    char *key;           /* `@domain` */
+    struct entry *entry; /* NULL until it was looked up */
+};
+
 struct route {
     struct op op;
     struct store *store;
@@ -34,11 +41,14 @@ struct route {
     size_t n_stops;
     size_t *asked; /* the stops of this round's look-up */
     size_t n_asked;
+    struct domain *domains; /* of all stops; those that were not looked up are the last */
+    size_t n_domains, n_known;
     struct route_mailbox *mailboxes;
     size_t n;
     uint64_t *limited; /* mailboxes with a quota */
     size_t n_limited;
     bool suspended; /* one was met */
+    bool full;      /* the domain of a mailbox that was met is */
     bool foreign;   /* the recipient's domain is not ours */
     bool too_many;
 };
@@ -64,7 +74,12 @@ static void route_end(struct route *r, enum smtp_verdict v)
     for (size_t i = 0; i < r->n_stops; i++) {
         free(r->stops[i].address);
     }
+    for (size_t i = 0; i < r->n_domains; i++) {
+        free(r->domains[i].key);
+        entry_free(&r->domains[i].entry);
+    }
     free(r->stops);
+    free(r->domains);
     free(r->asked);
     free(r->limited);
     free(r);
@@ -78,6 +93,31 @@ static uint64_t hash_of(struct span s)
         h = (h ^ (unsigned char)s.p[i]) * 0x100000001b3u;
     }
     return h;
+}
+
+/* `@domain` of an address; empty when it has none. */
+static struct span domain_key(struct span address)
+{
+    const char *at = memrchr(address.p, '@', address.n);
+    return at ? span_skip(address, (size_t)(at - address.p)) : SPAN("");
+}
+
+static struct domain *find_domain(const struct route *r, struct span key)
+{
+    for (size_t i = 0; i < r->n_domains; i++) {
+        if (span_eq(span_str(r->domains[i].key), key)) {
+            return &r->domains[i];
+        }
+    }
+    return NULL;
+}
+
+static void route_add_domain(struct route *r, struct span key)
+{
+    if (key.n > 0 && key.n <= ADDRESS_MAX && !find_domain(r, key)) {
+        r->domains = mem_grow(r->domains, r->n_domains + 1, sizeof *r->domains);
+        r->domains[r->n_domains++] = (struct domain){ .key = span_dup(key) };
+    }
 }
 
 static void route_add_stop(struct route *r, struct span address)
@@ -94,10 +134,13 @@ static void route_add_stop(struct route *r, struct span address)
     }
     r->stops = mem_grow(r->stops, r->n_stops + 1, sizeof *r->stops);
     r->stops[r->n_stops++] = (struct stop){ .address = span_dup(address), .hash = h };
+    route_add_domain(r, domain_key(address));
 }
 
 static void route_add_mailbox(struct route *r, const struct entry *e, struct span address)
 {
+    const struct domain *d = find_domain(r, domain_key(address));
+    r->full = r->full || (d && d->entry && d->entry->full);
     for (size_t i = 0; i < r->n; i++) {
         if (r->mailboxes[i].mailbox_id == e->mailbox_id) {
             return;
@@ -219,6 +262,8 @@ static void route_arrived(struct route *r)
         route_end(r, SMTP_TOO_MANY);
     } else if (r->n == 0) {
         route_end(r, r->suspended ? SMTP_SUSPENDED : r->foreign ? SMTP_NO_RELAY : SMTP_UNKNOWN);
+    } else if (r->full) {
+        route_end(r, SMTP_DOMAIN_FULL);
     } else if (r->n_limited > 0) {
         store_room(r->store, r->limited, r->n_limited, r->size, on_room, r);
     } else {
@@ -233,7 +278,12 @@ static void on_lookup(void *arg, enum err e, struct entry **entries, size_t n)
         route_end(r, SMTP_FAULT);
         return;
     }
-    for (size_t k = 0; k < n; k++) {
+    /* The domains first: what a mailbox is told by its own must be known. */
+    for (size_t k = r->n_asked; k < n; k++) {
+        r->domains[r->n_known++].entry = entries[k];
+        entries[k] = NULL;
+    }
+    for (size_t k = 0; k < r->n_asked; k++) {
         char key[ADDRESS_MAX + 1];
         CHECK(stage_key(r, &r->stops[r->asked[k]], key));
         route_take(r, r->asked[k], entries[k], span_str(key));
@@ -241,24 +291,48 @@ static void on_lookup(void *arg, enum err e, struct entry **entries, size_t n)
     route_round(r);
 }
 
+/* Goes on to the next stage that asks; DOMAIN was answered with the first. */
+static void route_advance(struct route *r, size_t i, char key[ADDRESS_MAX + 1])
+{
+    struct stop *st = &r->stops[i];
+    while (st->stage < STAGE_DOMAIN && !stage_key(r, st, key)) {
+        st->stage++;
+    }
+    if (st->stage == STAGE_DOMAIN) {
+        const struct domain *d = stage_key(r, st, key) ? find_domain(r, span_str(key)) : NULL;
+        if (d) {
+            CHECK(d->entry); /* asked for with the address's first stage */
+            route_take(r, i, d->entry, span_str(key));
+        } else {
+            st->stage = STAGE_FAILED;
+        }
+    }
+}
+
 static void route_round(struct route *r)
 {
+    char key[ADDRESS_MAX + 1];
+    /* What a catch-all leads to is met on the way, and belongs to this round. */
+    for (size_t i = 0; i < r->n_stops; i++) {
+        route_advance(r, i, key);
+    }
+    size_t n = r->n_stops + r->n_domains - r->n_known;
     char(*keys)[ADDRESS_MAX + 1] = mem_new(r->n_stops, sizeof *keys);
-    struct span *spans = NEW_ARRAY(struct span, r->n_stops);
+    struct span *spans = NEW_ARRAY(struct span, n);
     r->asked = mem_grow(r->asked, r->n_stops, sizeof *r->asked);
     r->n_asked = 0;
     for (size_t i = 0; i < r->n_stops; i++) {
-        struct stop *st = &r->stops[i];
-        while (st->stage < STAGE_FAILED && !stage_key(r, st, keys[r->n_asked])) {
-            st->stage++;
-        }
-        if (st->stage < STAGE_FAILED) {
+        if (r->stops[i].stage < STAGE_DOMAIN && stage_key(r, &r->stops[i], keys[r->n_asked])) {
             spans[r->n_asked] = span_str(keys[r->n_asked]);
             r->asked[r->n_asked++] = i;
         }
     }
-    if (r->n_asked > 0 && !r->too_many) {
-        store_lookup(r->store, spans, r->n_asked, on_lookup, r);
+    n = r->n_asked;
+    for (size_t i = r->n_known; i < r->n_domains; i++) {
+        spans[n++] = span_str(r->domains[i].key);
+    }
+    if (n > 0 && !r->too_many) {
+        store_lookup(r->store, spans, n, on_lookup, r);
     } else {
         route_arrived(r);
     }

@@ -185,8 +185,8 @@ static void session_count(struct session *s, enum smtp_verdict v)
     }
     s->refused++;
     bool later = (v == SMTP_FILTERED && s->custom_code < 500) || v == SMTP_FAULT ||
-                 v == SMTP_OVER_QUOTA || v == SMTP_TOO_MANY || v == SMTP_TOO_FAST ||
-                 v == SMTP_NO_MEMORY;
+                 v == SMTP_OVER_QUOTA || v == SMTP_DOMAIN_FULL || v == SMTP_TOO_MANY ||
+                 v == SMTP_TOO_FAST || v == SMTP_NO_MEMORY;
     stats_add(later ? STAT_smtp_deferred : STAT_smtp_rejected, 1);
 }
 
@@ -197,9 +197,21 @@ static void set_reply(struct session *s, unsigned code, struct span enhanced, st
     smtp_custom_reply(s->engine, code, enhanced, text);
 }
 
+/* What who is full answers, as quota.full says. */
+static enum smtp_verdict by_quota_full(const struct session *s, enum smtp_verdict v)
+{
+    if (session_config(s)->quota_full == QUOTA_FULL_REJECT) {
+        v = v == SMTP_OVER_QUOTA    ? SMTP_QUOTA_REJECT
+            : v == SMTP_DOMAIN_FULL ? SMTP_DOMAIN_REJECT
+                                    : v;
+    }
+    return v;
+}
+
 /* The answer to the open RCPT, and the end of what was routed for it. */
 static void answer_rcpt(struct session *s, enum smtp_verdict v)
 {
+    v = by_quota_full(s, v);
     if (v == SMTP_OK &&
         transaction_add(&s->transaction, smtp_rcpt(s->engine), &s->routed, s->n_routed,
                         session_config(s)->smtp_max_recipients) != ERR_OK) {
@@ -262,6 +274,15 @@ static void log_message(struct session *s, const struct blob_id *id, enum smtp_v
         F_U64("octets", s->data_octets), F_STR("result", smtp_verdict_text(v)));
 }
 
+/*
+ * The one reply of SMTP is for all recipients: a rejection would bounce the message of those who
+ * have room as well. So they are asked to come again, and RCPT then rejects the full one alone.
+ */
+static enum smtp_verdict by_quota_full_at_end(const struct session *s, enum smtp_verdict v)
+{
+    return s->lmtp || s->transaction.n_rcpts == 1 ? by_quota_full(s, v) : v;
+}
+
 /* What the delivery came to: one verdict, or with LMTP one for each RCPT. */
 static void answer_end(struct session *s, enum err e, const enum room *room)
 {
@@ -271,6 +292,7 @@ static void answer_end(struct session *s, enum err e, const enum room *room)
     for (size_t i = 0; i < n; i++) {
         bool told = e == ERR_OK || e == ERR_LIMIT;
         v[i] = told ? transaction_verdict(&s->transaction, i, room) : SMTP_FAULT;
+        v[i] = by_quota_full_at_end(s, v[i]);
         session_count(s, s->lmtp ? v[i] : SMTP_OK);
         all = all == SMTP_OK ? v[i] : all;
     }

@@ -119,7 +119,10 @@ void smtp_tls_answer(struct smtp *s);
     X(TOO_FAST,   "too-fast")   /* 450 4.7.1 a limit of rate or guesses */          \
     X(FILTERED,   "filtered")   /* what smtp_custom_reply said */                   \
     X(NO_MEMORY,  "no-memory")  /* 452 4.3.1 no room for the message now */         \
-    X(DISCARDED,  "discarded")  /* as OK, but nothing is kept */
+    X(DISCARDED,  "discarded")  /* as OK, but nothing is kept */                     \
+    X(QUOTA_REJECT, "quota-reject") /* 552 5.2.2 as OVER_QUOTA, by quota.full */      \
+    X(DOMAIN_FULL, "domain-full")   /* 452 4.2.2 what a domain may hold is used up */ \
+    X(DOMAIN_REJECT, "domain-reject") /* 552 5.2.2 as DOMAIN_FULL, by quota.full */
 /* clang-format on */
 
 enum smtp_verdict {

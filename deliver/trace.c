@@ -4,9 +4,8 @@
  */
 #include "trace.h"
 
-#include <time.h>
-
 #include "base/check.h"
+#include "base/date.h"
 
 /* The name of a peer: printable, without what would end the clause or begin a comment. */
 static void add_name(struct buf *out, struct span s)
@@ -37,18 +36,6 @@ static void add_with(struct buf *out, const struct trace *t)
     }
 }
 
-/* RFC 5322, section 3.3, in UTC and English whatever the locale. */
-static void add_date(struct buf *out, uint64_t unix_seconds)
-{
-    static const char days[] = "SunMonTueWedThuFriSat";
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    struct tm tm;
-    time_t t = (time_t)unix_seconds;
-    CHECK(gmtime_r(&t, &tm));
-    buf_addf(out, "%.3s, %d %.3s %d %02d:%02d:%02d +0000", days + 3 * tm.tm_wday, tm.tm_mday,
-             months + 3 * tm.tm_mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
-}
-
 void trace_return_path(const struct trace *t, struct buf *out)
 {
     CHECK(buf_room(out) >= TRACE_MAX);
@@ -74,6 +61,6 @@ void trace_received(const struct trace *t, struct buf *out)
         buf_addf(out, "\r\n\tfor <%.*s>", SPAN_ARG(t->forward_path));
     }
     buf_add(out, SPAN(";\r\n\t"));
-    add_date(out, t->unix_seconds);
+    date_write(t->unix_seconds, out);
     buf_add(out, SPAN("\r\n"));
 }

@@ -173,7 +173,7 @@ struct auth_result auth_respond(struct auth *a, struct span response)
 
 /* --- the configuration ----------------------------------------------------------------------- */
 
-bool auth_check(const struct config *c, char *why, size_t why_size)
+bool auth_check(struct config *c, char *why, size_t why_size)
 {
     for (size_t i = 0; i < c->auth_mechanisms.n; i++) {
         enum sasl_mechanism m;

@@ -13,7 +13,7 @@
 #include "store/store.h"
 
 /* Whether the settings of auth and oauth make sense; on any thread. */
-bool auth_check(const struct config *c, char *why, size_t why_size);
+bool auth_check(struct config *c, char *why, size_t why_size);
 
 /* Borrowed for the life of an exchange. */
 struct auth_options {

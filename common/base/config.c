@@ -380,6 +380,11 @@ enum err config_load(const char *path, struct config **out, char *why, size_t wh
     return ERR_OK;
 }
 
+const char *config_keep(struct config *c, struct span text)
+{
+    return arena_dup(&CONTAINER_OF(c, struct loaded, config)->arena, text);
+}
+
 void config_free(struct config **c)
 {
     if (c && *c) {

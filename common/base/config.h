@@ -26,6 +26,7 @@ struct config {
 #define S(type, section, key, def, range, help) config_##type section##_##key;
 #include "base/settings.def"
 #undef S
+    const char *warning; /* what quota.warn_file holds, where it was read; else NULL */
 };
 
 /* Indices of the choice settings that code asks for, in the order of the table's words. */
@@ -38,6 +39,7 @@ enum { AUTH_SCRAM_READY, AUTH_SCRAM_ALWAYS };
 enum { TRUST_TLS_NO, TRUST_TLS_YES };
 enum { FILTER_LMTP_NO, FILTER_LMTP_YES };
 enum { FILTER_ON_FAILURE_TEMPFAIL, FILTER_ON_FAILURE_ACCEPT };
+enum { QUOTA_FULL_TEMPFAIL, QUOTA_FULL_REJECT };
 
 /*
  * Reads a file. On failure *out is untouched and why (at least 256 bytes) holds one line for the
@@ -45,6 +47,9 @@ enum { FILTER_ON_FAILURE_TEMPFAIL, FILTER_ON_FAILURE_ACCEPT };
  */
 enum err config_load(const char *path, struct config **out, char *why, size_t why_size);
 void config_free(struct config **c);
+/* A copy that lives as long as c: of what a file that it names holds. NULL: all of them together
+ * are more than 1 MiB. */
+const char *config_keep(struct config *c, struct span text);
 
 /* What the manual and the operator's command print, a setting a call. */
 struct config_doc {

@@ -26,6 +26,7 @@
 #include "daemon/parts.h"
 #include "daemon/sandbox.h"
 #include "net/listener.h"
+#include "store/quota_rules.h"
 #include "store/seal.h"
 
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
@@ -90,9 +91,9 @@ static bool are_networks(const struct config_list *l, const char *setting, char 
 }
 
 /* Whether this service can run with it. */
-static bool usable(const struct daemon_service *s, const struct config *c, char *why,
-                   size_t why_size)
+static bool usable(const struct daemon_service *s, struct config *c, char *why, size_t why_size)
 {
+    struct quota_rules quota;
     size_t n = 0;
     for (size_t i = 0; i < s->n; i++) {
         const struct config_list *l = port_list(c, &s->ports[i]);
@@ -114,7 +115,8 @@ static bool usable(const struct daemon_service *s, const struct config *c, char 
     }
     if (!are_networks(&c->proxy_networks, "proxy.networks", why, why_size) ||
         !are_networks(&c->smtp_xclient, "smtp.xclient", why, why_size) ||
-        !are_networks(&c->limits_exempt, "limits.exempt", why, why_size)) {
+        !are_networks(&c->limits_exempt, "limits.exempt", why, why_size) ||
+        quota_rules_read(c, &quota, why, why_size) != ERR_OK) {
         return false;
     }
     if (!*c->tls_certificate && (*c->tls_directory || *c->tls_client_ca)) {

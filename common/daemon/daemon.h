@@ -71,8 +71,9 @@ struct daemon_service {
     size_t health;            /* offsetof of the config_text with the health address */
     const char *const *alpn;  /* what TLS clients may offer (RFC 7301), NULL at the end */
     bool client_certificates; /* those of tls.client_ca are asked for */
-    /* Whether the service can run with its own settings; on any thread. */
-    bool (*check)(const struct config *c, char *why, size_t why_size);
+    /* Whether the service can run with its own settings; on any thread. Files of which it needs
+       what they hold it may read into c. */
+    bool (*check)(struct config *c, char *why, size_t why_size);
     /* Makes worker.shared, once a worker. NULL: there is nothing to share. */
     bool (*open)(struct worker *w, char *why, size_t why_size);
     /* The limits of the clients of ports that are limited; the rest is filled in already. */

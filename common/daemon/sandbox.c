@@ -167,6 +167,7 @@ static void list_places(struct places *p, const struct config *c, const char *co
         { NULL, c->node_fleet_key_file },
         { "oauth.client_secret_file", c->oauth_client_secret_file },
         { "oauth.jwks_file", c->oauth_jwks_file },
+        { "quota.warn_file", c->quota_warn_file },
     };
     *p = (struct places){ 0 };
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {

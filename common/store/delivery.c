@@ -33,6 +33,7 @@ struct delivery {
     void *arg;
     enum delivery_step step;
     bool all_or_nothing;
+    bool past_limits;
     struct spool_writer *writer;
     struct blob_id id;
     struct pointer pointer;
@@ -174,6 +175,11 @@ static void delivery_try_commit(struct delivery *d)
     }
     fault_at(FAULT_deliver_file_written);
     d->step = STEP_COMMIT;
+    if (d->past_limits) {
+        index_deliver_past_limits(d->store->index, &d->pointer, span_of(d->handle, d->handle_len),
+                                  d->mailboxes[0], d->store->grace_ms, on_delivery_committed, d);
+        return;
+    }
     index_deliver(d->store->index, &d->pointer, span_of(d->handle, d->handle_len), d->mailboxes,
                   d->n, d->all_or_nothing, d->store->grace_ms, on_delivery_committed, d);
 }
@@ -258,6 +264,12 @@ enum err delivery_open(struct store *s, struct span reverse_path,
     d->timer.data = d;
     *out = d;
     return ERR_OK;
+}
+
+void delivery_past_limits(struct delivery *d)
+{
+    CHECK(d->step == STEP_OPEN && d->n == 1);
+    d->past_limits = true;
 }
 
 const struct blob_id *delivery_id(const struct delivery *d)

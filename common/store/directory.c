@@ -5,6 +5,8 @@
  *   retention_days 4 | read_days 4 | hash length 2 | scram length 2 | targets 2 | hash | scram
  *   for each target: length 2, address
  *
+ * state is an account's; of a domain it is whether it is full.
+ *
  * An entry owns its targets. One entry has exactly one form. What an address leads to is read by
  * index; who may receive there is the business of the delivery node's route.
  */
@@ -65,6 +67,22 @@ static size_t encoded_size(const struct entry *e)
     return n;
 }
 
+static uint8_t get_state(const struct entry *e)
+{
+    return e->kind == ENTRY_DOMAIN ? e->full : (uint8_t)e->state;
+}
+
+/* False: it is none. */
+static bool set_state(struct entry *e, uint8_t state)
+{
+    if (e->kind == ENTRY_DOMAIN) {
+        e->full = state == 1;
+        return state <= 1;
+    }
+    e->state = (enum account_state)state;
+    return state <= ACCOUNT_REMOVED;
+}
+
 enum err entry_encode(const struct entry *e, struct buf *out)
 {
     size_t n = encoded_size(e), hash_len = strlen(e->hash), scram_len = strlen(e->scram);
@@ -74,7 +92,7 @@ enum err entry_encode(const struct entry *e, struct buf *out)
     }
     to = wire_put8(to, FORMAT);
     to = wire_put8(to, (uint8_t)e->kind);
-    to = wire_put8(to, (uint8_t)e->state);
+    to = wire_put8(to, get_state(e));
     to = wire_put64(to, e->mailbox_id);
     to = wire_put64(to, e->max_octets);
     to = wire_put64(to, e->max_messages);
@@ -121,11 +139,11 @@ enum err entry_decode(struct span in, struct entry **out)
 {
     struct wire w = { .rest = in };
     uint8_t format = wire_get8(&w), kind = wire_get8(&w), state = wire_get8(&w);
-    if (w.bad || format != FORMAT || kind > ENTRY_DOMAIN || state > ACCOUNT_REMOVED) {
+    if (w.bad || format != FORMAT || kind > ENTRY_DOMAIN) {
         return ERR_CORRUPT;
     }
     struct entry *e = entry_new((enum entry_kind)kind);
-    e->state = (enum account_state)state;
+    bool valid = set_state(e, state);
     e->mailbox_id = wire_get64(&w);
     e->max_octets = wire_get64(&w);
     e->max_messages = wire_get64(&w);
@@ -133,7 +151,8 @@ enum err entry_decode(struct span in, struct entry **out)
     e->retention_days = wire_get32(&w);
     e->read_days = (int32_t)wire_get32(&w);
     uint16_t hash_len = wire_get16(&w), scram_len = wire_get16(&w), targets = wire_get16(&w);
-    if (e->read_days < -1 || get_text(&w, hash_len, e->hash, PASSWORD_HASH_MAX) != ERR_OK ||
+    if (!valid || e->read_days < -1 ||
+        get_text(&w, hash_len, e->hash, PASSWORD_HASH_MAX) != ERR_OK ||
         get_text(&w, scram_len, e->scram, ENTRY_SCRAM_MAX) != ERR_OK ||
         get_targets(&w, targets, e) != ERR_OK || !wire_end(&w)) {
         entry_free(&e);

@@ -38,6 +38,7 @@ enum room {
 
 struct entry {
     enum entry_kind kind;
+    bool full; /* of a domain: its mailboxes hold together what they may, or more */
     uint64_t mailbox_id;
     enum account_state state;
     uint64_t max_octets;              /* quota; 0 is none */

@@ -18,7 +18,9 @@
 struct index {
     struct pg *pg;
     void (*on_epoch)(void *arg, uint64_t epoch);
+    void (*on_crossed)(void *arg, uint64_t mailbox_id, unsigned per_cent);
     void *arg;
+    struct quota_rules quota;
     uint64_t epoch;
     bool epoch_known;
 };
@@ -31,6 +33,7 @@ struct call {
         index_lookup_fn *lookup;
         index_list_fn *list;
         index_room_fn *room;
+        index_usage_fn *usage;
         index_done_fn *done;
         index_changed_fn *changed;
         index_fleet_fn *fleet;
@@ -154,6 +157,7 @@ struct index *index_open(struct loop *l, const struct index_options *o)
 {
     struct index *ix = NEW(struct index);
     ix->on_epoch = o->on_epoch;
+    ix->on_crossed = o->on_crossed;
     ix->arg = o->arg;
     ix->pg = pg_open(l, &(struct pg_options){ .url = o->url,
                                               .read_connections = o->read_connections,
@@ -178,6 +182,11 @@ bool index_ready(const struct index *ix)
     return pg_ready(ix->pg);
 }
 
+void index_set_quota(struct index *ix, const struct quota_rules *q)
+{
+    ix->quota = *q;
+}
+
 /* --- addresses -------------------------------------------------------------------------------- */
 
 enum {
@@ -190,7 +199,8 @@ enum {
     LOOKUP_READ_DAYS,
     LOOKUP_HASH,
     LOOKUP_SCRAM,
-    LOOKUP_TARGETS
+    LOOKUP_TARGETS,
+    LOOKUP_FULL
 };
 
 static enum err read_targets(const PGresult *r, struct entry *e)
@@ -229,7 +239,7 @@ static enum err read_account(const PGresult *r, struct entry *e)
 
 static enum err read_entry(const PGresult *r, char first, struct entry **out)
 {
-    if (!pg_shape(r, "iiiiiiittT") || PQntuples(r) > 1) {
+    if (!pg_shape(r, "iiiiiiittTi") || PQntuples(r) > 1) {
         return ERR_CORRUPT;
     }
     if (PQntuples(r) == 0) {
@@ -241,6 +251,7 @@ static enum err read_entry(const PGresult *r, char first, struct entry **out)
                                 : first == '@' ? ENTRY_DOMAIN
                                                : ENTRY_ALIAS);
     enum err err = mailbox ? read_account(r, e) : read_targets(r, e);
+    e->full = pg_get_i64(r, 0, LOOKUP_FULL) != 0;
     if (err != ERR_OK) {
         entry_free(&e);
         return err;
@@ -457,10 +468,11 @@ struct op *index_room(struct index *ix, const uint64_t *mailboxes, size_t n, uin
     struct pg_batch *b = pg_batch_new();
     c->done.room = done;
     for (size_t i = 0; i < n; i++) {
-        pg_stmt(b, "SELECT room(state, msgs, octets, max_messages, max_octets, max_size, $2)"
+        pg_stmt(b, "SELECT room(state, msgs, octets, max_messages, max_octets, max_size, $2, $3)"
                    "  FROM mailbox WHERE mailbox_id = $1");
         add_mailbox(b, mailboxes[i]);
         pg_i64(b, (int64_t)size);
+        pg_i64(b, ix->quota.grace);
     }
     return call_submit(ix, c, PG_READ, b, on_room);
 }
@@ -488,12 +500,24 @@ static bool read_delivered(const struct call *c, const struct pg_reply *r, enum 
     size_t first = r->n - c->n;
     for (size_t k = 0; k < c->n; k++) {
         const PGresult *one = r->r[first + k];
-        if (!pg_shape(one, "i") || PQntuples(one) != 1 ||
+        if (!pg_shape(one, "ii") || PQntuples(one) != 1 ||
             !read_room(one, 0, 0, &room[c->order[k]])) {
             return false;
         }
     }
     return true;
+}
+
+/* The second columns of the same results. */
+static void tell_crossed(const struct call *c, const struct pg_reply *r)
+{
+    const struct index *ix = c->index;
+    for (size_t k = 0; k < c->n && ix->on_crossed; k++) {
+        int64_t per_cent = pg_get_i64(r->r[r->n - c->n + k], 0, 1);
+        if (per_cent > 0) {
+            ix->on_crossed(ix->arg, c->mailboxes[c->order[k]], (unsigned)per_cent);
+        }
+    }
 }
 
 /* deliver() raised MF001: its DETAIL is the mailbox and why it has no room. */
@@ -526,6 +550,9 @@ static void on_deliver(void *arg, const struct pg_reply *r)
         malformed(c);
         e = ERR_TEMP;
     }
+    if (e == ERR_OK) {
+        tell_crossed(c, r);
+    }
     if (!c->op.cancelled) {
         c->done.room(c->op.arg, e, e == ERR_OK || e == ERR_LIMIT ? room : NULL, c->n);
     }
@@ -533,9 +560,11 @@ static void on_deliver(void *arg, const struct pg_reply *r)
     call_free(c);
 }
 
-struct op *index_deliver(struct index *ix, const struct pointer *p, struct span handle,
-                         const uint64_t *mailboxes, size_t n, bool all_or_nothing,
-                         uint64_t grace_ms, index_room_fn *done, void *arg)
+/* quota NULL: no limit holds, and no threshold is crossed. */
+static struct op *deliver(struct index *ix, const struct pointer *p, struct span handle,
+                          const uint64_t *mailboxes, size_t n, bool all_or_nothing,
+                          uint64_t grace_ms, const struct quota_rules *quota, index_room_fn *done,
+                          void *arg)
 {
     CHECK(n > 0);
     struct call *c = call_new_mailboxes("deliver", mailboxes, n, arg);
@@ -552,7 +581,7 @@ struct op *index_deliver(struct index *ix, const struct pointer *p, struct span 
         pg_i64(b, (int64_t)p->size + p->skip);
     }
     for (size_t k = 0; k < n; k++) {
-        pg_stmt(b, "SELECT deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+        pg_stmt(b, "SELECT * FROM deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)");
         add_mailbox(b, mailboxes[c->order[k]]);
         pg_uuid(b, &p->id);
         pg_i64(b, p->volume);
@@ -563,8 +592,67 @@ struct op *index_deliver(struct index *ix, const struct pointer *p, struct span 
         pg_bool(b, all_or_nothing);
         pg_i64(b, now);
         pg_i64(b, (int64_t)grace_ms);
+        quota ? pg_i64(b, quota->grace) : pg_null(b);
+        pg_i64s(b, quota ? quota->warn : NULL, quota ? quota->n : 0);
     }
     return call_submit(ix, c, PG_WRITE, b, on_deliver);
+}
+
+struct op *index_deliver(struct index *ix, const struct pointer *p, struct span handle,
+                         const uint64_t *mailboxes, size_t n, bool all_or_nothing,
+                         uint64_t grace_ms, index_room_fn *done, void *arg)
+{
+    return deliver(ix, p, handle, mailboxes, n, all_or_nothing, grace_ms, &ix->quota, done, arg);
+}
+
+struct op *index_deliver_past_limits(struct index *ix, const struct pointer *p, struct span handle,
+                                     uint64_t mailbox_id, uint64_t grace_ms, index_room_fn *done,
+                                     void *arg)
+{
+    return deliver(ix, p, handle, &mailbox_id, 1, false, grace_ms, NULL, done, arg);
+}
+
+static enum err read_usage(const struct call *c, const PGresult *r, struct usage *out)
+{
+    if (!pg_shape(r, "tiiii") || PQntuples(r) > 1) {
+        return malformed(c);
+    }
+    if (PQntuples(r) == 0) {
+        return ERR_NOTFOUND;
+    }
+    *out = (struct usage){ .address = pg_get_span(r, 0, 0),
+                           .messages = (uint64_t)pg_get_i64(r, 0, 1),
+                           .octets = (uint64_t)pg_get_i64(r, 0, 2),
+                           .max_messages = (uint64_t)pg_get_i64(r, 0, 3),
+                           .max_octets = (uint64_t)pg_get_i64(r, 0, 4) };
+    return ERR_OK;
+}
+
+static void on_usage(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    struct usage u;
+    enum err e = call_err(c, r);
+    if (e == ERR_OK) {
+        e = read_usage(c, r->r[0], &u);
+    }
+    if (!c->op.cancelled) {
+        c->done.usage(c->op.arg, e, e == ERR_OK ? &u : NULL);
+    }
+    call_free(c);
+}
+
+struct op *index_usage(struct index *ix, uint64_t mailbox_id, index_usage_fn *done, void *arg)
+{
+    struct call *c = call_new("usage", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.usage = done;
+    c->mailbox_id = mailbox_id;
+    pg_stmt(b, "SELECT c.addr, b.msgs, b.octets, b.max_messages, b.max_octets"
+               "  FROM mailbox b JOIN account c ON c.mailbox_id = b.mailbox_id"
+               " WHERE b.mailbox_id = $1 AND b.state = 0");
+    add_mailbox(b, mailbox_id);
+    return call_submit(ix, c, PG_READ, b, on_usage);
 }
 
 static void on_delivered(void *arg, const struct pg_reply *r)

@@ -12,6 +12,7 @@
 #include "base/maildrop.h"
 #include "store/directory.h"
 #include "store/pg.h"
+#include "store/quota_rules.h"
 #include "store/spool.h"
 
 struct index_options {
@@ -20,6 +21,11 @@ struct index_options {
     uint64_t timeout_ms;
     /* The database's epoch: changes with a fail-over, a restore and `mailfleet epoch`. */
     void (*on_epoch)(void *arg, uint64_t epoch);
+    /*
+     * A delivery of index_deliver has committed that crossed this threshold of quota.warn. Told
+     * once, before the delivery's done; never when its outcome was not known. May be NULL.
+     */
+    void (*on_crossed)(void *arg, uint64_t mailbox_id, unsigned per_cent);
     void *arg;
 };
 
@@ -27,6 +33,8 @@ struct index;
 struct index *index_open(struct loop *l, const struct index_options *o);
 void index_close(struct index **ix);
 bool index_ready(const struct index *ix);
+/* What holds for index_room and index_deliver from now on; until then no grace, no thresholds. */
+void index_set_quota(struct index *ix, const struct quota_rules *q);
 
 /* Entries for n canonical addresses (or `@domain`), in their order; ENTRY_NONE where unknown.
  * entries[i] is the callee's if it nulls it. */
@@ -63,6 +71,19 @@ struct op *index_room(struct index *ix, const uint64_t *mailboxes, size_t n, uin
 struct op *index_deliver(struct index *ix, const struct pointer *p, struct span handle,
                          const uint64_t *mailboxes, size_t n, bool all_or_nothing,
                          uint64_t grace_ms, index_room_fn *done, void *arg);
+/* The same to one mailbox whose limits do not hold for it; it crosses no threshold. */
+struct op *index_deliver_past_limits(struct index *ix, const struct pointer *p, struct span handle,
+                                     uint64_t mailbox_id, uint64_t grace_ms, index_room_fn *done,
+                                     void *arg);
+
+/* Whose an active mailbox is and how full. NOTFOUND: there is none, or it takes nothing. */
+struct usage {
+    struct span address; /* of its account; borrowed */
+    uint64_t messages, octets;
+    uint64_t max_messages, max_octets; /* 0: none */
+};
+typedef void index_usage_fn(void *arg, enum err e, const struct usage *u);
+struct op *index_usage(struct index *ix, uint64_t mailbox_id, index_usage_fn *done, void *arg);
 
 /*
  * Whether a delivery committed: waits for the mailbox's row, then looks for the id in its pointers

@@ -35,6 +35,11 @@ static void on_epoch(void *arg, uint64_t epoch)
     }
 }
 
+static void on_crossed(void *arg, uint64_t mailbox_id, unsigned per_cent)
+{
+    store_warn(arg, mailbox_id, per_cent);
+}
+
 static void volumes_ask(uv_timer_t *t);
 
 static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
@@ -109,10 +114,21 @@ static void close_login(struct store *s)
     netset_free(&s->exempt);
 }
 
+static void use_quota(struct store *s, const struct config *c, const struct quota_rules *q)
+{
+    index_set_quota(s->index, q);
+    s->warning = c->warning;
+    s->hostname = c->smtp_hostname;
+}
+
 void store_reload(struct store *s, const struct config *c)
 {
     struct netset *old = s->exempt;
+    struct quota_rules quota;
     const char *bad;
+    char why[256];
+    CHECK(quota_rules_read(c, &quota, why, sizeof why) == ERR_OK);
+    use_quota(s, c, &quota);
     CHECK(netset_parse(&c->limits_exempt, &s->exempt, &bad) == ERR_OK);
     failures_change(s->failures, s->exempt, c->auth_max_failures, c->auth_failure_window);
     netset_free(&old);
@@ -128,7 +144,11 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                     size_t why_size)
 {
     struct spool_options spool;
+    struct quota_rules quota;
     enum err e = spool_options_read(c, &spool, why, why_size);
+    if (e == ERR_OK) {
+        e = quota_rules_read(c, &quota, why, why_size);
+    }
     if (e != ERR_OK) {
         return e;
     }
@@ -170,7 +190,9 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                     .write_connections = (unsigned)c->database_write_connections,
                                     .timeout_ms = c->database_timeout,
                                     .on_epoch = on_epoch,
+                                    .on_crossed = on_crossed,
                                     .arg = s });
+    use_quota(s, c, &quota);
     s->spool = spool_open(l, &spool);
     s->repair = repair_open(
         l, s->index,

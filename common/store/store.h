@@ -34,8 +34,8 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
 
 /*
  * From now on logins go by c's rules: lock, sessions, delay, enrolment, iterations, how many
- * failures and who is exempt; the rest of it belongs to what is open. limits.exempt must be good
- * (checked).
+ * failures and who is exempt; so do quotas by quota.*. The rest of it belongs to what is open. c is
+ * borrowed until the next call. limits.exempt and quota.warn must be good (checked).
  */
 void store_reload(struct store *s, const struct config *c);
 
@@ -167,6 +167,8 @@ typedef void delivery_fn(void *arg, enum delivery_event ev, enum err e, const en
 enum err delivery_open(struct store *s, struct span reverse_path,
                        const struct envelope_recipient *to, size_t n, bool all_or_nothing,
                        delivery_fn *fn, void *arg, struct delivery **out);
+/* To be said before delivery_commit, of a delivery to one mailbox: its limits do not hold. */
+void delivery_past_limits(struct delivery *d);
 const struct blob_id *delivery_id(const struct delivery *d);
 /* False: wait for DELIVERY_READY before the next. All of it is copied, always. */
 bool delivery_append(struct delivery *d, struct span octets);

@@ -40,6 +40,9 @@ struct store {
     struct login_rules rules;
     struct fleet fleet;
     uint64_t grace_ms;
+    const char *warning;  /* the operator's words of warnings; NULL: the built-in ones */
+    const char *hostname; /* in their Message-ID */
+    size_t warnings;      /* under way */
 };
 
 /* The key of a mailbox's cached list. */
@@ -61,5 +64,8 @@ struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done,
  */
 struct op *store_drop_lists(struct store *s, const uint64_t *mailboxes, size_t n,
                             cache_done_fn *done, void *arg);
+
+/* Puts a warning into a mailbox that has crossed a threshold, in the background (warner.c). */
+void store_warn(struct store *s, uint64_t mailbox_id, unsigned threshold);
 
 #endif

@@ -83,7 +83,7 @@ CREATE TABLE address (
     CHECK (CASE WHEN addr LIKE '@%' THEN mailbox_id IS NULL
                 ELSE (mailbox_id IS NULL) <> (targets IS NULL) END)
 );
-CREATE INDEX address_domain ON address (domain);
+CREATE INDEX address_domain ON address (domain, addr); -- a domain's addresses, page by page
 CREATE INDEX address_mailbox ON address (mailbox_id) WHERE mailbox_id IS NOT NULL;
 -- Which aliases lead to an address: asked when an account is removed.
 CREATE INDEX address_targets ON address USING gin (targets) WHERE targets IS NOT NULL;
@@ -106,7 +106,8 @@ CREATE TABLE mailbox (
     state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)), -- enum account_state
     retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0), -- 0: kept for ever
     read_days    smallint NOT NULL DEFAULT -1 CHECK (read_days >= -1),  -- kept after RETR; -1: as unread
-    warned       smallint NOT NULL DEFAULT 0   -- highest threshold of quota.warn that was told, per cent
+    warned       smallint NOT NULL DEFAULT 0,  -- per cent: thresholds of quota.warn up to it were told
+    crossed      smallint NOT NULL DEFAULT 0   -- the threshold that the last delivery crossed; 0: none
 ) WITH (fillfactor = 70);
 -- All mailboxes, not only those that expire: whether some mailbox keeps its mail for ever is then one
 -- look at the index's edge. By an index on one half it would be one only while the statistics are
@@ -273,25 +274,46 @@ END $$;
 CREATE FUNCTION ms_time(ms bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql
 RETURN to_timestamp(ms / 1000.0);
 
--- Whether a mailbox with these counters takes len octets more: enum room. An expression that the
--- planner inlines; a row as argument would not be found on Citus' shards.
+-- Whether a limit (0: none) is passed when so much is added to what is used, and the message that
+-- passes it may do so by `past` per cent. What is over already takes nothing more.
+CREATE FUNCTION passes(used bigint, added bigint, most bigint, past bigint)
+RETURNS boolean IMMUTABLE LANGUAGE sql
+RETURN most > 0 AND used + added > most
+   AND (used > most OR used + added - most > most / 100 * past + most % 100 * past / 100);
+
+-- Whether a mailbox with these counters takes len octets more: enum room. past: quota.grace; NULL:
+-- the limits do not count. An expression that the planner inlines; a row as argument would not be
+-- found on Citus' shards.
 CREATE FUNCTION room(state smallint, msgs bigint, octets bigint, max_messages bigint,
-                     max_octets bigint, max_size bigint, len bigint)
+                     max_octets bigint, max_size bigint, len bigint, past bigint DEFAULT 0)
 RETURNS integer IMMUTABLE LANGUAGE sql
 RETURN CASE
     WHEN state <> 0 THEN 4
-    WHEN max_size > 0 AND len > max_size OR max_octets > 0 AND len > max_octets THEN 2
-    WHEN max_messages > 0 AND msgs >= max_messages
-      OR max_octets > 0 AND octets + len > max_octets THEN 1
+    WHEN past IS NULL THEN 0
+    WHEN max_size > 0 AND len > max_size OR passes(0, len, max_octets, past) THEN 2
+    WHEN passes(msgs, 1, max_messages, past) OR passes(octets, len, max_octets, past) THEN 1
     ELSE 0
 END;
 
+-- How full a mailbox is, in per cent of the limit that it is nearer to; 0 without limits. Cut to
+-- what a smallint holds.
+CREATE FUNCTION filled(msgs bigint, octets bigint, max_messages bigint, max_octets bigint)
+RETURNS integer IMMUTABLE LANGUAGE sql
+RETURN least(32000, greatest(CASE WHEN max_messages > 0 THEN msgs * 100 / max_messages ELSE 0 END,
+                             CASE WHEN max_octets > 0 THEN octets * 100 / max_octets ELSE 0 END));
+
+-- The highest of these thresholds, which ascend, that is reached; 0: none.
+CREATE FUNCTION threshold(per_cent integer, warn bigint[])
+RETURNS integer IMMUTABLE LANGUAGE sql
+RETURN coalesce(warn[width_bucket(per_cent, warn)], 0)::integer;
+
 -- What an address leads to: no row when it is unknown. Two look-ups rather than a join, as address
--- and mailbox are distributed differently; STABLE, so that both see one snapshot.
+-- and mailbox are distributed differently; STABLE, so that both see one snapshot. is_full: of a
+-- domain, that its mailboxes held at usage_at what they may hold together.
 CREATE FUNCTION lookup(a text)
 RETURNS TABLE (box bigint, box_state smallint, most_octets bigint, most_messages bigint,
                most_size bigint, days smallint, days_read smallint, password text, keys text,
-               leads_to text[])
+               leads_to text[], is_full boolean)
 STABLE LANGUAGE plpgsql AS $$
 BEGIN
     SELECT d.mailbox_id, d.targets INTO box, leads_to FROM address d WHERE d.addr = a;
@@ -308,7 +330,12 @@ BEGIN
             RAISE EXCEPTION 'address % names mailbox %, which is not there', a, box
                 USING ERRCODE = 'data_corrupted';
         END IF;
+    ELSIF a LIKE '@%' THEN
+        SELECT d.total_octets > 0 AND d.usage_octets >= d.total_octets
+            OR d.total_messages > 0 AND d.usage_messages >= d.total_messages
+          INTO is_full FROM domain d WHERE d.name = substr(a, 2);
     END IF;
+    is_full := coalesce(is_full, false);
     RETURN NEXT;
 END $$;
 
@@ -344,28 +371,46 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- Gives a mailbox its pointer; returns enum room. Without room: strict raises MF001, which undoes
+-- Gives a mailbox its pointer; code is enum room. Without room: strict raises MF001, which undoes
 -- the whole transaction; else the file's place in the mailbox goes to the ledger.
+-- past: as room() has it. warn: ascending thresholds; passed is the one that this delivery crossed
+-- upwards, 0 for none, and it is told once: `warned` keeps it until there is less in the mailbox.
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
-                        fh bytea, strict boolean, now_ms bigint, grace_ms bigint)
-RETURNS integer LANGUAGE plpgsql AS $$
+                        fh bytea, strict boolean, now_ms bigint, grace_ms bigint,
+                        past bigint DEFAULT 0, warn bigint[] DEFAULT '{}',
+                        OUT code integer, OUT passed integer) LANGUAGE plpgsql AS $$
 DECLARE
     place bigint;
-    code  integer;
 BEGIN
+    -- What is now above the old `warned` is crossed: the right-hand sides see the row as it was. The
+    -- limits, or what the nodes have for thresholds, may have changed meanwhile: so `warned` is
+    -- never more than what is used.
     UPDATE mailbox b
        SET version = b.version + 1, next_seq = b.next_seq + 1,
-           msgs = b.msgs + 1, octets = b.octets + len
+           msgs = b.msgs + 1, octets = b.octets + len,
+           crossed = CASE WHEN threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
+                                                b.max_octets), warn)
+                               > least(b.warned, filled(b.msgs, b.octets, b.max_messages,
+                                                        b.max_octets))
+                          THEN threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
+                                                b.max_octets), warn)
+                          ELSE 0 END,
+           warned = greatest(least(b.warned, filled(b.msgs + 1, b.octets + len, b.max_messages,
+                                                    b.max_octets)),
+                             threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
+                                              b.max_octets), warn))
      WHERE b.mailbox_id = box
-       AND room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len) = 0
-    RETURNING b.next_seq - 1 INTO place;
+       AND room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past) = 0
+    RETURNING b.next_seq - 1, b.crossed INTO place, passed;
     IF FOUND THEN
         INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, handle)
         VALUES (box, place, blob, len, head, vol, many, fh);
-        RETURN 0;
+        code := 0;
+        RETURN;
     END IF;
 
-    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len)
+    passed := 0;
+    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past)
       INTO code FROM mailbox b WHERE b.mailbox_id = box;
     IF NOT FOUND THEN
         code := 3;
@@ -377,7 +422,6 @@ BEGIN
             USING ERRCODE = 'MF001', DETAIL = format('%s %s', box, code);
     END IF;
     PERFORM discard(box, blob, vol, len, head, many, now_ms, grace_ms, 'no room');
-    RETURN code;
 END $$;
 
 -- Whether a delivery committed, when its answer was lost. The lock waits for one under way.
@@ -485,7 +529,10 @@ BEGIN
     )
     SELECT count(*), coalesce(sum(k.size), 0) INTO n, len FROM kept k;
     IF n > 0 THEN
-        UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len
+        UPDATE mailbox b
+           SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len,
+               warned = least(b.warned, filled(b.msgs - n, b.octets - len, b.max_messages,
+                                               b.max_octets))
          WHERE b.mailbox_id = box;
     END IF;
     RETURN n;
@@ -702,6 +749,9 @@ BEGIN
                k.handle
           FROM back k
         RETURNING size
+    ), unread AS ( -- or expire() takes again what was read before it was deleted
+        DELETE FROM read_mark r USING back k
+         WHERE r.mailbox_id = box AND k.mailbox_id = box AND r.seq = k.seq
     )
     SELECT count(*), coalesce(sum(p.size), 0) INTO n, len FROM put p;
     IF n > 0 THEN
@@ -756,15 +806,16 @@ CREATE FUNCTION release(box bigint, blob uuid, place bigint, now_ms bigint, reme
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF remember THEN
-        INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, deleted_at, by_whom,
-                                 unlinked_at)
-        SELECT l.mailbox_id, l.blob_id, l.seq, l.size, l.volume_id, l.deleted_at, l.by_whom,
+        INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, uidl, deleted_at,
+                                 by_whom, unlinked_at)
+        SELECT l.mailbox_id, l.blob_id, l.seq, l.size, l.volume_id, l.uidl, l.deleted_at, l.by_whom,
                ms_time(now_ms)
           FROM ledger l
          WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place
         ON CONFLICT (mailbox_id, blob_id, seq) DO UPDATE
            SET deleted_at = excluded.deleted_at, by_whom = excluded.by_whom,
-               volume_id = excluded.volume_id, unlinked_at = excluded.unlinked_at;
+               volume_id = excluded.volume_id, uidl = excluded.uidl,
+               unlinked_at = excluded.unlinked_at;
     END IF;
     DELETE FROM ledger l WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place;
     IF NOT FOUND THEN
@@ -887,7 +938,8 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM ledger l WHERE l.mailbox_id = box
                   AND (l.blob_id = blob OR old_uidl <> '' AND l.uidl = old_uidl))
-       OR EXISTS (SELECT FROM ledger_past p WHERE p.mailbox_id = box AND p.blob_id = blob)
+       OR EXISTS (SELECT FROM ledger_past p WHERE p.mailbox_id = box
+                     AND (p.blob_id = blob OR old_uidl <> '' AND p.uidl = old_uidl))
        OR EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0) THEN
         RETURN 2;
     END IF;

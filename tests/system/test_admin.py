@@ -149,7 +149,7 @@ class Setup(AdminTest):
         rows = self.check()
         self.only_wrong(rows)
         self.assertEqual(
-            set(rows), {"configuration", "fleet key", "tls", "auth.mechanisms", "database", "schema",
+            set(rows), {"configuration", "fleet key", "quota", "tls", "auth.mechanisms", "database", "schema",
                         "volume 1", "reaping", "backup",
                         f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
         text = self.ok("check").splitlines()

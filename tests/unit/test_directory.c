@@ -39,6 +39,7 @@ static struct entry *alias(size_t n)
 static void assert_same(const struct entry *a, const struct entry *b)
 {
     assert_int_equal(a->kind, b->kind);
+    assert_int_equal(a->full, b->full);
     assert_int_equal(a->state, b->state);
     assert_int_equal(a->mailbox_id, b->mailbox_id);
     assert_int_equal(a->max_octets, b->max_octets);
@@ -72,6 +73,9 @@ static void test_round_trip(void **state)
     (void)state;
     round_trip(entry_new(ENTRY_NONE));
     round_trip(entry_new(ENTRY_DOMAIN));
+    struct entry *full = entry_new(ENTRY_DOMAIN);
+    full->full = true;
+    round_trip(full);
     round_trip(mailbox());
     round_trip(alias(1));
     round_trip(alias(ENTRY_TARGETS_MAX));

@@ -19,6 +19,8 @@ static struct loop *loop;
 static struct index *ix; /* closed by teardown when a test fails in the middle */
 static uint64_t epoch;
 static unsigned ids;
+static uint64_t crossed_by; /* what on_crossed was told last, and how often */
+static unsigned crossed, crossings;
 
 /* What a call ended with. */
 struct answer {
@@ -118,6 +120,14 @@ static void on_epoch(void *arg, uint64_t e)
     epoch = e;
 }
 
+static void on_crossed(void *arg, uint64_t mailbox_id, unsigned per_cent)
+{
+    (void)arg;
+    crossed_by = mailbox_id;
+    crossed = per_cent;
+    crossings++;
+}
+
 static struct pointer new_pointer(uint32_t size)
 {
     struct pointer p = { .size = size, .skip = 100, .volume = 1 };
@@ -190,7 +200,8 @@ static void open_index(uint64_t timeout_ms)
                                                    .read_connections = 2,
                                                    .write_connections = 4,
                                                    .timeout_ms = timeout_ms,
-                                                   .on_epoch = on_epoch });
+                                                   .on_epoch = on_epoch,
+                                                   .on_crossed = on_crossed });
     while (!index_ready(ix)) {
         turn();
     }
@@ -434,6 +445,212 @@ static void test_lenient_tells_each(void **state)
     assert_int_equal(a.room[0], ROOM_SUSPENDED);
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger WHERE NOT shared"), 1);
     assert_counters_exact();
+}
+
+/* --- grace and thresholds --------------------------------------------------------------------- */
+
+static void set_quota(unsigned grace, const int64_t *warn, size_t n)
+{
+    struct quota_rules q = { .grace = grace, .n = n };
+    for (size_t i = 0; i < n; i++) {
+        q.warn[i] = warn[i];
+    }
+    index_set_quota(ix, &q);
+}
+
+static enum room room_of(uint64_t mailbox_id, uint64_t size)
+{
+    struct answer a = { 0 };
+    index_room(ix, &mailbox_id, 1, size, on_room, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return a.room[0];
+}
+
+/* RCPT and the delivery judge alike. */
+static enum room deliver_one(uint64_t mailbox_id, uint32_t size)
+{
+    struct pointer p = new_pointer(size);
+    enum room told = room_of(mailbox_id, size);
+    struct answer a = deliver(&p, &mailbox_id, 1, false);
+    assert_int_equal(a.err, ERR_OK);
+    assert_int_equal(a.room[0], told);
+    return told;
+}
+
+/* One message may pass the limit by the grace; what is over already takes no other. */
+static void test_grace(void **state)
+{
+    (void)state;
+    make_limits();
+    set_quota(10, NULL, 0);
+    assert_int_equal(deliver_one(2, 111), ROOM_TOO_LARGE);
+    assert_int_equal(deliver_one(2, 98), ROOM_OK);
+    assert_int_equal(deliver_one(2, 13), ROOM_OVER_QUOTA);
+    assert_int_equal(deliver_one(2, 12), ROOM_OK);
+    assert_int_equal(room_of(2, 0), ROOM_OVER_QUOTA);
+    assert_int_equal(deliver_one(2, 1), ROOM_OVER_QUOTA);
+    /* Of a limit of messages the part must be one at least. */
+    assert_int_equal(deliver_one(3, 1), ROOM_OK);
+    assert_int_equal(deliver_one(3, 1), ROOM_OVER_QUOTA);
+    postgres_sql(server, "UPDATE mailbox SET max_messages = 10 WHERE mailbox_id = 6");
+    for (size_t i = 0; i < 11; i++) {
+        assert_int_equal(deliver_one(6, 1), ROOM_OK);
+    }
+    assert_int_equal(deliver_one(6, 1), ROOM_OVER_QUOTA);
+    /* The size of one message has none; nor is there a limit so large that it can't be judged. */
+    assert_int_equal(deliver_one(4, 51), ROOM_TOO_LARGE);
+    postgres_sql(server,
+                 "UPDATE mailbox SET max_octets = 9223372036854775807 WHERE mailbox_id = 7");
+    assert_int_equal(deliver_one(7, 51), ROOM_OK);
+    assert_counters_exact();
+}
+
+/* Delivers so much; the threshold that it crossed, 0 for none. */
+static unsigned crosses(uint64_t mailbox_id, uint32_t size)
+{
+    unsigned before = crossings;
+    assert_int_equal(deliver_one(mailbox_id, size), ROOM_OK);
+    assert_true(crossings == before || (crossings == before + 1 && crossed_by == mailbox_id));
+    return crossings == before ? 0 : crossed;
+}
+
+/* Takes its last message away. */
+static void drain_last(uint64_t mailbox_id)
+{
+    struct maildrop *m = list(mailbox_id);
+    const size_t last = m->count - 1;
+    assert_int_equal(expunge(mailbox_id, m->msgs, &last, 1), ERR_OK);
+    maildrop_free(&m);
+}
+
+static void test_thresholds(void **state)
+{
+    (void)state;
+    make_limits();
+    set_quota(0, (const int64_t[]){ 50, 80, 95 }, 3);
+    assert_int_equal(crosses(2, 49), 0);
+    assert_int_equal(crosses(2, 1), 50);
+    assert_int_equal(crosses(2, 1), 0);
+    assert_int_equal(crosses(2, 45), 95); /* the highest alone */
+    assert_int_equal(crosses(2, 1), 0);
+    drain_last(2); /* 96: still above */
+    assert_int_equal(crosses(2, 1), 0);
+    drain_last(2);
+    drain_last(2); /* 51: below 80 and 95, not below 50 */
+    assert_int_equal(crosses(2, 28), 0);
+    assert_int_equal(crosses(2, 1), 80);
+    assert_int_equal(crosses(2, 15), 95);
+    /* Messages count too, and the higher per cent of both. */
+    postgres_sql(server, "UPDATE mailbox SET max_messages = 4, max_octets = 1000"
+                         " WHERE mailbox_id = 6");
+    assert_int_equal(crosses(6, 1), 0);
+    assert_int_equal(crosses(6, 1), 50);
+    assert_int_equal(crosses(6, 900), 80);
+    /* No limit, no warning. */
+    assert_int_equal(crosses(1, 1000), 0);
+    assert_counters_exact();
+}
+
+/* Whatever changes meanwhile: what is above is told once. */
+static void test_thresholds_of_changed_limits(void **state)
+{
+    (void)state;
+    make_limits();
+    set_quota(0, (const int64_t[]){ 80 }, 1);
+    assert_int_equal(crosses(2, 85), 80);
+    postgres_sql(server, "UPDATE mailbox SET max_octets = 1000 WHERE mailbox_id = 2");
+    assert_int_equal(crosses(2, 1), 0);
+    assert_int_equal(crosses(2, 714), 80);
+    set_quota(0, (const int64_t[]){ 50, 81 }, 2);
+    assert_int_equal(crosses(2, 1), 0);
+    assert_int_equal(crosses(2, 9), 81);
+    set_quota(0, NULL, 0); /* a node that has not heard of it yet */
+    assert_int_equal(crosses(2, 1), 0);
+    set_quota(0, (const int64_t[]){ 50, 81 }, 2);
+    assert_int_equal(crosses(2, 1), 0);
+    postgres_sql(server, "UPDATE mailbox SET max_octets = 850 WHERE mailbox_id = 2");
+    set_quota(0, (const int64_t[]){ 50, 81, 90 }, 3);
+    assert_int_equal(crosses(2, 1), 90);
+    /* Below again, and above by no delivery: that is told with the next. */
+    for (size_t n = list_count(2); n > 1; n--) {
+        drain_last(2);
+    }
+    postgres_sql(server, "UPDATE mailbox SET max_octets = 88 WHERE mailbox_id = 2"); /* has 85 */
+    assert_int_equal(crosses(2, 1), 90);
+}
+
+/* Of one message to many, each is told; of one that is refused, nobody. */
+static void test_thresholds_of_many(void **state)
+{
+    (void)state;
+    make_limits();
+    set_quota(0, (const int64_t[]){ 50 }, 1);
+    const uint64_t to[] = { 3, 1, 2 };
+    struct pointer p = new_pointer(60), q = new_pointer(60);
+    unsigned before = crossings;
+    assert_int_equal(deliver(&p, to, 3, true).err, ERR_OK);
+    assert_int_equal(crossings, before + 2);
+    assert_int_equal(deliver(&q, to, 3, true).err, ERR_LIMIT);
+    assert_int_equal(deliver(&q, to, 3, false).err, ERR_OK);
+    assert_int_equal(crossings, before + 2);
+}
+
+static enum room past_limits(uint64_t mailbox_id, uint32_t size)
+{
+    struct answer a = { 0 };
+    struct pointer p = new_pointer(size);
+    index_deliver_past_limits(ix, &p, SPAN(""), mailbox_id, GRACE_MS, on_room, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return a.room[0];
+}
+
+/* A warning: no limit holds for it, it warns of nothing, and it hides no threshold. */
+static void test_past_limits(void **state)
+{
+    (void)state;
+    make_limits();
+    set_quota(0, (const int64_t[]){ 50, 95 }, 2);
+    assert_int_equal(crosses(2, 90), 50);
+    unsigned before = crossings;
+    assert_int_equal(past_limits(2, 9), ROOM_OK);
+    assert_int_equal(crossings, before);
+    assert_int_equal(crosses(2, 1), 95);
+    assert_int_equal(past_limits(2, 500), ROOM_OK);
+    assert_int_equal(past_limits(4, 500), ROOM_OK);
+    assert_int_equal(past_limits(5, 1), ROOM_SUSPENDED);
+    assert_int_equal(past_limits(999, 1), ROOM_GONE);
+    assert_counters_exact();
+}
+
+static void on_usage(void *arg, enum err e, const struct usage *u)
+{
+    finish(arg, e);
+    if (e == ERR_OK) {
+        assert_true(span_eq(u->address, SPAN("b@x.org")));
+        assert_int_equal(u->messages, 1);
+        assert_int_equal(u->octets, 60);
+        assert_int_equal(u->max_messages, 0);
+        assert_int_equal(u->max_octets, 100);
+    }
+}
+
+static enum err usage_of(uint64_t mailbox_id)
+{
+    struct answer a = { 0 };
+    index_usage(ix, mailbox_id, on_usage, &a);
+    return wait_for(&a);
+}
+
+static void test_usage(void **state)
+{
+    (void)state;
+    make_limits();
+    delivered_to(2, 60);
+    postgres_sql(server, "INSERT INTO account (mailbox_id, addr) VALUES (2, 'b@x.org'),"
+                         " (5, 'suspended@x.org')");
+    assert_int_equal(usage_of(2), ERR_OK);
+    assert_int_equal(usage_of(5), ERR_NOTFOUND);
+    assert_int_equal(usage_of(999), ERR_NOTFOUND);
 }
 
 /* --- expunge ---------------------------------------------------------------------------------- */
@@ -794,6 +1011,27 @@ static void test_quota_under_load(void **state)
     assert_counters_exact();
 }
 
+/* Whichever delivery it is that crosses a threshold, one is told. */
+static void test_threshold_under_load(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    static struct answer answers[N];
+    const uint64_t box = 1;
+    memset(answers, 0, sizeof answers);
+    postgres_sql(server, "UPDATE mailbox SET max_messages = 100 WHERE mailbox_id = 1");
+    set_quota(0, (const int64_t[]){ 10, 30, 90 }, 3);
+    unsigned before = crossings;
+    for (unsigned i = 0; i < N; i++) {
+        struct pointer p = new_pointer(1);
+        index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &answers[i]);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        assert_int_equal(wait_for(&answers[i]), ERR_OK);
+    }
+    assert_int_equal(crossings, before + 2);
+}
+
 /* --- unknown outcomes ------------------------------------------------------------------------- */
 
 #define OTHERS " FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
@@ -965,6 +1203,32 @@ static void test_lookup(void **state)
     struct answer c = { 0 };
     index_lookup(ix, &SPAN("\xff@x.org"), 1, on_entries, &c);
     assert_int_equal(wait_for(&c), ERR_TEMP);
+}
+
+static bool domain_full(const char *change)
+{
+    struct answer a = { 0 };
+    postgres_sql(server, "UPDATE domain SET total_octets = 0, total_messages = 0, usage_octets = 0,"
+                         " usage_messages = 0");
+    postgres_sql(server, "UPDATE domain SET %s WHERE name = 'x.org'", change);
+    index_lookup(ix, &SPAN("@x.org"), 1, on_entries, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    bool full = a.entries[0]->full;
+    assert_int_equal(a.entries[0]->kind, ENTRY_DOMAIN);
+    entry_free(&a.entries[0]);
+    return full;
+}
+
+static void test_lookup_full_domain(void **state)
+{
+    (void)state;
+    postgres_sql(server, "INSERT INTO address VALUES ('@x.org', 'x.org', NULL, NULL)");
+    postgres_sql(server,
+                 "DELETE FROM domain; INSERT INTO domain (name) VALUES ('x.org'), ('y.org')");
+    assert_false(domain_full("usage_octets = 10, usage_messages = 10"));
+    assert_false(domain_full("total_octets = 11, usage_octets = 10, total_messages = 2"));
+    assert_true(domain_full("total_octets = 10, usage_octets = 10"));
+    assert_true(domain_full("total_messages = 10, usage_messages = 11, total_octets = 5"));
 }
 
 static enum err enroll(uint64_t mailbox_id, const char *hash, const char *old, const char *scram)
@@ -1582,6 +1846,13 @@ int main(void)
         TEST(test_room),
         TEST(test_strict_is_all_or_nothing),
         TEST(test_lenient_tells_each),
+        TEST(test_grace),
+        TEST(test_thresholds),
+        TEST(test_thresholds_of_changed_limits),
+        TEST(test_thresholds_of_many),
+        TEST(test_past_limits),
+        TEST(test_usage),
+        TEST(test_lookup_full_domain),
         TEST(test_expunge),
         TEST(test_stale_place),
         TEST(test_discard),
@@ -1593,6 +1864,7 @@ int main(void)
         TEST(test_counters_under_load),
         TEST(test_expunge_twice_at_once),
         TEST(test_quota_under_load),
+        TEST(test_threshold_under_load),
         TEST(test_killed_before_commit),
         TEST(test_killed_after_commit),
         TEST(test_delivered_waits),

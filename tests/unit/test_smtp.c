@@ -253,8 +253,9 @@ static void test_lmtp_replies_flush(void **state)
     }
     assert_true(flushes > 10);
 
-    static const char *const codes[] = { "250", "550", "550", "550", "452", "552", "452",
-                                         "451", "550", "450", "550", "452", "250" };
+    static const char *const codes[] = { "250", "550", "550", "550", "452", "552", "452", "451",
+                                         "550", "450", "550", "452", "250", "552", "452", "552" };
+    _Static_assert(ARRAY_LEN(codes) == SMTP_VERDICTS, "one for each verdict");
     struct span rest = buf_span(&all);
     for (size_t i = 0; i < N; i++) {
         assert_true(span_starts(rest, span_str(codes[i % ARRAY_LEN(codes)])));

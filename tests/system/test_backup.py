@@ -39,10 +39,6 @@ class BackupTest(harness.FleetTest):
         self.assertEqual(done.returncode, code, f"{words}: {done.stdout}{done.stderr}")
         return done
 
-    def yes(self, command):
-        """--yes where the command takes it."""
-        return ["--yes"] if "--yes" in self.admin(*command.split(), "--help").stdout else []
-
     def superuser(self, statement):
         return self.fleet.sql(statement, superuser=True)
 
@@ -163,11 +159,11 @@ class Check(BackupTest):
         self.admin("reaping", "off")
         self.only_wrong("reaping", "held by an operator")
         self.assertIn("held by an operator",
-                      self.admin("reap", *self.yes("reap"), code=EX_TEMPFAIL).stderr)
+                      self.admin("reap", "--yes", code=EX_TEMPFAIL).stderr)
         self.assertFalse(json.loads(self.admin("reaping", "--json").stdout)["allowed"])
         self.admin("reaping", "on")
         self.assertTrue(json.loads(self.admin("reaping", "--json").stdout)["allowed"])
-        self.admin("reap", *self.yes("reap"))
+        self.admin("reap", "--yes")
 
 
 # --- restore -------------------------------------------------------------------------------------
@@ -222,7 +218,7 @@ class Restore(BackupTest):
         self.fleet["postgres"].up()
         self.eventually(60, lambda: self.assertEqual(
             self.superuser("SELECT pg_is_in_recovery()"), [["f"]]))
-        self.admin("epoch", *self.yes("epoch"))
+        self.admin("epoch")
         self.reaping_is_held()
         self.assertEqual(self.fleet.sql(f"SELECT seq FROM message WHERE blob_id = '{newest}'"), [],
                          "the point was not before the end")
@@ -230,7 +226,7 @@ class Restore(BackupTest):
         self.check_all(ledger)
         self.admin("fsck", "--older", "0s")
         self.admin("reaping", "on")
-        self.admin("reap", *self.yes("reap"))
+        self.admin("reap", "--yes")
         self.check_all(ledger)
 
     def now(self):
@@ -291,7 +287,7 @@ class Restore(BackupTest):
 
     def reaping_is_held(self):
         self.assertIn("restored or promoted",
-                      self.admin("reap", *self.yes("reap"), code=EX_TEMPFAIL).stderr)
+                      self.admin("reap", "--yes", code=EX_TEMPFAIL).stderr)
 
     def adopt(self):
         log = self.fleet.state / "log" / "all"

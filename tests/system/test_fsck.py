@@ -475,7 +475,7 @@ class Classes:
             while not stop.is_set():
                 with contextlib.suppress(Refused):
                     self.delete(b)
-                self.fleet.admin("reap")
+                self.fleet.admin("reap", "--yes")
 
         threads = [threading.Thread(target=work) for work in (send, delete)]
         for thread in threads:

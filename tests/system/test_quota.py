@@ -36,8 +36,7 @@ class QuotaTest(harness.FleetTest):
         self.addCleanup(reload, {})
 
     def reap(self):
-        words = ["--yes"] if "--yes" in self.fleet.admin("reap", "--help") else []
-        self.fleet.admin("reap", *words)
+        self.fleet.admin("reap", "--yes")
 
     def served(self, account):
         with self.pop3(account, utf8=True) as pop3:

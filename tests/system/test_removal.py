@@ -62,7 +62,7 @@ class RemovalTest(test_admin.AdminTest):
 
     def reap(self, **options):
         """What it said."""
-        done = self.run_admin("reap", **options)
+        done = self.run_admin("reap", "--yes", **options)
         self.assertEqual(done.returncode, EX_OK, done.stderr)
         return done.stderr
 
@@ -144,7 +144,7 @@ class Removal(RemovalTest):
         for alias in team, mended:
             self.ok("alias", "add", alias, one, two)
         self.remove(one)
-        self.ok("alias", "remove", mended)  # as an operator wants it
+        self.ok("alias", "remove", mended, "--yes")  # as an operator wants it
         self.remove(two)
         self.assertEqual(self.targets(team), [])
         for address in one, two:
@@ -189,7 +189,7 @@ class Removal(RemovalTest):
         self.pass_time(10)
         self.fails(EX_NOUSER, "can't come back", "account", "restore", account.address)
         files = len(self.spool_files())
-        done = self.run_admin("reap", "--dry-run")
+        done = self.run_admin("reap")
         self.assertIn("1 removed accounts would be purged, 2 of their messages", done.stderr)
         self.assertIn("1 removed accounts purged, 2 of their messages", self.reap())
         self.assertEqual(self.reap(), "")
@@ -238,7 +238,7 @@ class Removal(RemovalTest):
         self.remove(account.address)
         self.pass_time(10)
         for fault, left in ("purge_moved", 1300), ("purge_moved:2", 0), ("purge_ended", 0):
-            done = self.run_admin("reap", env={"MAILFLEET_FAULT": f"{fault}=kill"})
+            done = self.run_admin("reap", "--yes", env={"MAILFLEET_FAULT": f"{fault}=kill"})
             self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr)
             self.assertEqual(self.count(f"message WHERE mailbox_id = {mailbox}"), left)
             self.assertEqual(self.count(f"ledger WHERE mailbox_id = {mailbox}"), many - left)
@@ -267,7 +267,7 @@ class Removal(RemovalTest):
                 SELECT 3000000 + n, seq, (lpad('3', 12, '0') || lpad(to_hex(n * 10 + seq), 20,
                        '0'))::uuid, 10, 0, 1, false
                   FROM generate_series(1, {accounts}) n, generate_series(1, {each}) seq""")
-        reapers = [self.popen("reap") for _ in range(3)]
+        reapers = [self.popen("reap", "--yes") for _ in range(3)]
         done = [reaper.communicate(timeout=100)[1] for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 3, done)
         said = re.findall(r"(\d+) removed accounts purged, (\d+) of", " ".join(done))
@@ -347,10 +347,10 @@ class Reading(RemovalTest):
             pop3.quit()
         self.eventually_marked(account, [1, 3])
         self.age(account, 6.9)
-        self.assertEqual(self.json("reap")["expired"], 0)
+        self.assertEqual(self.json("reap", "--yes")["expired"], 0)
         self.age(account, 0.2)
-        self.assertEqual(self.json("reap", "--dry-run")["expiring"], 2)
-        self.assertEqual(self.json("reap")["expired"], 2)
+        self.assertEqual(self.json("reap")["expiring"], 2)
+        self.assertEqual(self.json("reap", "--yes")["expired"], 2)
         for node in 0, 1:
             with self.pop3(account, node) as pop3:
                 self.assertEqual(len(pop3.list()), 1)
@@ -369,7 +369,7 @@ class Reading(RemovalTest):
         self.assertEqual(self.marks(account), [])
         self.ok("account", "retention", other.address, "never", "--read-retention", "never")
         self.age(other, 100)
-        self.assertEqual(self.json("reap")["expired"], 0)
+        self.assertEqual(self.json("reap", "--yes")["expired"], 0)
         with self.pop3(other) as pop3:
             self.assertEqual(self.expire(pop3), [b"EXPIRE NEVER"])
 
@@ -392,7 +392,7 @@ class Reading(RemovalTest):
             pop3.retr(2)
             pop3.quit()
         self.eventually_marked(account, [2])
-        self.assertEqual(self.json("reap")["expired"], 1)
+        self.assertEqual(self.json("reap", "--yes")["expired"], 1)
         self.assertEqual(len(self.uidl_of(account)), 2)
 
     def uidl_of(self, account):

@@ -112,9 +112,8 @@ static uint16_t find_elsewhere(struct fsck *f, uint16_t but, const struct blob_i
     return 0;
 }
 
-static int fail_file(const struct fsck *f, uint16_t volume, const char *path)
+static int fail_file(uint16_t volume, const char *path)
 {
-    (void)f;
     return admin_fail(EX_IOERR, "volume %u: %s could not be read", volume, path);
 }
 
@@ -174,12 +173,15 @@ static int check_missing(struct fsck *f, const struct fsck_suspect *s)
         return EX_OK;
     }
     if (r != ERR_NOTFOUND) {
-        return fail_file(f, f->task->volume_id, path);
+        return fail_file(f->task->volume_id, path);
     }
     int code = ask_pointer(f, &s->row, &stands);
     if (code != EX_OK || !stands) {
         return code;
     }
+    finding.cls = FINDING_MISSING;
+    finding.size = 0;
+    finding.changed_ms = 0;
     uint16_t there = find_elsewhere(f, f->task->volume_id, &s->row.id, &e);
     if (there) {
         finding.cls = FINDING_VOLUME;
@@ -203,8 +205,12 @@ static int check_pointer(struct fsck *f, const struct fsck_suspect *s)
     if (code != EX_OK || !stands) {
         return code;
     }
-    if (look(f, f->task->volume_id, path, &e) != ERR_OK) {
-        return fail_file(f, f->task->volume_id, path);
+    enum err r = look(f, f->task->volume_id, path, &e);
+    if (r == ERR_NOTFOUND) {
+        return check_missing(f, s);
+    }
+    if (r != ERR_OK) {
+        return fail_file(f->task->volume_id, path);
     }
     bool wrong = s->cls == FINDING_HASH || e.size != (uint64_t)s->row.skip + s->row.size;
     if (wrong) {
@@ -291,7 +297,7 @@ static int check_copy(struct fsck *f, const struct answer *answer, struct findin
     struct walk_entry e;
     enum err r = look_for_id(f, answer->pointer, finding->id, &e);
     if (r != ERR_OK && r != ERR_NOTFOUND) {
-        return fail_file(f, answer->pointer, finding->path);
+        return fail_file(answer->pointer, finding->path);
     }
     finding->cls = r == ERR_OK ? FINDING_UNFINISHED : FINDING_VOLUME;
     finding->other_volume = r == ERR_OK ? 0 : answer->pointer;
@@ -340,7 +346,7 @@ static int check_nameless(struct fsck *f, const struct fsck_suspect *s)
         return EX_OK;
     }
     if (r != ERR_OK) {
-        return fail_file(f, f->task->volume_id, path);
+        return fail_file(f->task->volume_id, path);
     }
     int code = judge_nameless(f, s, &file, &finding);
     fsck_file_fini(&file);
@@ -362,7 +368,7 @@ static int check_foreign(struct fsck *f, const struct fsck_suspect *s)
                                    .size = s->size,
                                    .changed_ms = s->changed_ms });
     }
-    return r == ERR_TEMP ? fail_file(f, f->task->volume_id, path) : EX_OK;
+    return r == ERR_TEMP ? fail_file(f->task->volume_id, path) : EX_OK;
 }
 
 static int check_suspect(struct fsck *f, const struct fsck_suspect *s)

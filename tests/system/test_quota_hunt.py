@@ -18,9 +18,8 @@ from mail import Refused
 
 SECONDS = int(os.environ.get("MAILFLEET_QUOTA_SECONDS", "40"))
 GRACE = 10
-WARNING = 2000  # more octets than a warning has, which may pass the limits
 
-# One statement, so one moment. Drift, and what is over: with every warning that is still there.
+# One statement, so one moment.
 DRIFT = """
 SELECT b.mailbox_id, b.msgs, b.octets, count(m.seq), coalesce(sum(m.size), 0)
   FROM mailbox b LEFT JOIN message m ON m.mailbox_id = b.mailbox_id

@@ -90,5 +90,8 @@ void progress_step(struct progress *p, uint64_t n)
 
 void progress_end(struct progress *p)
 {
+    if (!p->terminal && p->done == 0) {
+        return;
+    }
     show(p, monotonic_ms(), "\n");
 }

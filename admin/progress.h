@@ -20,7 +20,7 @@ struct progress {
 void progress_begin(struct progress *p, const char *what, uint64_t total, uint64_t rate);
 /* n steps are done; sleeps when they were too fast. */
 void progress_step(struct progress *p, uint64_t n);
-/* Shows the end. */
+/* Shows the end; not in a log when nothing was done. */
 void progress_end(struct progress *p);
 
 #endif

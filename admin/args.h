@@ -49,6 +49,7 @@
     X(format, "format", "FORMAT", "of the UIDLs, or of what is written")                          \
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
+    X(ca, "ca", "FILE", "authorities of the old server's certificate, not the system's (PEM)")    \
     X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
     X(all, "all", "", "every account; of fsck: every file that waits to be unlinked, too")
 

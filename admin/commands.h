@@ -31,6 +31,8 @@ command_fn command_fsck;
 command_fn command_messages;
 /* import.c */
 command_fn command_import;
+/* verify.c */
+command_fn command_verify;
 /* export.c */
 command_fn command_export;
 /* undelete.c */

@@ -583,21 +583,11 @@ static int report(const struct import *im)
     return whole ? EX_OK : im->list.n == 1 ? im->outcomes[0].code : EX_TEMPFAIL;
 }
 
-static int number_option(const struct args *args, enum arg option, uint64_t max, uint64_t *out)
-{
-    const char *text = args->opt[option];
-    if (text && (span_u64(span_str(text), max, out) != ERR_OK || *out == 0)) {
-        return admin_fail(EX_DATAERR, "%s: not a number from 1 to %llu", text,
-                          (unsigned long long)max);
-    }
-    return EX_OK;
-}
-
 static int run_import(struct import *im, const struct args *args, char *password)
 {
     uint64_t jobs = JOBS, rate = 0;
-    int code = number_option(args, ARG_jobs, JOBS_MAX, &jobs);
-    code = code == EX_OK ? number_option(args, ARG_rate, RATE_MAX, &rate) : code;
+    int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
+    code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
     code = code == EX_OK && im->yes ? open_spool(im->admin, &im->spool) : code;
     if (code != EX_OK) {
         return code;
@@ -606,6 +596,7 @@ static int run_import(struct import *im, const struct args *args, char *password
                                        .url = args->v[0],
                                        .source = { .password = password,
                                                    .master = args->opt[ARG_master],
+                                                   .ca = args->opt[ARG_ca],
                                                    .format = args->opt[ARG_format] },
                                        .threads = (unsigned)(jobs < im->list.n ? jobs : im->list.n),
                                        .rate = rate };

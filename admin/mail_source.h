@@ -41,13 +41,15 @@ struct source_options {
     const char *address;  /* the account, for URLs and logins; its @ and the rest are part of it */
     const char *password; /* pop3: of the account, or of the master; NULL: none */
     const char *master;   /* pop3: log in as ADDRESS*master; NULL: as ADDRESS */
+    const char *ca;       /* pop3: PEM file of authorities, in place of the system's; NULL: those */
     const char *format;   /* how the old server made UIDLs; NULL: found out */
 };
 
 /*
  * By URL: `maildir:/path`, `mbox:/path`, `pop3://host[:port]` (STLS required),
- * `pop3s://host[:port]`, `pop3+plain://host[:port]` (no TLS, for a trusted network). In a path %a
- * is the address, %u its local part, %d its domain. INVALID: no such kind; why holds one line.
+ * `pop3s://host[:port]`, `pop3+plain://host[:port]` (no TLS, for a trusted network), each with
+ * `;AUTH=MECHANISM@` in front of the host to log in by that alone. In a path %a is the address, %u
+ * its local part, %d its domain. INVALID: no such kind; why holds one line.
  */
 enum err mail_source_open(const char *url, const struct source_options *o, struct mail_source **out,
                           char *why, size_t why_size);

@@ -18,7 +18,8 @@
 #define TOTAL_ARGS    (ARG_BIT(total_octets) | ARG_BIT(total_messages))
 #define PASSWORD_ARGS (ARG_BIT(password_stdin) | ARG_BIT(hash) | ARG_BIT(scram))
 #define MOVE_ARGS                                                                                  \
-    (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master))
+    (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master) |  \
+     ARG_BIT(ca))
 #define VOLUME_ARGS (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
 #define FSCK_ARGS                                                                                  \
     (ARG_BIT(volume) | ARG_BIT(since) | ARG_BIT(older) | ARG_BIT(deep) | ARG_BIT(all) |            \
@@ -117,6 +118,9 @@ static const struct command {
     FOR("Moving in, and moving out"),
     { "import", "URL [ADDRESS]", 1, 2, MOVE_ARGS | ARG_BIT(rate) | ARG_BIT(yes), false,
       command_import, "bring mail in: maildir:/path, mbox:/path, pop3://host" },
+    { "verify", "URL [ADDRESS]", 1, 2,
+      MOVE_ARGS | ARG_BIT(rate) | ARG_BIT(deep) | ARG_BIT(cut_over) | ARG_BIT(yes), false,
+      command_verify, "compare what was moved in with the old server" },
     { "export", "ADDRESS PATH", 2, 2, ARG_BIT(format), false, command_export,
       "write a mailbox out as a Maildir or mbox" },
 };

@@ -169,3 +169,13 @@ int move_password(const char *path, char **out)
     *out = line;
     return EX_OK;
 }
+
+int move_number(const struct args *args, enum arg option, uint64_t max, uint64_t *out)
+{
+    const char *text = args->opt[option];
+    if (text && (span_u64(span_str(text), max, out) != ERR_OK || *out == 0)) {
+        return admin_fail(EX_DATAERR, "%s: not a number from 1 to %llu", text,
+                          (unsigned long long)max);
+    }
+    return EX_OK;
+}

@@ -27,7 +27,7 @@ LAYERS = {
     "common/daemon": {"base", "net", "store", "daemon"},
     "frontend": ALL,
     "deliver": ALL,
-    "admin": {"base", "net", "store"},
+    "admin": {"base", "proto", "net", "store"},
 }
 
 # The engine library of a directory. Its sources, as meson.build names them, include base and
@@ -52,7 +52,7 @@ DOORS = {
     "microhttpd.h": {"common/daemon"},
     "ares.h": {"common/net"},
     "seccomp.h": {"common/daemon"},
-    "curl/": {"common/store"},
+    "curl/": {"common/store", "admin"},
     "jose/": {"common/store"},
     "jansson.h": {"common/store", "admin"},
     "bsd/": {"admin"},

@@ -1,0 +1,636 @@
+/*
+ * verify: holds mailboxes that were moved in against the old server: `mailfleet verify URL
+ * ADDRESS`, and lets their users in when all is the same.
+ *
+ * The mailbox here is what the database says, which is what a session would be told. Threads list
+ * the old mailboxes, and read them for --deep (import_read.h); here, on the loop, one lane for each
+ * compares. Nothing is changed but the state of accounts, with --cut-over and --yes.
+ *
+ * What is here behind all that came from there, with a UIDL of our own, is mail that was delivered
+ * here since: no difference. Before it it would be one, and so is what the old server has not.
+ */
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/maildrop.h"
+#include "commands.h"
+#include "import_read.h"
+#include "move_list.h"
+#include "open_spool.h"
+#include "progress.h"
+#include "table.h"
+
+#define JOBS       4
+#define JOBS_MAX   64
+#define RATE_MAX   1000000
+#define PAGE       5000 /* pointers in one statement, which has a deadline */
+#define TOLD_MOST  10   /* differences of an account that are named one by one */
+#define ERROR_SIZE 300
+#define NOWHERE    SIZE_MAX
+#define SAME_NOT   1 /* the exit code when something differs */
+
+struct outcome {
+    uint64_t messages, here, same, since;
+    uint64_t missing, other, sizes, order, uidls, contents; /* differences, by kind */
+    uint64_t told;
+    char error[ERROR_SIZE]; /* empty: it was compared to its end */
+    int code;
+    enum account_state state; /* as it is now */
+    bool resumed;             /* or would be */
+};
+
+struct lane {
+    struct verify *verify;
+    struct reader *reader;
+    struct outcome *outcome;
+    const struct move_account *account;
+    uint64_t mailbox_id;
+    struct maildrop *here;
+    size_t *place; /* of each message there: where it is in here, or NOWHERE */
+    bool *wanted, *same;
+    struct buf octets;
+    EVP_MD_CTX *hash; /* of what is read there */
+    bool gone;
+};
+
+struct verify {
+    struct admin *admin;
+    struct spool *spool; /* NULL: not deep */
+    bool cut_over, yes;
+    struct move_list list;
+    struct readers *readers;
+    struct lane *lanes;
+    unsigned jobs;
+    struct outcome *outcomes; /* of list */
+    struct progress progress;
+};
+
+static void fail(struct lane *l, int code, const char *why)
+{
+    if (!l->outcome->error[0]) {
+        snprintf(l->outcome->error, sizeof l->outcome->error, "%s", why);
+        l->outcome->code = code;
+        admin_say("%s: %s", l->account->text, l->outcome->error);
+    }
+}
+
+static uint64_t differences(const struct outcome *o)
+{
+    return o->missing + o->other + o->sizes + o->order + o->uidls + o->contents;
+}
+
+/* Counts a difference and names it; of many only the first ones. */
+static void differ(struct lane *l, uint64_t *kind, const char *uidl, const char *what)
+{
+    (*kind)++;
+    if (l->outcome->told++ < TOLD_MOST) {
+        admin_say("%s: %s: %s", l->account->text, uidl, what);
+    } else if (l->outcome->told == TOLD_MOST + 1) {
+        admin_say("%s: and more", l->account->text);
+    }
+}
+
+/* --- the mailbox here ------------------------------------------------------------------------ */
+
+static bool fail_database(struct lane *l)
+{
+    const struct admin *a = l->verify->admin;
+    fail(l, EX_TEMPFAIL, a->reply.message[0] ? a->reply.message : err_text(a->reply.err));
+    return false;
+}
+
+static bool read_state(struct lane *l)
+{
+    struct admin *a = l->verify->admin;
+    int code = admin_mailbox(a, &l->account->address, &l->mailbox_id);
+    if (code != EX_OK) {
+        fail(l, code, code == EX_NOUSER ? "no such account here" : "the database can't be asked");
+        return false;
+    }
+    admin_sql(a, "SELECT state FROM mailbox WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    if (admin_run(a, PG_READ) != ERR_OK || admin_rows(a, 0) != 1) {
+        return fail_database(l);
+    }
+    l->outcome->state = (enum account_state)pg_get_i64(admin_result(a, 0), 0, 0);
+    return true;
+}
+
+static enum err add_row(struct maildrop *here, const PGresult *r, int row)
+{
+    const struct pointer p = { .seq = (uint64_t)pg_get_i64(r, row, 0),
+                               .id = pg_get_uuid(r, row, 1),
+                               .size = (uint32_t)pg_get_i64(r, row, 2),
+                               .skip = (uint32_t)pg_get_i64(r, row, 3),
+                               .volume = (uint16_t)pg_get_i64(r, row, 4) };
+    return maildrop_add(here, &p, pg_get_span(r, row, 5), pg_get_span(r, row, 6));
+}
+
+static bool read_here(struct lane *l)
+{
+    struct admin *a = l->verify->admin;
+    int n;
+    l->here = maildrop_new(l->mailbox_id, 0);
+    do {
+        size_t count = l->here->count;
+        admin_sql(a, "SELECT seq, blob_id, size, skip, volume_id, uidl, handle FROM message "
+                     "WHERE mailbox_id = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+        pg_i64(a->batch, (int64_t)l->mailbox_id);
+        pg_i64(a->batch, count ? (int64_t)l->here->msgs[count - 1].seq : 0);
+        pg_i64(a->batch, PAGE);
+        if (admin_run(a, PG_READ) != ERR_OK) {
+            return fail_database(l);
+        }
+        n = admin_rows(a, 0);
+        for (int i = 0; i < n; i++) {
+            if (add_row(l->here, admin_result(a, 0), i) != ERR_OK) {
+                fail(l, EX_DATAERR, "a pointer here makes no sense: see mailfleet fsck");
+                return false;
+            }
+        }
+    } while (n == PAGE);
+    l->outcome->here = l->here->count;
+    return true;
+}
+
+/* --- comparing ------------------------------------------------------------------------------- */
+
+/* A message here, under its UIDL. */
+struct named {
+    char uidl[UIDL_MAX + 1];
+    size_t place;
+};
+
+static int by_uidl(const void *a, const void *b)
+{
+    return strcmp(((const struct named *)a)->uidl, ((const struct named *)b)->uidl);
+}
+
+static void find_places(struct lane *l, const struct source_message *there, size_t n)
+{
+    size_t count = l->here->count;
+    struct named *named = NEW_ARRAY(struct named, count + 1);
+    for (size_t i = 0; i < count; i++) {
+        maildrop_uidl(l->here, i, named[i].uidl);
+        named[i].place = i;
+    }
+    qsort(named, count, sizeof *named, by_uidl);
+    for (size_t i = 0; i < n; i++) {
+        struct named key;
+        snprintf(key.uidl, sizeof key.uidl, "%s", there[i].uidl);
+        const struct named *found = bsearch(&key, named, count, sizeof *named, by_uidl);
+        l->place[i] = found ? found->place : NOWHERE;
+    }
+    free(named);
+}
+
+/*
+ * One message there, which is at this place here; *last is the last place of one before it. True:
+ * it is the same.
+ */
+static bool compare_message(struct lane *l, const struct source_message *m, size_t place,
+                            size_t *last)
+{
+    struct outcome *o = l->outcome;
+    uint64_t before = differences(o);
+    char what[80];
+    if (m->uidl_changed) {
+        differ(l, &o->uidls, m->uidl, "the old server gives it a UIDL that can't be kept");
+    }
+    if (place == NOWHERE) {
+        differ(l, &o->missing, m->uidl, "missing here");
+        return false;
+    }
+    if (m->size_known && m->size != l->here->msgs[place].size) {
+        snprintf(what, sizeof what, "%llu octets there, %u here", (unsigned long long)m->size,
+                 l->here->msgs[place].size);
+        differ(l, &o->sizes, m->uidl, what);
+    }
+    if (*last != NOWHERE && place < *last) {
+        differ(l, &o->order, m->uidl, "stands behind others here");
+    } else {
+        *last = place;
+    }
+    return differences(o) == before;
+}
+
+/* last: the last place of a message that is there too. */
+static void compare_rest(struct lane *l, size_t n, size_t last)
+{
+    struct outcome *o = l->outcome;
+    bool *there = NEW_ARRAY(bool, l->here->count + 1);
+    for (size_t i = 0; i < n; i++) {
+        if (l->place[i] != NOWHERE) {
+            there[l->place[i]] = true;
+        }
+    }
+    for (size_t i = 0; i < l->here->count; i++) {
+        char uidl[UIDL_MAX + 1];
+        maildrop_uidl(l->here, i, uidl);
+        if (there[i]) {
+            continue;
+        }
+        if (l->here->msgs[i].uidl_len == 0 && (last == NOWHERE || i > last)) {
+            o->since++;
+        } else {
+            differ(l, &o->other, uidl, "not at the old server");
+        }
+    }
+    free(there);
+}
+
+/* What is to be read there, for --deep. */
+static size_t want_contents(struct lane *l, size_t n)
+{
+    size_t wanted = 0;
+    for (size_t i = 0; i < n; i++) {
+        l->wanted[i] = l->place[i] != NOWHERE;
+        wanted += l->wanted[i] ? 1 : 0;
+    }
+    return wanted;
+}
+
+/* True: messages are to be read. */
+static bool lane_listed(struct lane *l)
+{
+    size_t n, last = NOWHERE;
+    const struct source_message *there = reader_list(l->reader, &n);
+    l->outcome->messages = n;
+    if (!read_state(l) || !read_here(l)) {
+        return false;
+    }
+    l->place = NEW_ARRAY(size_t, n + 1);
+    l->wanted = NEW_ARRAY(bool, n + 1);
+    l->same = NEW_ARRAY(bool, n + 1);
+    find_places(l, there, n);
+    for (size_t i = 0; i < n; i++) {
+        l->same[i] = compare_message(l, &there[i], l->place[i], &last);
+    }
+    compare_rest(l, n, last);
+    return l->verify->spool && want_contents(l, n) > 0;
+}
+
+/* --- contents -------------------------------------------------------------------------------- */
+
+struct digest {
+    unsigned char octets[EVP_MAX_MD_SIZE];
+};
+
+static void hash_begin(EVP_MD_CTX *c)
+{
+    CHECK(EVP_DigestInit_ex(c, EVP_sha256(), NULL) == 1);
+}
+
+static void hash_add(EVP_MD_CTX *c, struct span s)
+{
+    CHECK(EVP_DigestUpdate(c, s.p, s.n) == 1);
+}
+
+static struct digest hash_end(EVP_MD_CTX *c)
+{
+    struct digest d = { 0 };
+    CHECK(EVP_DigestFinal_ex(c, d.octets, NULL) == 1);
+    return d;
+}
+
+struct reading {
+    struct spool_reader *reader;
+    EVP_MD_CTX *hash;
+    bool done;
+    enum err err;
+};
+
+static void on_piece(void *arg, enum err e, struct span piece, bool last)
+{
+    struct reading *r = arg;
+    if (e == ERR_OK) {
+        hash_add(r->hash, piece);
+    }
+    r->done = last || e != ERR_OK;
+    r->err = e;
+    if (last) {
+        r->reader = NULL;
+    } else if (e == ERR_OK) {
+        spool_read_next(r->reader);
+    }
+}
+
+/* Of the message here. The spool looks after its length. */
+static enum err hash_here(struct lane *l, size_t place, struct digest *out)
+{
+    struct reading r = { .hash = EVP_MD_CTX_new() };
+    CHECK(r.hash);
+    hash_begin(r.hash);
+    r.reader = spool_read(l->verify->spool, &l->here->msgs[place], maildrop_handle(l->here, place),
+                          on_piece, &r);
+    while (!r.done) {
+        uv_run(loop_uv(l->verify->admin->loop), UV_RUN_ONCE);
+    }
+    spool_read_close(&r.reader);
+    *out = hash_end(r.hash);
+    EVP_MD_CTX_free(r.hash);
+    return r.err;
+}
+
+/* False: they differ. */
+static bool compare_content(struct lane *l, const struct source_message *m, size_t place)
+{
+    struct outcome *o = l->outcome;
+    struct digest there = hash_end(l->hash), here;
+    enum err e = hash_here(l, place, &here);
+    uint64_t before = o->contents;
+    if (e == ERR_NOTFOUND || e == ERR_CORRUPT) {
+        differ(l, &o->contents, m->uidl, "its file here is missing, or not whole");
+    } else if (e != ERR_OK) {
+        fail(l, EX_TEMPFAIL, err_text(e));
+    } else if (memcmp(&there, &here, sizeof there) != 0) {
+        differ(l, &o->contents, m->uidl, "another content here");
+    }
+    return o->contents == before;
+}
+
+/* A message there was read, or could not be. */
+static void lane_message(struct lane *l)
+{
+    const char *why;
+    size_t n, i = reader_index(l->reader);
+    enum err e = reader_err(l->reader, &why);
+    if (e != ERR_OK) {
+        fail(l, EX_TEMPFAIL, why);
+    } else if (!compare_content(l, &reader_list(l->reader, &n)[i], l->place[i])) {
+        l->same[i] = false;
+    }
+    hash_begin(l->hash);
+    progress_step(&l->verify->progress, l->verify->spool ? 1 : 0);
+    reader_answer(l->reader, NULL, !l->outcome->error[0]);
+}
+
+/* --- accounts -------------------------------------------------------------------------------- */
+
+static void resume(struct lane *l)
+{
+    struct admin *a = l->verify->admin;
+    const struct cache_key key = { .kind = CACHE_ADDRESS,
+                                   .address = span_str(l->account->address.canon) };
+    admin_sql(a, "UPDATE mailbox SET state = $2::bigint WHERE mailbox_id = $1 AND state = "
+                 "$3::bigint");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    pg_i64(a->batch, ACCOUNT_ACTIVE);
+    pg_i64(a->batch, ACCOUNT_SUSPENDED);
+    if (admin_run_change(a, &key, 1) != ERR_OK) {
+        (void)fail_database(l);
+        l->outcome->resumed = false;
+        return;
+    }
+    l->outcome->state = ACCOUNT_ACTIVE;
+}
+
+static void cut_over(struct lane *l)
+{
+    struct outcome *o = l->outcome;
+    if (!l->verify->cut_over || o->error[0]) {
+        return;
+    }
+    if (differences(o)) {
+        admin_say("%s: it is not the same, and stays as it is", l->account->text);
+        return;
+    }
+    o->resumed = o->state == ACCOUNT_SUSPENDED;
+    if (o->resumed && l->verify->yes) {
+        resume(l);
+    }
+}
+
+static void lane_account(struct lane *l)
+{
+    const char *why;
+    enum err e = reader_err(l->reader, &why);
+    if (e != ERR_OK) {
+        fail(l, e == ERR_INVALID ? EX_DATAERR : EX_TEMPFAIL, why);
+    }
+    for (uint64_t i = 0; l->same && i < l->outcome->messages; i++) {
+        l->outcome->same += l->same[i] ? 1 : 0;
+    }
+    cut_over(l);
+    maildrop_free(&l->here);
+    free(l->place);
+    free(l->wanted);
+    free(l->same);
+    l->place = NULL;
+    l->wanted = l->same = NULL;
+    progress_step(&l->verify->progress, l->verify->spool ? 0 : 1);
+    reader_answer(l->reader, NULL, true);
+}
+
+static void find_account(struct lane *l)
+{
+    size_t i = reader_account(l->reader);
+    l->account = &l->verify->list.accounts[i];
+    l->outcome = &l->verify->outcomes[i];
+}
+
+/* False: nothing to do now. */
+static bool lane_step(struct lane *l)
+{
+    if (l->gone) {
+        return false;
+    }
+    switch (reader_poll(l->reader, &l->octets)) {
+    case READ_LISTED: {
+        find_account(l);
+        bool go_on = lane_listed(l);
+        reader_answer(l->reader, l->wanted, go_on);
+        return true;
+    }
+    case READ_OCTETS:
+        hash_add(l->hash, buf_span(&l->octets));
+        buf_clear(&l->octets);
+        return true;
+    case READ_MESSAGE:
+        lane_message(l);
+        return true;
+    case READ_ACCOUNT:
+        find_account(l);
+        lane_account(l);
+        return true;
+    case READ_GONE:
+        l->gone = true;
+        return true;
+    case READ_NOTHING:
+        break;
+    }
+    return false;
+}
+
+static bool all_gone(const struct verify *v)
+{
+    for (unsigned i = 0; i < v->jobs; i++) {
+        if (!v->lanes[i].gone) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void run_lanes(struct verify *v)
+{
+    while (!all_gone(v)) {
+        bool stepped = false;
+        for (unsigned i = 0; i < v->jobs; i++) {
+            stepped = lane_step(&v->lanes[i]) || stepped;
+        }
+        uv_run(loop_uv(v->admin->loop), stepped ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    }
+}
+
+static void compare_accounts(struct verify *v, const struct readers_options *o)
+{
+    v->jobs = o->threads;
+    v->lanes = NEW_ARRAY(struct lane, v->jobs);
+    v->readers = readers_open(v->admin->loop, o);
+    for (unsigned i = 0; i < v->jobs; i++) {
+        struct lane *l = &v->lanes[i];
+        l->verify = v;
+        l->reader = readers_at(v->readers, i);
+        reader_buffer(&l->octets);
+        l->hash = EVP_MD_CTX_new();
+        CHECK(l->hash);
+        hash_begin(l->hash);
+    }
+    progress_begin(&v->progress, v->spool ? "messages" : "accounts", v->spool ? 0 : v->list.n, 0);
+    run_lanes(v);
+    progress_end(&v->progress);
+    readers_close(&v->readers);
+    for (unsigned i = 0; i < v->jobs; i++) {
+        EVP_MD_CTX_free(v->lanes[i].hash);
+        buf_fini(&v->lanes[i].octets);
+    }
+    free(v->lanes);
+}
+
+/* --- the command ----------------------------------------------------------------------------- */
+
+static const char *result_text(const struct outcome *o)
+{
+    return o->error[0] ? "failed" : differences(o) ? "differs" : "same";
+}
+
+static void add_outcome(struct table *t, const struct verify *v, size_t i)
+{
+    const struct outcome *o = &v->outcomes[i];
+    const uint64_t numbers[] = { o->messages, o->here,  o->same,  o->since,    o->missing,
+                                 o->other,    o->sizes, o->order, o->contents, o->uidls };
+    table_text(t, span_str(v->list.accounts[i].address.canon));
+    table_text(t, span_str(result_text(o)));
+    for (size_t j = 0; j < ARRAY_LEN(numbers); j++) {
+        table_number(t, numbers[j]);
+    }
+    table_flag(t, o->resumed && v->yes);
+    o->error[0] ? table_text(t, span_str(o->error)) : table_none(t);
+}
+
+static int exit_code(const struct verify *v)
+{
+    int code = EX_OK;
+    for (size_t i = 0; i < v->list.n; i++) {
+        const struct outcome *o = &v->outcomes[i];
+        if (o->error[0] && code == EX_OK) {
+            code = v->list.n == 1 ? o->code : EX_TEMPFAIL;
+        } else if (!o->error[0] && differences(o)) {
+            code = SAME_NOT;
+        }
+    }
+    return code;
+}
+
+static int report(const struct verify *v)
+{
+    static const struct column columns[] = {
+        { "address", "ADDRESS", COLUMN_TEXT },
+        { "result", "RESULT", COLUMN_TEXT },
+        { "messages", "THERE", COLUMN_NUMBER },
+        { "here", "HERE", COLUMN_NUMBER },
+        { "same", "SAME", COLUMN_NUMBER },
+        { "since", "SINCE", COLUMN_NUMBER },
+        { "missing", "MISSING", COLUMN_NUMBER },
+        { "other", "OTHER", COLUMN_NUMBER },
+        { "sizes_differ", "OTHER SIZE", COLUMN_NUMBER },
+        { "order_differs", "OTHER ORDER", COLUMN_NUMBER },
+        { "contents_differ", "OTHER CONTENT", COLUMN_NUMBER },
+        { "uidls_changed", "OTHER UIDL", COLUMN_NUMBER },
+        { "resumed", "RESUMED", COLUMN_FLAG },
+        { "error", "ERROR", COLUMN_TEXT },
+    };
+    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    uint64_t since = 0, resumed = 0;
+    for (size_t i = 0; i < v->list.n; i++) {
+        add_outcome(t, v, i);
+        since += v->outcomes[i].since;
+        resumed += v->outcomes[i].resumed ? 1 : 0;
+    }
+    table_print(t, v->admin->json, "", stdout);
+    table_free(&t);
+    if (since) {
+        admin_say("%llu messages were delivered here since: they stand behind the others, and are "
+                  "no difference",
+                  (unsigned long long)since);
+    }
+    if (v->cut_over) {
+        admin_say(v->yes ? "%llu accounts resumed" : "--yes would resume %llu accounts",
+                  (unsigned long long)resumed);
+    }
+    return exit_code(v);
+}
+
+static int run_verify(struct verify *v, const struct args *args, char *password)
+{
+    uint64_t jobs = JOBS, rate = 0;
+    int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
+    code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
+    code = code == EX_OK && args->opt[ARG_deep] ? open_spool(v->admin, &v->spool) : code;
+    if (code != EX_OK) {
+        return code;
+    }
+    const struct readers_options o = { .list = &v->list,
+                                       .url = args->v[0],
+                                       .source = { .password = password,
+                                                   .master = args->opt[ARG_master],
+                                                   .ca = args->opt[ARG_ca],
+                                                   .format = args->opt[ARG_format] },
+                                       .threads = (unsigned)(jobs < v->list.n ? jobs : v->list.n),
+                                       .rate = rate };
+    v->outcomes = NEW_ARRAY(struct outcome, v->list.n);
+    compare_accounts(v, &o);
+    if (v->spool) {
+        spool_close(&v->spool);
+    }
+    code = report(v);
+    free(v->outcomes);
+    return code;
+}
+
+int command_verify(struct admin *a, const struct args *args)
+{
+    const char *path = args->opt[ARG_list];
+    struct verify v = { .admin = a,
+                        .cut_over = args->opt[ARG_cut_over],
+                        .yes = args->opt[ARG_yes] };
+    char *password = NULL;
+    if ((path != NULL) == (args->n == 2)) {
+        return admin_fail(EX_USAGE, "usage: mailfleet verify URL ADDRESS, or URL --list FILE");
+    }
+    if (v.yes && !v.cut_over) {
+        return admin_fail(EX_USAGE, "--yes makes no sense without --cut-over");
+    }
+    int code = path ? move_list_read(path, &v.list) : move_list_one(args->v[1], &v.list);
+    code = code == EX_OK ? move_password(args->opt[ARG_password_file], &password) : code;
+    code = code == EX_OK ? run_verify(&v, args, password) : code;
+    if (password) {
+        explicit_bzero(password, strlen(password));
+    }
+    free(password);
+    move_list_free(&v.list);
+    return code;
+}

@@ -2,7 +2,8 @@
 #
 # A list has one package a line, and comments behind #. Nothing is done, and no right is asked for,
 # when all of them are there. No service is started by it: a machine that is only to try or to test
-# this should not begin to run a mail server and a name server of its own.
+# this should not begin to run a mail server and a name server of its own. Nothing is removed either:
+# a package that another one of the machine stands against is an error.
 
 # install_packages LIST...
 install_packages() {
@@ -35,7 +36,7 @@ install_packages() {
             "${as_root[@]}" chmod 755 "$policy"
         fi
         "${apt[@]}" update &&
-            "${apt[@]}" install --no-install-recommends "${missing[@]}"
+            "${apt[@]}" install --no-install-recommends --no-remove "${missing[@]}"
     ) </dev/null >"$log" 2>&1 || code=$?
     if [ "$code" != 0 ]; then
         tail -n 30 "$log" >&2

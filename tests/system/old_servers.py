@@ -36,6 +36,7 @@ passdb {{
   driver = passwd-file
   args = {folder}/masters
   master = yes
+  result_success = continue
 }}
 passdb {{
   driver = passwd-file
@@ -179,7 +180,7 @@ class Courier(OldServer):
         (etc / "authdaemonrc").write_text(AUTHDAEMON)
         users = etc / "userdb"
         users.touch(0o600)
-        users.write_text("".join(self.user(entry, address) for address in self.accounts))
+        users.write_text("".join(self.userdb_line(entry, address) for address in self.accounts))
         users.chmod(0o700)
         pem = etc / "node.pem"
         pem.touch(0o600)
@@ -187,7 +188,7 @@ class Courier(OldServer):
         (self.folder / "start").write_text(COURIER.format(
             host=HOST, folder=self.folder, programs=programs, pop3=self.pop3, pop3s=self.pop3s))
 
-    def user(self, entry, address):
+    def userdb_line(self, entry, address):
         hashed = self.owner.run(["/usr/bin/openssl", "passwd", "-5", "-stdin"],
                                 stdin=self.accounts[address]).strip()
         return (f"{address}\thome={self.maildir(address).parent}|uid={entry.pw_uid}"

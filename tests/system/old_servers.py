@@ -184,6 +184,7 @@ class Courier(OldServer):
         users.chmod(0o700)
         pem = etc / "node.pem"
         pem.touch(0o600)
+        self.owner.own(pem, "courier", 0o600)  # whom it becomes for STLS
         pem.write_text((tls / "node.key").read_text() + (tls / "node.pem").read_text())
         (self.folder / "start").write_text(COURIER.format(
             host=HOST, folder=self.folder, programs=programs, pop3=self.pop3, pop3s=self.pop3s))

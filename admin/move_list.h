@@ -33,8 +33,8 @@ void move_list_free(struct move_list *l);
 /* The first line of a file, which the caller wipes and frees; path NULL leaves *out as it is.
  * EX_OK, or a code after a message. */
 int move_password(const char *path, char **out);
-/* The number of an option, from 1 to max; not given, it leaves *out as it is. EX_OK, or a code after
- * a message. */
+/* The number of an option, from 1 to max; not given, it leaves *out as it is. EX_OK, or a code
+ * after a message. */
 int move_number(const struct args *args, enum arg option, uint64_t max, uint64_t *out);
 
 #endif

@@ -243,14 +243,17 @@ static int look(struct rebuild *r)
 
 /*
  * How far the lost database's epoch had come is not known, and the cache still holds its lists:
- * minutes since 1970 are beyond any that were counted.
+ * seconds since 2020 are beyond any that were counted, and those of an earlier rebuild. They fit
+ * into the 31 bits that fleet_epoch() has for them.
  */
+#define EPOCH_BEGINS_MS INT64_C(1577836800000)
+
 static int begin(struct rebuild *r)
 {
     struct admin *a = r->admin;
     admin_sql(a, "INSERT INTO rebuild DEFAULT VALUES ON CONFLICT DO NOTHING");
     admin_sql(a, "UPDATE fleet SET epoch = greatest(epoch + 1, $1)");
-    pg_i64(a->batch, admin_now() / 60000);
+    pg_i64(a->batch, (admin_now() - EPOCH_BEGINS_MS) / 1000);
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, "database");
     }

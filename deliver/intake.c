@@ -67,6 +67,10 @@ static void delivery_done(struct intake *in, enum err e, const enum room *room)
 {
     bool told = e == ERR_OK || e == ERR_LIMIT;
     struct intake_result r = { .verdict = told ? SMTP_OK : SMTP_FAULT, .err = e, .room = room };
+    if (e == ERR_OK) {
+        r.stored = delivery_id(in->delivery);
+        r.volume = delivery_volume(in->delivery);
+    }
     if (in->elsewhere) {
         r.verdict = e == ERR_OK ? SMTP_OK : SMTP_FAULT;
         r.room = NULL;

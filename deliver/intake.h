@@ -35,6 +35,8 @@ struct intake_result {
     enum smtp_verdict verdict; /* OK, DISCARDED, FILTERED or FAULT */
     enum err err;              /* the delivery's */
     const enum room *room;
+    const struct blob_id *stored; /* NULL: nothing was; another id than intake_id's in quarantine */
+    uint16_t volume;              /* where it was stored */
 };
 
 enum intake_event {

@@ -20,6 +20,7 @@
  */
 #include "session.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,6 +35,8 @@
 
 #define TARPIT_MOST_MS 30000 /* of one reply */
 #define LINGER_MS      5000  /* for a last reply that the client is slow to take */
+#define TO_MOST        20    /* mailboxes that a log line has, */
+#define TO_SIZE        256   /* if so many fit: a value there is not longer */
 /* A client that sends gets smtp.data_timeout again for each of these many octets. */
 #define DATA_TIMEOUT_OCTETS (10u << 20)
 
@@ -265,13 +268,61 @@ static void on_route(void *arg, enum smtp_verdict v, struct route_mailbox **mail
     filter_rcpt(s->filter, span_of(rcpt->text, rcpt->len));
 }
 
-static void log_message(struct session *s, const struct blob_id *id, enum smtp_verdict v)
+/* The first mailboxes that got it, or would have: NUMBER,NUMBER,... Returns how many are not in. */
+static uint64_t list_mailboxes(const struct session *s, const enum room *room, char out[TO_SIZE])
 {
-    char text[BLOB_ID_CHARS + 1];
-    blob_id_text(id, text);
-    LOG(LOG_INFO, "message", F_STR("sid", s->base.sid), F_STR("id", text),
-        F_STR("from", smtp_reverse_path(s->engine)->text), F_U64("mailboxes", s->transaction.n),
-        F_U64("octets", s->data_octets), F_STR("result", smtp_verdict_text(v)));
+    const struct transaction *t = &s->transaction;
+    uint64_t listed = 0, more = 0;
+    size_t n = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < t->n; i++) {
+        char number[24];
+        if (room && room[i] != ROOM_OK) {
+            continue;
+        }
+        size_t len = (size_t)snprintf(number, sizeof number, "%s%" PRIu64, n ? "," : "",
+                                      t->mailboxes[i].mailbox_id);
+        if (listed < TO_MOST && more == 0 && n + len < TO_SIZE) {
+            memcpy(out + n, number, len + 1);
+            n += len;
+            listed++;
+        } else {
+            more++;
+        }
+    }
+    return more;
+}
+
+/* Fields that not every line has are at the end. */
+static void log_message(struct session *s, const struct intake_result *r, enum smtp_verdict v)
+{
+    char id[BLOB_ID_CHARS + 1], stored[BLOB_ID_CHARS + 1] = "", to[TO_SIZE];
+    if (!log_enabled(LOG_INFO)) {
+        return;
+    }
+    uint64_t more = list_mailboxes(s, r->stored ? r->room : NULL, to);
+    struct log_field f[16] = { F_STR("sid", s->base.sid),
+                               F_STR("id", id),
+                               F_STR("peer", s->peer),
+                               F_STR("from", smtp_reverse_path(s->engine)->text),
+                               F_U64("rcpts", s->transaction.n_rcpts),
+                               F_U64("mailboxes", s->transaction.n),
+                               F_U64("octets", s->data_octets),
+                               F_STR("result", smtp_verdict_text(v)),
+                               F_STR("to", to) };
+    size_t n = 9;
+    blob_id_text(intake_id(s->intake), id);
+    if (more > 0) {
+        f[n++] = F_U64("more", more);
+    }
+    if (r->stored) {
+        f[n++] = F_U64("volume", r->volume);
+    }
+    if (r->stored && !blob_id_eq(r->stored, intake_id(s->intake))) { /* in quarantine */
+        blob_id_text(r->stored, stored);
+        f[n++] = F_STR("quarantine", stored);
+    }
+    log_write(LOG_INFO, "message", f, n);
 }
 
 /*
@@ -284,8 +335,10 @@ static enum smtp_verdict by_quota_full_at_end(const struct session *s, enum smtp
 }
 
 /* What the delivery came to: one verdict, or with LMTP one for each RCPT. */
-static void answer_end(struct session *s, enum err e, const enum room *room)
+static void answer_end(struct session *s, const struct intake_result *r)
 {
+    enum err e = r->err;
+    const enum room *room = r->room;
     size_t n = s->transaction.n_rcpts;
     enum smtp_verdict *v = NEW_ARRAY(enum smtp_verdict, n);
     enum smtp_verdict all = SMTP_OK;
@@ -308,7 +361,7 @@ static void answer_end(struct session *s, enum err e, const enum room *room)
     }
     char id[BLOB_ID_CHARS + 1];
     blob_id_text(intake_id(s->intake), id);
-    log_message(s, intake_id(s->intake), all);
+    log_message(s, r, all);
     if (s->lmtp) {
         smtp_end_answer(s->engine, v, n, span_str(id), conn_out(s->conn));
     } else {
@@ -318,8 +371,9 @@ static void answer_end(struct session *s, enum err e, const enum room *room)
 }
 
 /* A message that has one fate for all whom it was for. */
-static void answer_all(struct session *s, enum smtp_verdict all)
+static void answer_all(struct session *s, const struct intake_result *r)
 {
+    enum smtp_verdict all = r->verdict;
     size_t n = s->lmtp ? s->transaction.n_rcpts : 1;
     enum smtp_verdict *v = NEW_ARRAY(enum smtp_verdict, n);
     char id[BLOB_ID_CHARS + 1];
@@ -332,7 +386,7 @@ static void answer_all(struct session *s, enum smtp_verdict all)
         s->accepted++;
         stats_add(STAT_smtp_accepted, 1);
     }
-    log_message(s, intake_id(s->intake), all);
+    log_message(s, r, all);
     smtp_end_answer(s->engine, v, n, span_str(id), conn_out(s->conn));
     free(v);
 }
@@ -348,9 +402,9 @@ static void on_intake(void *arg, enum intake_event ev, const struct intake_resul
         return;
     }
     if (r->room) {
-        answer_end(s, r->err, r->room);
+        answer_end(s, r);
     } else {
-        answer_all(s, r->verdict);
+        answer_all(s, r);
     }
     s->intake = NULL; /* gone after return */
     session_reset(s);

@@ -80,6 +80,7 @@ struct pop3 {
     uint64_t fetched;       /* octets of it so far, as it is stored */
     bool begun;             /* +OK has been said, or -ERR */
     bool converted;
+    bool whole; /* its end was reached without a fault */
 };
 
 struct command {
@@ -717,6 +718,7 @@ static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *
     dot_encode_end(&p->dot, out);
     p->step = last ? STEP_COMMAND : STEP_STOP;
     if (last) {
+        p->whole = true;
         note_sent(p);
     }
 }
@@ -768,6 +770,7 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
     answered(p, p->action.kind == POP3_FETCH ? POP3_FETCH : POP3_FETCH_MORE);
     p->begun = piece.n > 0 || last;
     p->converted = false;
+    p->whole = false;
     p->fetched += piece.n;
     if (e == ERR_OK && !size_is_right(p, last)) {
         e = ERR_CORRUPT;
@@ -789,6 +792,11 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
 bool pop3_converted(const struct pop3 *p)
 {
     return p->converted;
+}
+
+bool pop3_sent(const struct pop3 *p)
+{
+    return p->whole;
 }
 
 static void run_dele(struct pop3 *p, struct span args, struct buf *out)

@@ -153,6 +153,9 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
 /* Whether the answer to FETCH that was just given began a converted message. */
 bool pop3_converted(const struct pop3 *p);
 
+/* Whether the piece that was just given ended a message: all that was asked for is in out. */
+bool pop3_sent(const struct pop3 *p);
+
 /* OK: the marked messages are deleted. Else: none is known to be, [SYS/TEMP] (RFC 3206). */
 void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out);
 

@@ -27,7 +27,8 @@
 #include "base/stats.h"
 #include "pop3.h"
 
-#define LINGER_MS 5000 /* for a last reply that the client is slow to take */
+#define IDS_A_LINE 9    /* whose texts and commas are what a value in the log may have */
+#define LINGER_MS  5000 /* for a last reply that the client is slow to take */
 
 enum step {
     STEP_ENGINE,
@@ -56,6 +57,12 @@ struct session {
     char peer[NETADDR_TEXT];
     char user[256]; /* for the log, cut */
     uint64_t retrieved, deleted;
+    const size_t *marked; /* in COMMIT: what is to be deleted, the engine's */
+    struct {
+        bool open, whole; /* whole: its end is in the connection's buffer */
+        size_t index;
+        uint64_t octets;
+    } retr; /* that was not logged yet */
 };
 
 static void session_run(struct session *s);
@@ -77,6 +84,44 @@ static bool session_flush(struct session *s)
         conn_deadline(s->conn, session_deadline(s));
     }
     return conn_flush(s->conn);
+}
+
+/* --- the log --------------------------------------------------------------------------------- */
+
+/*
+ * The last RETR has ended. sent: what is in the buffer can't be lost here any more, as it is with
+ * the kernel, or the client's next command has come.
+ */
+static void end_retr(struct session *s, bool sent)
+{
+    char id[BLOB_ID_CHARS + 1];
+    if (!s->retr.open) {
+        return;
+    }
+    s->retr.open = false;
+    blob_id_text(&pop3_maildrop(s->engine)->msgs[s->retr.index].id, id);
+    LOG(LOG_INFO, "pop3.retr", F_STR("sid", s->base.sid), F_STR("id", id),
+        F_U64("octets", s->retr.octets), F_STR("whole", s->retr.whole && sent ? "yes" : "no"));
+}
+
+/*
+ * What QUIT has deleted. These lines are the ledger's copy outside the database: operators' tools
+ * replay them after a restore, so their form is fixed.
+ */
+static void log_deleted(const struct session *s)
+{
+    const struct maildrop *m = pop3_maildrop(s->engine);
+    for (size_t i = 0; i < s->deleted;) {
+        char ids[IDS_A_LINE * (BLOB_ID_CHARS + 1)];
+        size_t n = 0;
+        for (; i < s->deleted && n < sizeof ids; i++) {
+            blob_id_text(&m->msgs[s->marked[i]].id, ids + n);
+            n += BLOB_ID_CHARS + 1;
+            ids[n - 1] = ',';
+        }
+        LOG(LOG_INFO, "pop3.deleted", F_STR("sid", s->base.sid), F_U64("mailbox", m->mailbox_id),
+            F_SPAN("ids", span_of(ids, n - 1)));
+    }
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -109,6 +154,7 @@ static void note_read(struct session *s)
 /* Logs the session, gives back everything but the conn, which goes on to send its last reply. */
 static void session_close(struct session *s, const char *reason)
 {
+    end_retr(s, false);
     log_session(s, reason);
     note_read(s);
     store_read_close(&s->reader);
@@ -184,7 +230,8 @@ static void login_done(struct session *s, enum login_verdict v, struct login *l)
     LOG(LOG_INFO, "pop3.login", F_STR("sid", s->base.sid), F_STR("peer", s->peer),
         F_STR("user", s->user), F_STR("mechanism", s->mechanism),
         F_STR("result", login_verdict_text(v)),
-        F_U64("messages", l->maildrop ? l->maildrop->count : 0));
+        F_U64("messages", l->maildrop ? l->maildrop->count : 0),
+        F_U64("mailbox", l->maildrop ? l->maildrop->mailbox_id : 0));
     pop3_login_answer(s->engine, v, &l->maildrop, l->retention_days, l->read_days,
                       conn_out(s->conn));
     auth_close(&s->auth);
@@ -236,6 +283,8 @@ static void on_fetch_piece(void *arg, enum err e, struct span piece, bool last)
         stats_add(STAT_pop3_read_faults, 1);
     }
     pop3_fetch_answer(s->engine, e, piece, last, conn_out(s->conn));
+    s->retr.octets += piece.n;
+    s->retr.whole = pop3_sent(s->engine);
     if (pop3_converted(s->engine)) {
         stats_add(STAT_pop3_converted, 1);
     }
@@ -248,6 +297,7 @@ static void on_commit_done(void *arg, enum err e)
     s->op = NULL;
     if (e == ERR_OK) {
         stats_add(STAT_pop3_deleted, s->deleted);
+        log_deleted(s);
     } else {
         s->deleted = 0;
     }
@@ -313,6 +363,10 @@ static void begin_fetch(struct session *s, const struct pop3_action *a)
 {
     s->step = STEP_FETCH;
     s->retrieved++;
+    s->retr.open = !a->u.fetch.top && s->base.worker->config->pop3_log_messages == LOG_MESSAGES_YES;
+    s->retr.index = a->u.fetch.index;
+    s->retr.octets = 0;
+    s->retr.whole = false;
     stats_add(STAT_pop3_messages_read, 1);
     s->reader =
         store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index, on_fetch_piece, s);
@@ -324,6 +378,7 @@ static void begin_commit(struct session *s, const struct pop3_action *a)
     int n = snprintf(by, sizeof by, "pop3 %s %s", s->base.worker->config->node_name, s->base.sid);
     s->step = STEP_COMMIT;
     s->deleted = a->u.commit.n;
+    s->marked = a->u.commit.marked;
     s->op = store_expunge(
         session_store(s), pop3_maildrop(s->engine), a->u.commit.marked, a->u.commit.n,
         span_of(by, (size_t)n < sizeof by ? (size_t)n : sizeof by - 1), on_commit_done, s);
@@ -354,9 +409,14 @@ static bool begin_close(struct session *s, enum pop3_close reason)
 /* Does what the engine asks for. True: go on with the step that it set. */
 static bool session_act(struct session *s, const struct pop3_action *a)
 {
+    if (a->kind != POP3_NEED_INPUT && a->kind != POP3_FLUSH && a->kind != POP3_FETCH_MORE) {
+        end_retr(s, true);
+    }
     switch (a->kind) {
     case POP3_NEED_INPUT:
-        session_flush(s);
+        if (session_flush(s)) {
+            end_retr(s, true);
+        }
         s->step = STEP_INPUT;
         return true;
     case POP3_FLUSH:
@@ -480,6 +540,9 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
         }
         break;
     case CONN_DRAINED:
+        if (s->step == STEP_INPUT) {
+            end_retr(s, true);
+        }
         if (s->step == STEP_FLUSH || s->step == STEP_MORE) {
             session_run(s);
         }

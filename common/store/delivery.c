@@ -277,6 +277,11 @@ const struct blob_id *delivery_id(const struct delivery *d)
     return &d->id;
 }
 
+uint16_t delivery_volume(const struct delivery *d)
+{
+    return d->pointer.volume;
+}
+
 bool delivery_append(struct delivery *d, struct span octets)
 {
     CHECK(d->step == STEP_OPEN);

@@ -170,6 +170,8 @@ enum err delivery_open(struct store *s, struct span reverse_path,
 /* To be said before delivery_commit, of a delivery to one mailbox: its limits do not hold. */
 void delivery_past_limits(struct delivery *d);
 const struct blob_id *delivery_id(const struct delivery *d);
+/* While DONE is told with OK: where the file is. */
+uint16_t delivery_volume(const struct delivery *d);
 /* False: wait for DELIVERY_READY before the next. All of it is copied, always. */
 bool delivery_append(struct delivery *d, struct span octets);
 /* DELIVERY_DONE follows. */

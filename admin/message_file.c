@@ -14,6 +14,9 @@
 static void take_mailboxes(struct message_file *f, const struct envelope *e)
 {
     free(f->mailboxes);
+    free(f->reverse_path);
+    f->reverse_path = span_dup(e->reverse_path);
+    f->octets = e->complete ? e->size : 0;
     f->mailboxes = NEW_ARRAY(int64_t, e->n + 1);
     for (size_t i = 0; i < e->n; i++) {
         f->mailboxes[i] = (int64_t)e->to[i].mailbox_id;
@@ -96,6 +99,7 @@ void message_file_free(struct message_file *f)
 {
     free(f->places);
     free(f->mailboxes);
+    free(f->reverse_path);
     *f = (struct message_file){ 0 };
 }
 

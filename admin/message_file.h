@@ -24,6 +24,8 @@ struct message_file {
     size_t n;
     int64_t *mailboxes; /* that the envelope names, each once or more */
     size_t n_mailboxes;
+    char *reverse_path; /* that it names */
+    uint64_t octets;    /* of the message, when it is complete */
     bool envelope; /* one was found that makes sense, */
     bool complete; /* and its message was received to its end */
 };

@@ -36,7 +36,7 @@
     X(jobs, "jobs", "N", "so many at once")                                                       \
     X(resume, "resume", "FILE", "note in FILE how far it came, and go on from there")             \
     X(list, "list", "FILE", "one a line; - is standard input")                                    \
-    X(log, "log", "FILE", "log lines of the nodes, oldest first; - is standard input")            \
+    X(log, "log", "FILE", "log lines of the nodes: a file, a folder, or - for standard input")            \
     X(id, "id", "ID", "this message alone")                                                       \
     X(reuse, "reuse", "", "though another account had this address before")                       \
     X(no_fuse, "no-fuse", "", "though it is more than reap.fuse allows")                          \

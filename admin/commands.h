@@ -51,5 +51,7 @@ command_fn command_adopt;
 command_fn command_reap;
 /* reaping.c */
 command_fn command_reaping;
+/* trace.c */
+command_fn command_trace;
 
 #endif

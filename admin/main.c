@@ -96,6 +96,8 @@ static const struct command {
       "list the pointers of a mailbox" },
     { "ledger", "[ID] [ADDRESS]", 0, 2, ARG_BIT(since) | ARG_BIT(scan) | ARG_BIT(limit), false,
       command_ledger, "tell whether a message stands, was deleted, or is lost" },
+    { "trace", "ID|ADDRESS", 1, 1, ARG_BIT(since) | ARG_BIT(log), false, command_trace,
+      "tell every event of a message, or the messages and logins of an address" },
     { "undelete", "ADDRESS", 1, 1, ARG_BIT(since) | ARG_BIT(id) | ARG_BIT(yes), false,
       command_undelete, "give deleted messages back, while the grace period lasts" },
     { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(rate) | ARG_BIT(no_fuse) | ARG_BIT(yes), false,

@@ -1,0 +1,238 @@
+#!/usr/bin/python3 -B
+"""`mailfleet trace` over a message's whole life on two nodes of each kind, and over an address: each
+event once, in order, with who it was; and nobody can put words into it by what he types."""
+
+import json
+import re
+import subprocess
+from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
+
+import harness
+
+HELLO = b"Subject: hello\r\n\r\nhello\r\n"
+NOBODYS = "01hzy3abcdefghjkmnpqrstvwx"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+class TraceTest(harness.FleetTest):
+    def setUp(self):
+        self.logs = self.fleet.state / "log"
+
+    def trace(self, *words, code=EX_OK, log=None, stdin=None):
+        words = ("trace", *words, *(("--log", log) if log else ()), "--json")
+        done = subprocess.run(
+            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config,
+                                    *words)],
+            cwd="/", input=stdin, capture_output=True, timeout=100,
+            env={**self.fleet.env}, **self.fleet.run_as(self.fleet.user))
+        self.assertEqual(done.returncode, code, f"{words}: {done.stderr}")
+        return json.loads(done.stdout) if done.stdout else []
+
+    def lines(self, event):
+        """Of all nodes' logs, so many."""
+        return [line for log in sorted(self.logs.glob("*.log"))
+                for line in log.read_text().splitlines() if f" {event} " in line]
+
+    def wait_for(self, event, *words):
+        """Until the logs have such a line: they are written behind the reply."""
+        def look():
+            found = [line for line in self.lines(event) if all(word in line for word in words)]
+            self.assertTrue(found, f"{event} {words}")
+            return found
+        return self.eventually(10, look)
+
+    def new_message(self, *accounts, node=0):
+        with self.smtp(node) as smtp:
+            smtp.deliver(HELLO, [account.address for account in accounts])
+            smtp.quit()
+        with self.pop3(accounts[0]) as pop3:
+            uidl = max(pop3.uidl().values())
+            pop3.quit()
+        return uidl
+
+    def delete(self, account, uidl, node=0, retr=True, source=None):
+        with self.pop3(account, node, **({"source": source} if source else {})) as pop3:
+            number = next(n for n, id_ in pop3.uidl().items() if id_ == uidl)
+            if retr:
+                pop3.retr(number)
+            pop3.dele(number)
+            pop3.quit()
+        self.wait_for("pop3.deleted", uidl)
+
+    def reap(self):
+        """With its lines where a timer's unit has them."""
+        done = subprocess.run(
+            [str(self.fleet.admin_program), "--config", str(self.fleet.config), "reap", "--yes",
+             "--no-fuse"], cwd="/", capture_output=True, text=True, timeout=100,
+            env={**self.fleet.env}, **self.fleet.run_as(self.fleet.user))
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        with open(self.logs / "reaper.log", "a") as log:
+            log.write(done.stderr)
+
+    def sql(self, text):
+        self.fleet.postgres.sql(text)
+
+    # --- a message ------------------------------------------------------------------------------
+
+    def test_whole_life(self):
+        ann, ben = self.account("ann"), self.account("ben")
+        uidl = self.new_message(ann, ben, node=1)
+        with self.pop3(ann, node=1) as pop3:
+            pop3.retr(1)
+            pop3.quit()
+        self.wait_for("pop3.retr", uidl, "whole=yes")
+        self.delete(ann, uidl, node=0)
+        self.fleet.admin("undelete", ann.address, "--id", uidl, "--yes")
+        self.delete(ben, uidl, node=1, retr=False)
+        # Its time comes: by retention in one mailbox, in the other the grace is over.
+        self.sql("UPDATE mailbox SET retention_days = 1 WHERE mailbox_id = (SELECT mailbox_id "
+                 f"FROM account WHERE addr = '{ann.address}');"
+                 )
+        events = self.trace(uidl, log=self.logs)
+        self.assertEqual([e["event"] for e in events if e["address"] == ann.address],
+                         ["listed", "retrieved", "retrieved", "deleted", "undeleted", "stands"])
+        self.fleet.admin("account", "remove", ann.address, "--yes")
+        self.sql("UPDATE removed SET purge_after = removed_at")
+        self.reap()
+        self.sql("UPDATE ledger SET unlink_after = deleted_at")
+        self.reap()
+        events = self.trace(uidl, log=self.logs)
+        self.check_life(events, ann, ben, uidl)
+        # The same from one stream, as a journal gives it.
+        stream = b"".join(b"2026-01-31T12:00:00+0000 host mailfleet-x[1]: " + line + b"\n"
+                          for log in sorted(self.logs.glob("*.log"))
+                          for line in log.read_bytes().splitlines())
+        self.assertEqual(self.trace(uidl, log="-", stdin=stream), events)
+
+    def check_life(self, events, ann, ben, uidl):
+        kinds = [e["event"] for e in events]
+        self.assertEqual(kinds[:2], ["received", "stored"])
+        self.assertEqual(kinds[-1], "unlinked")
+        self.assertEqual(sorted(kinds), sorted(
+            ["received", "stored", "listed", "listed", "retrieved", "retrieved", "deleted",
+             "deleted", "deleted", "undeleted", "account-removed", "unlinked"]))
+        received, stored = events[:2]
+        self.assertEqual((received["node"], received["peer"]), ("deliver-2", "127.0.0.1"))
+        self.assertIn("from <", received["what"])
+        self.assertIn("called itself", received["what"])
+        self.assertRegex(stored["what"], r"volume 1: \d{8}/[0-9a-f]{2}/" + uidl)
+        self.assertIn(f"for {ann.address}, {ben.address}", stored["what"])
+        times = [e["time"] for e in events if e["time"]]
+        self.assertEqual(times, sorted(times))
+        for time in times:
+            self.assertRegex(time, TIME)
+        by = [(e["event"], e["address"], e["peer"], e["node"]) for e in events
+              if e["event"] in ("retrieved", "deleted")]
+        self.assertEqual(by[:4], [
+            ("retrieved", ann.address, "127.0.0.1", "front-2"),
+            ("retrieved", ann.address, "127.0.0.1", "front-1"),
+            ("deleted", ann.address, "127.0.0.1", "front-1"),
+            ("deleted", ben.address, "127.0.0.1", "front-2")])
+        self.assertIn("removed by operator", [e for e in events if e["event"] == "deleted"][2]["what"])
+
+    def test_without_a_log(self):
+        ann = self.account("solo")
+        uidl = self.new_message(ann)
+        self.assertEqual([e["event"] for e in self.trace(uidl)], ["received", "stored", "stands"])
+        self.delete(ann, uidl)
+        events = self.trace(uidl)
+        self.assertEqual([e["event"] for e in events], ["received", "stored", "deleted"])
+        self.assertIn("can come back until", events[2]["what"])
+        self.assertEqual(events[2]["node"], "front-1")
+
+    def test_shared_file_is_unlinked_once(self):
+        accounts = [self.account(f"share{n}") for n in range(3)]
+        uidl = self.new_message(*accounts)
+        for account in accounts:
+            self.delete(account, uidl, retr=False)
+        self.sql("UPDATE ledger SET unlink_after = deleted_at")
+        self.reap()
+        for log in None, self.logs:
+            kinds = [e["event"] for e in self.trace(uidl, log=log)]
+            self.assertEqual(kinds.count("unlinked"), 1, kinds)
+            self.assertEqual(kinds.count("deleted"), 3, kinds)
+
+    # --- an address -----------------------------------------------------------------------------
+
+    def test_address(self):
+        ann = self.account("mary")
+        kept, gone = self.new_message(ann), self.new_message(ann, node=1)
+        self.delete(ann, gone, node=1)
+        with self.pop3() as pop3:
+            with self.assertRaises(harness.Refused):
+                pop3.login(harness.Account(ann.address, "wrong"))
+        self.wait_for("pop3.login", ann.address, "result=denied")
+        self.wait_for("pop3.session", ann.address, "deleted=1")
+        events = self.trace(ann.address, log=self.logs)
+        messages = {e["id"]: e for e in events if e["event"] == "message"}
+        self.assertEqual(set(messages), {kept, gone})
+        self.assertIn("in the mailbox, on volume 1", messages[kept]["what"])
+        self.assertRegex(messages[gone]["what"], "retrieved 1 times.*deleted .*QUIT from 127.0.0.1")
+        self.assertEqual(messages[gone]["node"], "deliver-2")
+        logins = [e for e in events if e["event"] == "login"]
+        self.assertEqual(events[2:], logins)
+        self.assertEqual([e["what"] for e in logins],
+                         ["ok, 1 messages", "ok, 2 messages",
+                          "ok, 2 messages; retrieved 1, deleted 1", "denied"])
+        self.assertEqual({e["address"] for e in logins}, {ann.address})
+        # Nothing is from the time to come.
+        self.assertEqual(self.trace(ann.address, "--since", "2100-01-01", log=self.logs), [])
+
+    # --- hostile and wrong ----------------------------------------------------------------------
+
+    def test_names_forge_nothing(self):
+        ann = self.account("honest")
+        uidl = self.new_message(ann)
+        before = self.trace(uidl, log=self.logs)
+        now = "2026-01-31T12:00:00.000Z"
+        forged = [f'x" {now} info pop3.deleted node=n sid=1 mailbox=1 ids={uidl}',
+                  f"{now} info pop3.retr sid=1 id={uidl} octets=1 whole=yes",
+                  f'" id={uidl} result=ok x="']
+        for name in forged:
+            with self.pop3() as pop3:
+                with self.assertRaises(harness.Refused):
+                    pop3.login(harness.Account(name, "wrong"))
+        self.assertEqual(len(self.wait_for("pop3.login", uidl)), len(forged))
+        now = self.trace(uidl, log=self.logs)
+        self.assertEqual([e["event"] for e in now], [e["event"] for e in before])
+        self.assertEqual(now[:-1], before[:-1])  # the last tells that it stands now
+
+    def test_wrong_words(self):
+        self.assertEqual(self.trace(NOBODYS, code=EX_NOUSER), [])
+        self.assertEqual(self.trace(NOBODYS, log=self.logs, code=EX_NOUSER), [])
+        self.trace("word", code=EX_DATAERR)
+        self.trace(f"nobody@{harness.DOMAIN}", code=EX_NOUSER)
+        self.trace(NOBODYS, log="/nowhere", code=EX_NOINPUT)
+
+    def test_no_lines_for_messages(self):
+        """pop3.log_messages = no."""
+        ann = self.account("quiet")
+        uidl = self.new_message(ann)
+        node = self.fleet.front_ends[0]
+        self.reload(node, {"pop3": {"log_messages": "no"}})
+        self.addCleanup(self.reload, node, {})
+        self.delete(ann, uidl)
+        self.assertFalse([line for line in self.lines("pop3.retr") if uidl in line])
+
+    def test_many_deletions(self):
+        """Every id is in the log, in lines that are not cut."""
+        ann = self.account("many")
+        for _ in range(20):
+            self.deliver(HELLO, ann)
+        with self.pop3(ann) as pop3:
+            wanted = list(pop3.uidl().values())
+            for number in range(1, 21):
+                pop3.dele(number)
+            pop3.quit()
+        lines = self.wait_for("pop3.deleted", wanted[-1])
+        lines = [line for line in self.lines("pop3.deleted")
+                 if any(uidl in line for uidl in wanted)]
+        self.assertEqual(len(lines), 3)
+        found = [uidl for line in lines for uidl in re.fullmatch(
+            r".* info pop3\.deleted node=front-1 sid=\S+ mailbox=\d+ ids=([0-9a-z,]+)",
+            line)[1].split(",")]
+        self.assertEqual(found, wanted)
+
+
+if __name__ == "__main__":
+    harness.main()

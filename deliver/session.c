@@ -300,6 +300,7 @@ static void log_message(struct session *s, const struct intake_result *r, enum s
     if (!log_enabled(LOG_INFO)) {
         return;
     }
+    blob_id_text(intake_id(s->intake), id);
     uint64_t more = list_mailboxes(s, r->stored ? r->room : NULL, to);
     struct log_field f[16] = { F_STR("sid", s->base.sid),
                                F_STR("id", id),
@@ -311,7 +312,6 @@ static void log_message(struct session *s, const struct intake_result *r, enum s
                                F_STR("result", smtp_verdict_text(v)),
                                F_STR("to", to) };
     size_t n = 9;
-    blob_id_text(intake_id(s->intake), id);
     if (more > 0) {
         f[n++] = F_U64("more", more);
     }

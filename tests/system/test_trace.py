@@ -8,10 +8,16 @@ import subprocess
 from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
 
 import harness
+from mail import Pop3, Refused, Smtp
 
 HELLO = b"Subject: hello\r\n\r\nhello\r\n"
 NOBODYS = "01hzy3abcdefghjkmnpqrstvwx"
+SENDER, HOME, WORK = "192.0.2.7", "198.51.100.1", "203.0.113.9"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def proxy_header(address):
+    return f"PROXY TCP4 {address} 127.0.0.1 4000 110\r\n".encode()
 
 
 class TraceTest(harness.FleetTest):
@@ -31,7 +37,7 @@ class TraceTest(harness.FleetTest):
     def lines(self, event):
         """Of all nodes' logs, so many."""
         return [line for log in sorted(self.logs.glob("*.log"))
-                for line in log.read_text().splitlines() if f" {event} " in line]
+                for line in log.read_text().splitlines() if f" info {event} node=" in line]
 
     def wait_for(self, event, *words):
         """Until the logs have such a line: they are written behind the reply."""
@@ -41,21 +47,27 @@ class TraceTest(harness.FleetTest):
             return found
         return self.eventually(10, look)
 
+    # --- clients with addresses of their own, as a balancer names them -----------------------------
+
+    def client(self, account, address, node=0):
+        pop3 = Pop3(self.fleet.front_ends[node].ports["pop3_proxy"], stls=self.tls,
+                    preface=proxy_header(address))
+        pop3.login(account)
+        return pop3
+
     def new_message(self, *accounts, node=0):
-        with self.smtp(node) as smtp:
+        with Smtp(self.fleet.delivery_nodes[node].ports["smtp_proxy"],
+                  preface=proxy_header(SENDER)) as smtp:
             smtp.deliver(HELLO, [account.address for account in accounts])
             smtp.quit()
-        with self.pop3(accounts[0]) as pop3:
-            uidl = max(pop3.uidl().values())
-            pop3.quit()
-        return uidl
+        return max(re.search(r" id=(\w{26}) ", line)[1] for line in self.wait_for("message"))
 
-    def delete(self, account, uidl, node=0, retr=True, source=None):
-        with self.pop3(account, node, **({"source": source} if source else {})) as pop3:
+    def delete(self, account, uidl, node=0, retr=True, address=HOME):
+        with self.client(account, address, node) as pop3:
             number = next(n for n, id_ in pop3.uidl().items() if id_ == uidl)
             if retr:
                 pop3.retr(number)
-            pop3.dele(number)
+            pop3.ok(f"DELE {number}")
             pop3.quit()
         self.wait_for("pop3.deleted", uidl)
 
@@ -70,27 +82,23 @@ class TraceTest(harness.FleetTest):
             log.write(done.stderr)
 
     def sql(self, text):
-        self.fleet.postgres.sql(text)
+        self.fleet.sql(text)
 
     # --- a message ------------------------------------------------------------------------------
 
     def test_whole_life(self):
         ann, ben = self.account("ann"), self.account("ben")
         uidl = self.new_message(ann, ben, node=1)
-        with self.pop3(ann, node=1) as pop3:
+        with self.client(ann, WORK, node=1) as pop3:
             pop3.retr(1)
             pop3.quit()
         self.wait_for("pop3.retr", uidl, "whole=yes")
         self.delete(ann, uidl, node=0)
         self.fleet.admin("undelete", ann.address, "--id", uidl, "--yes")
-        self.delete(ben, uidl, node=1, retr=False)
-        # Its time comes: by retention in one mailbox, in the other the grace is over.
-        self.sql("UPDATE mailbox SET retention_days = 1 WHERE mailbox_id = (SELECT mailbox_id "
-                 f"FROM account WHERE addr = '{ann.address}');"
-                 )
+        self.delete(ben, uidl, node=1, retr=False, address=WORK)
         events = self.trace(uidl, log=self.logs)
         self.assertEqual([e["event"] for e in events if e["address"] == ann.address],
-                         ["listed", "retrieved", "retrieved", "deleted", "undeleted", "stands"])
+                         ["listed", "retrieved", "listed", "retrieved", "deleted", "undeleted", "stands"])
         self.fleet.admin("account", "remove", ann.address, "--yes")
         self.sql("UPDATE removed SET purge_after = removed_at")
         self.reap()
@@ -109,10 +117,10 @@ class TraceTest(harness.FleetTest):
         self.assertEqual(kinds[:2], ["received", "stored"])
         self.assertEqual(kinds[-1], "unlinked")
         self.assertEqual(sorted(kinds), sorted(
-            ["received", "stored", "listed", "listed", "retrieved", "retrieved", "deleted",
+            ["received", "stored", "listed", "listed", "listed", "retrieved", "retrieved", "deleted",
              "deleted", "deleted", "undeleted", "account-removed", "unlinked"]))
         received, stored = events[:2]
-        self.assertEqual((received["node"], received["peer"]), ("deliver-2", "127.0.0.1"))
+        self.assertEqual((received["node"], received["peer"]), ("deliver2", SENDER))
         self.assertIn("from <", received["what"])
         self.assertIn("called itself", received["what"])
         self.assertRegex(stored["what"], r"volume 1: \d{8}/[0-9a-f]{2}/" + uidl)
@@ -124,10 +132,8 @@ class TraceTest(harness.FleetTest):
         by = [(e["event"], e["address"], e["peer"], e["node"]) for e in events
               if e["event"] in ("retrieved", "deleted")]
         self.assertEqual(by[:4], [
-            ("retrieved", ann.address, "127.0.0.1", "front-2"),
-            ("retrieved", ann.address, "127.0.0.1", "front-1"),
-            ("deleted", ann.address, "127.0.0.1", "front-1"),
-            ("deleted", ben.address, "127.0.0.1", "front-2")])
+            ("retrieved", ann.address, WORK, "frontend2"), ("retrieved", ann.address, HOME, "frontend1"),
+            ("deleted", ann.address, HOME, "frontend1"), ("deleted", ben.address, WORK, "frontend2")])
         self.assertIn("removed by operator", [e for e in events if e["event"] == "deleted"][2]["what"])
 
     def test_without_a_log(self):
@@ -138,7 +144,7 @@ class TraceTest(harness.FleetTest):
         events = self.trace(uidl)
         self.assertEqual([e["event"] for e in events], ["received", "stored", "deleted"])
         self.assertIn("can come back until", events[2]["what"])
-        self.assertEqual(events[2]["node"], "front-1")
+        self.assertEqual(events[2]["node"], "frontend1")
 
     def test_shared_file_is_unlinked_once(self):
         accounts = [self.account(f"share{n}") for n in range(3)]
@@ -159,7 +165,7 @@ class TraceTest(harness.FleetTest):
         kept, gone = self.new_message(ann), self.new_message(ann, node=1)
         self.delete(ann, gone, node=1)
         with self.pop3() as pop3:
-            with self.assertRaises(harness.Refused):
+            with self.assertRaises(Refused):
                 pop3.login(harness.Account(ann.address, "wrong"))
         self.wait_for("pop3.login", ann.address, "result=denied")
         self.wait_for("pop3.session", ann.address, "deleted=1")
@@ -167,13 +173,12 @@ class TraceTest(harness.FleetTest):
         messages = {e["id"]: e for e in events if e["event"] == "message"}
         self.assertEqual(set(messages), {kept, gone})
         self.assertIn("in the mailbox, on volume 1", messages[kept]["what"])
-        self.assertRegex(messages[gone]["what"], "retrieved 1 times.*deleted .*QUIT from 127.0.0.1")
-        self.assertEqual(messages[gone]["node"], "deliver-2")
+        self.assertRegex(messages[gone]["what"], "retrieved 1 times.*deleted .*QUIT from 198.51.100.1")
+        self.assertEqual(messages[gone]["node"], "deliver2")
         logins = [e for e in events if e["event"] == "login"]
         self.assertEqual(events[2:], logins)
         self.assertEqual([e["what"] for e in logins],
-                         ["ok, 1 messages", "ok, 2 messages",
-                          "ok, 2 messages; retrieved 1, deleted 1", "denied"])
+                         ["ok, 2 messages; retrieved 1, deleted 1", "denied"])
         self.assertEqual({e["address"] for e in logins}, {ann.address})
         # Nothing is from the time to come.
         self.assertEqual(self.trace(ann.address, "--since", "2100-01-01", log=self.logs), [])
@@ -190,7 +195,7 @@ class TraceTest(harness.FleetTest):
                   f'" id={uidl} result=ok x="']
         for name in forged:
             with self.pop3() as pop3:
-                with self.assertRaises(harness.Refused):
+                with self.assertRaises(Refused):
                     pop3.login(harness.Account(name, "wrong"))
         self.assertEqual(len(self.wait_for("pop3.login", uidl)), len(forged))
         now = self.trace(uidl, log=self.logs)
@@ -209,7 +214,7 @@ class TraceTest(harness.FleetTest):
         ann = self.account("quiet")
         uidl = self.new_message(ann)
         node = self.fleet.front_ends[0]
-        self.reload(node, {"pop3": {"log_messages": "no"}})
+        self.reload(node, {"pop3.log_messages": "no"})
         self.addCleanup(self.reload, node, {})
         self.delete(ann, uidl)
         self.assertFalse([line for line in self.lines("pop3.retr") if uidl in line])
@@ -222,14 +227,14 @@ class TraceTest(harness.FleetTest):
         with self.pop3(ann) as pop3:
             wanted = list(pop3.uidl().values())
             for number in range(1, 21):
-                pop3.dele(number)
+                pop3.ok(f"DELE {number}")
             pop3.quit()
         lines = self.wait_for("pop3.deleted", wanted[-1])
         lines = [line for line in self.lines("pop3.deleted")
                  if any(uidl in line for uidl in wanted)]
         self.assertEqual(len(lines), 3)
         found = [uidl for line in lines for uidl in re.fullmatch(
-            r".* info pop3\.deleted node=front-1 sid=\S+ mailbox=\d+ ids=([0-9a-z,]+)",
+            r".* info pop3\.deleted node=frontend1 sid=\S+ mailbox=\d+ ids=([0-9a-z,]+)",
             line)[1].split(",")]
         self.assertEqual(found, wanted)
 

@@ -8,7 +8,7 @@ import subprocess
 from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
 
 import harness
-from mail import Pop3, Refused, Smtp
+from mail import Pop3, Refused, Smtp, plain
 
 HELLO = b"Subject: hello\r\n\r\nhello\r\n"
 NOBODYS = "01hzy3abcdefghjkmnpqrstvwx"
@@ -55,10 +55,10 @@ class TraceTest(harness.FleetTest):
         pop3.login(account)
         return pop3
 
-    def new_message(self, *accounts, node=0):
+    def new_message(self, *accounts, node=0, message=HELLO):
         with Smtp(self.fleet.delivery_nodes[node].ports["smtp_proxy"],
                   preface=proxy_header(SENDER)) as smtp:
-            smtp.deliver(HELLO, [account.address for account in accounts])
+            smtp.deliver(message, [account.address for account in accounts])
             smtp.quit()
         return max(re.search(r" id=(\w{26}) ", line)[1] for line in self.wait_for("message"))
 
@@ -196,7 +196,7 @@ class TraceTest(harness.FleetTest):
         for name in forged:
             with self.pop3() as pop3:
                 with self.assertRaises(Refused):
-                    pop3.login(harness.Account(name, "wrong"))
+                    pop3.ok("AUTH PLAIN " + plain(name, "wrong"))
         self.assertEqual(len(self.wait_for("pop3.login", uidl)), len(forged))
         now = self.trace(uidl, log=self.logs)
         self.assertEqual([e["event"] for e in now], [e["event"] for e in before])
@@ -208,6 +208,19 @@ class TraceTest(harness.FleetTest):
         self.trace("word", code=EX_DATAERR)
         self.trace(f"nobody@{harness.DOMAIN}", code=EX_NOUSER)
         self.trace(NOBODYS, log="/nowhere", code=EX_NOINPUT)
+
+    def test_half_a_message(self):
+        """A client that goes in the middle has not got it."""
+        ann = self.account("half")
+        uidl = self.new_message(ann, message=HELLO + 500000 * b"0123456789abcde\r\n")
+        with self.client(ann, HOME) as pop3:
+            pop3.ok("RETR 1")
+            pop3.line()
+            pop3.reset()
+        self.wait_for("pop3.retr", uidl, "whole=no")
+        retrieved = [e for e in self.trace(uidl, log=self.logs) if e["event"] == "retrieved"]
+        self.assertEqual([e["peer"] for e in retrieved], [HOME])
+        self.assertIn("not all of it", retrieved[0]["what"])
 
     def test_no_lines_for_messages(self):
         """pop3.log_messages = no."""

@@ -26,8 +26,8 @@ struct message_file {
     size_t n_mailboxes;
     char *reverse_path; /* that it names */
     uint64_t octets;    /* of the message, when it is complete */
-    bool envelope; /* one was found that makes sense, */
-    bool complete; /* and its message was received to its end */
+    bool envelope;      /* one was found that makes sense, */
+    bool complete;      /* and its message was received to its end */
 };
 
 /* EX_OK, whatever the volumes say; or a code after a message. Then there is nothing to free. */

@@ -227,5 +227,6 @@ int main(void)
         cmocka_unit_test(test_not_whole), cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_folder),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

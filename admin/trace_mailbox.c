@@ -182,7 +182,8 @@ static void take_login(struct question *q, const struct log_line *l)
         struct trace_session *s = trace_session(&q->sessions, key);
         trace_session_login(s, l);
         e->session = s;
-        trace_say(e, ", %llu messages", (unsigned long long)one.messages);
+        trace_say(e, ", %llu message%s", (unsigned long long)one.messages,
+                  one.messages == 1 ? "" : "s");
     }
 }
 
@@ -324,8 +325,8 @@ static void tell_message(void *thing, void *arg)
     }
     if (s->retrieved) {
         trace_time(s->retrieved_ms, time);
-        trace_say(e, "retrieved %llu times, last %s from %s; ", (unsigned long long)s->retrieved,
-                  time, s->retrieved_by);
+        trace_say(e, "retrieved %llu time%s, last %s from %s; ", (unsigned long long)s->retrieved,
+                  s->retrieved == 1 ? "" : "s", time, s->retrieved_by);
     }
     if (s->stands) {
         trace_say(e, "in the mailbox, on volume %lld", (long long)s->volume);

@@ -103,7 +103,8 @@ static void take_message(struct question *q, const struct log_line *l)
     struct trace_event *e = trace_add(&q->events, TRACE_RECEIVED, q->arrived_ms);
     snprintf(e->key, sizeof e->key, "%s", key);
     snprintf(e->peer, sizeof e->peer, "%s", peer);
-    trace_say(e, "from <%s>, %llu recipients", from, (unsigned long long)rcpts);
+    trace_say(e, "from <%s>, %llu recipient%s", from, (unsigned long long)rcpts,
+              rcpts == 1 ? "" : "s");
     snprintf(q->received_by, sizeof q->received_by, "%s", key);
     trace_session(&q->sessions, key);
     bool stored = log_line_number(l, "volume", &volume);
@@ -357,9 +358,9 @@ static void take_row(struct question *q, const PGresult *r, int i, bool past)
             snprintf(d->node_sid, sizeof d->node_sid, "%s", by + 5);
             trace_session(&q->sessions, d->node_sid);
         }
-        d->kind = mailbox == 0 || seq == 0    ? TRACE_GIVEN_UP
-                  : strcmp(by, "expire") == 0 ? TRACE_EXPIRED
-                                              : TRACE_DELETED;
+        d->kind = mailbox == 0 || seq == 0     ? TRACE_GIVEN_UP
+                  : strcmp(by, "expired") == 0 ? TRACE_EXPIRED
+                                               : TRACE_DELETED;
     }
     d->ledger = true;
     d->claimed = past || pg_get_i64(r, i, 5) != 0;
@@ -506,7 +507,8 @@ static void tell_listings(struct question *q)
         }
         e->session = s;
         e->mailbox = x->mailbox;
-        trace_say(e, "by a login, among %llu messages", (unsigned long long)x->messages);
+        trace_say(e, "by a login, among %llu message%s", (unsigned long long)x->messages,
+                  x->messages == 1 ? "" : "s");
         if (x->sessions > 1) {
             trace_time(x->last_ms, last);
             trace_say(e, "; from there %llu more times until %s",

@@ -173,7 +173,7 @@ class TraceTest(harness.FleetTest):
         messages = {e["id"]: e for e in events if e["event"] == "message"}
         self.assertEqual(set(messages), {kept, gone})
         self.assertIn("in the mailbox, on volume 1", messages[kept]["what"])
-        self.assertRegex(messages[gone]["what"], "retrieved 1 times.*deleted .*QUIT from 198.51.100.1")
+        self.assertRegex(messages[gone]["what"], "retrieved 1 time,.*deleted .*QUIT from 198.51.100.1")
         self.assertEqual(messages[gone]["node"], "deliver2")
         logins = [e for e in events if e["event"] == "login"]
         self.assertEqual(events[2:], logins)
@@ -182,6 +182,38 @@ class TraceTest(harness.FleetTest):
         self.assertEqual({e["address"] for e in logins}, {ann.address})
         # Nothing is from the time to come.
         self.assertEqual(self.trace(ann.address, "--since", "2100-01-01", log=self.logs), [])
+
+    def test_refused(self):
+        """What was never stored, from a journal in which strangers have their say as well."""
+        at = "2026-01-31T12:00:00"
+        front = f"{at}+0000 host mailfleet-deliver[7]: {at}"
+        lines = [
+            f'{front}.100Z info filter.verdict node=d sid=1 milter=clam id={NOBODYS} '
+            'verdict=reject text="a \\"virus\\""',
+            f"{front}.200Z info message node=d sid=1 id={NOBODYS} peer={SENDER} from=a@b.example "
+            "rcpts=2 mailboxes=2 octets=7 result=filtered to=1,2",
+            f"{front}.300Z info smtp.session node=d sid=1 peer={SENDER} helo=b.example tls=no",
+            f"{at}+0000 host sshd[7]: {at}.400Z info reap.unlinked id={NOBODYS} volume=1",
+            f"{front}.500Z info reap.unlinked id={NOBODYS} volume",  # was not written to its end
+        ]
+        events = self.trace(NOBODYS, log="-", stdin="".join(f"{x}\n" for x in lines).encode())
+        self.assertEqual(sorted((e["event"], e["node"], e["what"]) for e in events), [
+            ("filtered", "d", 'reject by clam: a "virus"'),
+            ("received", "d", "from <a@b.example>, 2 recipients, by a client that called itself "
+                              "b.example"),
+            ("refused", "d", "not accepted: filtered")])
+
+    def test_expired(self):
+        ann = self.account("reader", "--read-retention", "0")
+        uidl = self.new_message(ann)
+        with self.client(ann, HOME) as pop3:
+            pop3.retr(1)
+            pop3.quit()
+        def look():
+            self.reap()
+            self.assertEqual([e["event"] for e in self.trace(uidl, log=self.logs)],
+                             ["received", "stored", "listed", "retrieved", "expired"])
+        self.eventually(20, look)  # what was read is noted behind the reply
 
     # --- hostile and wrong ----------------------------------------------------------------------
 

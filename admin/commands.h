@@ -27,6 +27,8 @@ command_fn command_alias_add, command_alias_remove, command_alias_list;
 command_fn command_volume_add, command_volume_list, command_volume_set;
 /* fsck_command.c */
 command_fn command_fsck;
+/* drain.c */
+command_fn command_volume_drain, command_volume_rebalance;
 /* messages.c */
 command_fn command_messages;
 /* import.c */

@@ -40,7 +40,8 @@ static void add_due(struct sums *s)
 }
 
 /*
- * A row of a shared file counts as its share of it: the file goes with the last one. Stretches end
+ * A row of a shared file counts as its share of it: the file goes with the last one. Copies that
+ * moving files has left (mailbox 0) do not count: that mail stands on another volume. Stretches end
  * where unlink_after changes, so no row is passed or met twice.
  */
 static int sum_ledger(struct sums *s)
@@ -53,8 +54,9 @@ static int sum_ledger(struct sums *s)
                      "     WHERE unlink_after > $1::text::timestamptz"
                      "       AND unlink_after <= ms_time($2)"
                      "     ORDER BY unlink_after LIMIT $3) rows)"
-                     "SELECT l.volume_id, sum((l.size::bigint + l.skip) / CASE WHEN l.shared"
-                     "           THEN greatest(coalesce(b.refs, 1), 1) ELSE 1 END)::bigint,"
+                     "SELECT l.volume_id, sum(CASE WHEN l.mailbox_id = 0 THEN 0"
+                     "           ELSE (l.size::bigint + l.skip) / CASE WHEN l.shared"
+                     "           THEN greatest(coalesce(b.refs, 1), 1) ELSE 1 END END)::bigint,"
                      "       min(e.upto)::text"
                      "  FROM stretch e JOIN ledger l ON l.unlink_after > $1::text::timestamptz"
                      "                              AND l.unlink_after <= e.upto"

@@ -61,6 +61,7 @@ struct reaper {
     int64_t until;        /* rows are due that were so then */
     uint64_t left;        /* rows it may still take */
     size_t most;          /* in one go */
+    bool copies;          /* the victims are what moving files has left: no fuse counts them */
     struct progress pace; /* files */
     size_t pending;
     uint64_t expired, rows, files, failed;
@@ -120,7 +121,9 @@ static void count_unlink(struct reaper *r, const struct victim *v)
     char id[BLOB_ID_CHARS + 1];
     blob_id_text(&v->blob, id);
     if (v->err == ERR_OK) {
-        spend(r, v);
+        if (!r->copies) {
+            spend(r, v);
+        }
         r->files++;
         LOG(LOG_INFO, "reap.unlinked", F_STR("id", id), F_U64("volume", v->volume),
             F_U64("octets", v->octets));
@@ -273,7 +276,9 @@ static enum err end_rows(struct reaper *r, int64_t mailbox, const struct victim 
     if (ended == 0) {
         return ERR_OK;
     }
-    add_reaped(r, v, n);
+    if (!r->copies) {
+        add_reaped(r, v, n);
+    }
     enum err e = admin_run(r->admin, PG_WRITE);
     r->rows += e == ERR_OK && !free_files ? ended : 0;
     return e;
@@ -345,6 +350,7 @@ static enum err claim(struct reaper *r, int64_t mailbox)
 /* EX_OK when the mailbox has no more that is due. */
 static int reap_mailbox(struct reaper *r, int64_t mailbox)
 {
+    r->copies = mailbox == 0;
     do {
         if (claim(r, mailbox) != ERR_OK) {
             return admin_fail_reply(r->admin, "ledger");
@@ -432,6 +438,7 @@ static int reap_shared(struct reaper *r)
 {
     struct admin *a = r->admin;
     struct blob_id last = { 0 };
+    r->copies = false;
     do {
         uint64_t files = r->files;
         find_usable(r);

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "commands.h"
+#include "drain.h"
 #include "store/nfs_url.h"
 #include "store/spool.h"
 #include "table.h"
@@ -201,15 +202,23 @@ int command_volume_list(struct admin *a, const struct args *args)
         { "free_floor", "FREE FLOOR", COLUMN_NUMBER },
         { "uuid", "UUID", COLUMN_TEXT },
         { "url", "URL", COLUMN_TEXT },
+        { "messages", "MESSAGES", COLUMN_NUMBER }, /* these two with --scan */
+        { "octets", "OCTETS", COLUMN_NUMBER },
     };
-    (void)args;
     struct volume *v;
+    struct volume_usage *usage = NULL;
     size_t n;
     int code = admin_volumes(a, &v, &n);
+    if (code == EX_OK && args->opt[ARG_scan]) {
+        code = volume_usage_read(a, v, n, &usage);
+        if (code != EX_OK) {
+            free(v);
+        }
+    }
     if (code != EX_OK) {
         return code;
     }
-    struct table *t = table_new(columns, ARRAY_LEN(columns));
+    struct table *t = table_new(columns, ARRAY_LEN(columns) - (usage ? 0 : 2));
     for (size_t i = 0; i < n; i++) {
         table_number(t, v[i].volume_id);
         table_text(t, v[i].state < ARRAY_LEN(state_names) ? span_str(state_names[v[i].state])
@@ -219,7 +228,12 @@ int command_volume_list(struct admin *a, const struct args *args)
         table_number(t, v[i].free_floor);
         table_text(t, span_str(v[i].uuid));
         table_text(t, span_str(v[i].url));
+        if (usage) {
+            table_number(t, usage[i].pointers);
+            table_number(t, usage[i].octets);
+        }
     }
+    free(usage);
     free(v);
     table_print(t, a->json, "no volumes: mailfleet volume add URL", stdout);
     table_free(&t);

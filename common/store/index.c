@@ -388,6 +388,8 @@ static void on_has(void *arg, const struct pg_reply *r)
     enum err e = call_err(c, r);
     if (e == ERR_OK && PQntuples(r->r[0]) == 0) {
         e = ERR_NOTFOUND;
+    } else if (e == ERR_OK && !pg_get_i64(r->r[0], 0, 0)) {
+        e = ERR_TEMP;
     }
     if (!c->op.cancelled) {
         c->done.done(c->op.arg, e);
@@ -402,10 +404,12 @@ struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer
     struct pg_batch *b = pg_batch_new();
     c->done.done = done;
     c->mailbox_id = mailbox_id;
-    pg_stmt(b, "SELECT seq FROM message WHERE mailbox_id = $1 AND seq = $2 AND blob_id = $3");
+    pg_stmt(b, "SELECT volume_id = $4 FROM message"
+               " WHERE mailbox_id = $1 AND seq = $2 AND blob_id = $3");
     add_mailbox(b, mailbox_id);
     pg_i64(b, (int64_t)p->seq);
     pg_uuid(b, &p->id);
+    pg_i64(b, p->volume);
     return call_submit(ix, c, PG_READ, b, on_has);
 }
 
@@ -782,19 +786,22 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
     struct pg_batch *b = pg_batch_new();
     int64_t *seqs = NEW_ARRAY(int64_t, n);
     struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
+    int64_t *volumes = NEW_ARRAY(int64_t, n);
     c->done.changed = done;
     c->mailbox_id = mailbox_id;
     for (size_t i = 0; i < n; i++) {
         CHECK(handles[i].n <= HANDLE_MAX);
         seqs[i] = (int64_t)msgs[i].seq;
         ids[i] = msgs[i].id;
+        volumes[i] = msgs[i].volume;
     }
     /* LATERAL, so that each handle costs a look into the index, whatever the statistics say. */
     pg_stmt(b, "UPDATE message m SET handle = f.handle"
-               "  FROM unnest($2, $3, $4) AS f (seq, blob_id, handle),"
+               "  FROM unnest($2, $3, $4, $5) AS f (seq, blob_id, handle, volume_id),"
                "       LATERAL (SELECT o.seq FROM message o"
                "                 WHERE o.mailbox_id = $1 AND o.seq = f.seq"
-               "                   AND o.blob_id = f.blob_id AND o.handle <> f.handle"
+               "                   AND o.blob_id = f.blob_id AND o.volume_id = f.volume_id"
+               "                   AND o.handle <> f.handle"
                "                   FOR NO KEY UPDATE SKIP LOCKED) AS locked"
                " WHERE m.mailbox_id = $1 AND m.seq = locked.seq"
                " RETURNING m.seq");
@@ -802,6 +809,8 @@ struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct
     pg_i64s(b, seqs, n);
     pg_uuids(b, ids, n);
     pg_byteas(b, handles, n);
+    pg_i64s(b, volumes, n);
+    free(volumes);
     free(seqs);
     free(ids);
     return call_submit(ix, c, PG_WRITE, b, on_handles);

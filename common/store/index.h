@@ -116,17 +116,18 @@ struct op *index_discard(struct index *ix, uint64_t mailbox_id, const struct poi
                          uint64_t grace_ms, struct span by, index_done_fn *done, void *arg);
 
 /*
- * Gives n pointers, named by (seq, id), the handles that their files were found by; changed is how
- * many had another one. A pointer that is not there any more, or that somebody changes or deletes
- * just now, is passed over and no error: a handle is a hint, and a wrong one is found again. n may
- * be 0. A handle has HANDLE_MAX octets or fewer.
+ * Gives n pointers, named by (seq, id, volume), the handles that their files were found by; changed
+ * is how many had another one. A pointer that is not there any more, or that somebody changes or
+ * deletes just now, is passed over and no error: a handle is a hint, and a wrong one is found
+ * again. n may be 0. A handle has HANDLE_MAX octets or fewer.
  */
 typedef void index_changed_fn(void *arg, enum err e, size_t changed);
 struct op *index_set_handles(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
                              const struct span *handles, size_t n, index_changed_fn *done,
                              void *arg);
 
-/* Does this pointer still stand? OK, NOTFOUND, or a fault. */
+/* Does this pointer still stand? OK, NOTFOUND, TEMP (its file was moved to another volume), or a
+ * fault. */
 struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer *p,
                      index_done_fn *done, void *arg);
 

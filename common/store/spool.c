@@ -52,6 +52,19 @@ bool spool_volume_ready(const struct spool *s, uint16_t volume)
     return volumes_ready(s->volumes, volume);
 }
 
+bool spool_volume_listed(const struct spool *s, uint16_t volume)
+{
+    return volumes_listed(s->volumes, volume);
+}
+
+uint16_t spool_choose(struct spool *s, const uint16_t *tried, size_t n)
+{
+    struct backend *b = volumes_choose(s->volumes, tried, n);
+    uint16_t volume = b ? b->volume_id : 0;
+    backend_unref(&b);
+    return volume;
+}
+
 bool spool_volume_used(const struct spool *s, uint16_t volume, uint64_t *used)
 {
     return volumes_used(s->volumes, volume, used);

@@ -62,6 +62,10 @@ void spool_close(struct spool **s);
 void spool_set_volumes(struct spool *s, const struct volume *v, size_t n);
 /* Its sentinel has been looked at and found right: for who would rather wait than fail. */
 bool spool_volume_ready(const struct spool *s, uint16_t volume);
+/* It is listed, well or not: what lies there can be asked for. */
+bool spool_volume_listed(const struct spool *s, uint16_t volume);
+/* Where a new file would go now, by weight, among others than the n tried ones; 0: nowhere. */
+uint16_t spool_choose(struct spool *s, const uint16_t *tried, size_t n);
 /* Octets in use on the volume's file system, whatever they are, at the last look. False: it is not
  * ready. */
 bool spool_volume_used(const struct spool *s, uint16_t volume, uint64_t *used);

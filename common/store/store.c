@@ -14,10 +14,11 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "store/listing.h"
+#include "store/nfs_handle.h"
 #include "store/store_parts.h"
 
-#define VOLUMES_EVERY_MS 10000 /* how late a node learns of a new volume or state */
-#define VOLUMES_RETRY_MS 1000  /* while the database can't be asked */
+#define VOLUMES_EVERY_MS 5000 /* how late a node learns of a new volume or state */
+#define VOLUMES_RETRY_MS 1000 /* while the database can't be asked */
 #define CACHED_LIST_MAX  (48u * 1024 * 1024)
 #define CACHED_ENTRY_MAX (512u * 1024)
 #define EXPUNGE_TRIES    3
@@ -438,7 +439,9 @@ struct op *store_room(struct store *s, const uint64_t *mailboxes, size_t n, uint
 struct store_reader {
     struct store *store;
     struct spool_reader *reader;
-    struct op *has;
+    struct op *has;     /* whether the pointer stands */
+    struct op *volumes; /* asked for anew */
+    struct nfs_handle handle;
     store_read_fn *fn;
     void *arg;
     uint64_t mailbox_id;
@@ -487,6 +490,23 @@ static void on_reader_piece(void *arg, enum err e, struct span piece, bool last)
     }
 }
 
+static void reader_begin(struct store_reader *r)
+{
+    r->reader =
+        spool_read(r->store->spool, &r->pointer, nfs_handle_span(&r->handle), on_reader_piece, r);
+}
+
+/* Another node has stored on a volume that is new, and this one has not heard of it yet. */
+static void on_reader_volumes(void *arg, enum err e, const struct volume *v, size_t n)
+{
+    struct store_reader *r = arg;
+    r->volumes = NULL;
+    if (e == ERR_OK) {
+        spool_set_volumes(r->store->spool, v, n);
+    }
+    reader_begin(r); /* a volume that is not known now either is TEMP */
+}
+
 struct store_reader *store_read(struct store *s, const struct maildrop *m, size_t i,
                                 store_read_fn *fn, void *arg)
 {
@@ -494,7 +514,12 @@ struct store_reader *store_read(struct store *s, const struct maildrop *m, size_
     *r = (struct store_reader){
         .store = s, .fn = fn, .arg = arg, .mailbox_id = m->mailbox_id, .pointer = m->msgs[i]
     };
-    r->reader = spool_read(s->spool, &r->pointer, maildrop_handle(m, i), on_reader_piece, r);
+    nfs_handle_set(&r->handle, maildrop_handle(m, i));
+    if (spool_volume_listed(s->spool, r->pointer.volume)) {
+        reader_begin(r);
+    } else {
+        r->volumes = index_volumes(s->index, on_reader_volumes, r);
+    }
     return r;
 }
 
@@ -512,6 +537,7 @@ void store_read_close(struct store_reader **pr)
     *pr = NULL;
     spool_read_close(&r->reader);
     op_cancel(&r->has);
+    op_cancel(&r->volumes);
     free(r);
 }
 

@@ -301,6 +301,11 @@ struct backend *volumes_find(struct volumes *vs, uint16_t volume_id)
     return m && m->backend ? backend_ref(m->backend) : NULL;
 }
 
+bool volumes_listed(const struct volumes *vs, uint16_t volume_id)
+{
+    return find(vs, volume_id);
+}
+
 bool volumes_ready(const struct volumes *vs, uint16_t volume_id)
 {
     const struct mount *m = find(vs, volume_id);

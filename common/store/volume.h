@@ -28,6 +28,8 @@ struct backend *volumes_find(struct volumes *vs, uint16_t volume_id);
  * active, well and above their free-space floor, and not among the n tried. NULL: there is none.
  */
 struct backend *volumes_choose(struct volumes *vs, const uint16_t *tried, size_t n);
+/* It is listed, and can be used or not. */
+bool volumes_listed(const struct volumes *vs, uint16_t volume_id);
 /* It is listed, and its sentinel was found right at the last look. */
 bool volumes_ready(const struct volumes *vs, uint16_t volume_id);
 /* Octets in use at the last look; false: it is not ready. */

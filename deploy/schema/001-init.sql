@@ -164,7 +164,8 @@ CREATE TABLE read_mark (
 );
 
 -- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
--- file that was given up, or a recipient of a shared file without room. A row can go back while
+-- file that was given up, or a recipient of a shared file without room. mailbox_id is 0 of copies that
+-- moving a file to another volume has left: see mark_copy(). A row can go back while
 -- claimed_at is NULL; then a reaper has it.
 CREATE TABLE ledger (
     mailbox_id   bigint      NOT NULL,
@@ -758,6 +759,112 @@ BEGIN
         UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs + n, octets = b.octets + len
          WHERE b.mailbox_id = box;
     END IF;
+    RETURN n;
+END $$;
+
+-- Moving a file to another volume (`mailfleet volume drain`). Its copies are rows of mailbox 0, which
+-- nobody is, so that the reaper ends them:
+--   seq = volume    a complete copy: where the file was before it was moved;
+--   seq = -volume   one that is being made, or was when its maker died.
+-- As long as such a row stands, no pointer and no other row that may become one names the file at that
+-- place: mark_copy() sees to it that the pointer is elsewhere, and move_file() takes the row away, or
+-- moves nothing when a reaper has it.
+
+-- Says that a copy is going to be made of the file of this pointer. 0: the pointer is not, or not there,
+-- any more. 1: it may be made. 2: a complete one stands there, and can be used. 3: neither, now.
+CREATE FUNCTION mark_copy(box bigint, place bigint, blob uuid, old_vol bigint, new_vol bigint,
+                          now_ms bigint, keep_ms bigint, who text)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    m message;
+    r ledger;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    SELECT * INTO m FROM message o
+     WHERE o.mailbox_id = box AND o.seq = place AND o.blob_id = blob AND o.volume_id = old_vol;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    SELECT * INTO r FROM ledger l
+     WHERE l.mailbox_id = 0 AND l.blob_id = blob AND l.seq IN (new_vol, -new_vol)
+     ORDER BY l.seq LIMIT 1;
+    IF FOUND THEN
+        RETURN CASE WHEN r.seq > 0 AND r.claimed_at IS NULL THEN 2 ELSE 3 END;
+    END IF;
+    INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
+                        deleted_at, unlink_after, by_whom)
+    VALUES (0, blob, -new_vol, m.size, m.skip, new_vol, false,
+            ms_time(now_ms), ms_time(now_ms + keep_ms), who)
+    ON CONFLICT DO NOTHING;
+    RETURN CASE WHEN FOUND THEN 1 ELSE 3 END;
+END $$;
+
+-- The copy is complete and compared: the pointers follow it; returns how many. boxes: the mailboxes that
+-- the envelope names, or, when the file is not shared, the one whose pointer has this place. Of a shared
+-- file the rows of those who have deleted it follow, too, since undelete() makes pointers of them; of one
+-- that is not there is none, as a pointer stands. MF002: there is nothing to move any more, or a reaper
+-- has the copy. Ledger rows come before blob_shared, as for release() and unshare().
+CREATE FUNCTION move_file(boxes bigint[], place bigint, blob uuid, old_vol bigint, new_vol bigint,
+                          fh bytea, many boolean, now_ms bigint, grace_ms bigint, who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n     bigint;
+    named bigint;
+    len   integer;
+    head  integer;
+    moved bigint[];
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
+        FOR NO KEY UPDATE;
+    DELETE FROM ledger l
+     WHERE l.mailbox_id = 0 AND l.blob_id = blob AND l.seq IN (new_vol, -new_vol)
+       AND l.claimed_at IS NULL;
+    IF NOT FOUND OR EXISTS (SELECT FROM ledger l WHERE l.mailbox_id = 0 AND l.blob_id = blob
+                                                   AND l.seq IN (new_vol, -new_vol)) THEN
+        RAISE EXCEPTION 'no copy of % on volume %', blob, new_vol USING ERRCODE = 'MF002';
+    END IF;
+    IF many THEN
+        WITH gone AS (
+            UPDATE message m SET volume_id = new_vol, handle = fh
+             WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.volume_id = old_vol
+               AND m.shared
+            RETURNING m.mailbox_id, m.size, m.skip
+        )
+        SELECT count(*), max(g.size), max(g.skip), array_agg(g.mailbox_id)
+          INTO n, len, head, moved FROM gone g;
+    ELSE
+        UPDATE message m SET volume_id = new_vol, handle = fh
+         WHERE m.mailbox_id = boxes[1] AND m.seq = place AND m.blob_id = blob
+           AND m.volume_id = old_vol AND NOT m.shared
+        RETURNING 1, m.size, m.skip, boxes INTO n, len, head, moved;
+    END IF;
+    IF coalesce(n, 0) = 0 THEN
+        RAISE EXCEPTION 'no pointer to % on volume %', blob, old_vol USING ERRCODE = 'MF002';
+    END IF;
+    UPDATE mailbox b SET version = b.version + 1 WHERE b.mailbox_id = ANY (moved);
+    IF many THEN
+        UPDATE ledger l SET volume_id = new_vol, handle = fh
+         WHERE l.mailbox_id = ANY (boxes) AND l.blob_id = blob AND l.volume_id = old_vol
+           AND l.shared;
+        PERFORM FROM blob_shared s WHERE s.blob_id = blob FOR UPDATE;
+        SELECT (SELECT count(*) FROM message m
+                 WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.shared
+                   AND m.volume_id = new_vol)
+             + (SELECT count(*) FROM ledger l
+                 WHERE l.mailbox_id = ANY (boxes) AND l.blob_id = blob AND l.shared
+                   AND l.volume_id = new_vol)
+          INTO named;
+        UPDATE blob_shared s SET volume_id = new_vol
+         WHERE s.blob_id = blob AND s.volume_id = old_vol AND s.refs = named;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'file % is not named by what its envelope and blob_shared say', blob
+                USING ERRCODE = 'data_corrupted';
+        END IF;
+    END IF;
+    INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
+                        deleted_at, unlink_after, by_whom)
+    VALUES (0, blob, old_vol, len, head, old_vol, false,
+            ms_time(now_ms), ms_time(now_ms + grace_ms), who);
     RETURN n;
 END $$;
 

@@ -1,0 +1,493 @@
+#!/usr/bin/python3 -B
+"""A volume is emptied while mail is served: each message stays what it was, wherever the command is
+killed, whoever deletes and undeletes meanwhile; the old files go by the reaper, after the grace. On
+local folders and on an NFS server."""
+
+import random
+import re
+import shutil
+import signal
+import threading
+from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
+
+import harness
+import test_ledger
+from mail import Refused
+from messages import some_messages
+from test_ledger import uuid_of
+
+DAY = 24 * 60 * 60
+
+
+class DrainTest(test_ledger.LedgerTest):
+    time_limit = 200
+    settings = {"spool.grace": "10d"}
+
+    def setUp(self):
+        """Every volume is active, and nothing is left of what earlier tests have moved."""
+        for volume in self.volumes():
+            self.run_admin("volume", "set", volume, "--state", "active", "--weight", "100")
+        self.pass_time(60 * DAY)
+        self.reap("--no-fuse")
+
+    def volumes(self):
+        return [row["id"] for row in self.json("volume", "list")]
+
+    def at(self, volume):
+        return self.folders[volume]
+
+    def files_on(self, volume):
+        return {path.name: path for path in self.at(volume).rglob("*")
+                if harness.MESSAGE_FILE.fullmatch(path.name)}
+
+    def only(self, volume):
+        """New mail goes there alone, on every node when this returns."""
+        for other in self.volumes():
+            self.run_admin("volume", "set", other, "--weight", "100" if other == volume else "0")
+        probe = self.account(f"probe{random.getrandbits(40)}")
+
+        def goes_there():
+            for node in 0, 1:
+                self.deliver(b"Subject: probe\r\n\r\n\r\n", probe, node=node)
+            self.assertEqual([row["volume"] for row in
+                              self.json("messages", probe.address)[-2:]], [volume] * 2)
+
+        self.eventually(30, goes_there)
+        for other in self.volumes():
+            self.run_admin("volume", "set", other, "--weight", "100")
+
+    def drain(self, volume, *words, code=EX_OK, env=None):
+        done = self.run_admin("volume", "drain", volume, "--yes", "--json", *words, env=env)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.said = done.stderr
+        return done
+
+    def on(self, volume):
+        return self.count(f"message WHERE volume_id = {volume}")
+
+    def content(self, account, node=0):
+        """uidl -> octets as served."""
+        with self.eventually(40, lambda: self.pop3(account, node)) as pop3:
+            content = {uidl: pop3.retr(number) for number, uidl in pop3.uidl().items()}
+            pop3.quit()
+        return content
+
+    def everything(self, accounts):
+        return [list(self.content(account, node).items()) for account in accounts
+                for node in (0, 1)]
+
+    def nothing_dangles(self):
+        """Each pointer's file stands where it says; no file stands that nothing names."""
+        named = {(int(volume), blob.replace("-", "")) for volume, blob in self.fleet.sql(
+            "SELECT volume_id, blob_id FROM message UNION SELECT volume_id, blob_id FROM ledger "
+            "UNION SELECT volume_id, blob_id FROM blob_shared")}
+        pointed = {(int(volume), blob.replace("-", "")) for volume, blob in self.fleet.sql(
+            "SELECT volume_id, blob_id FROM message")}
+        stand = {(volume, uuid_of(name)) for volume in self.volumes()
+                 for name in self.files_on(volume)}
+        self.assertEqual(pointed - stand, set(), "dangling pointers")
+        self.assertEqual(stand - named, set(), "orphans")
+        self.assertEqual(self.fleet.sql("""
+            SELECT m.blob_id FROM message m JOIN blob_shared s ON s.blob_id = m.blob_id
+             WHERE m.shared AND m.volume_id <> s.volume_id"""), [])
+        self.assertEqual(self.fleet.sql("""
+            SELECT m.blob_id FROM message m JOIN ledger l ON l.blob_id = m.blob_id
+             WHERE l.mailbox_id = 0 AND l.volume_id = m.volume_id"""), [],
+                         "the reaper would unlink what a pointer names")
+
+    def fill(self, name, count=12, volume=1):
+        """Three accounts, on this volume: own mail, mail that they share, long mail, and mail that
+        kept the UIDL of another server."""
+        self.only(volume)
+        accounts = [self.account(f"{name}{n}") for n in range(3)]
+        for n, message in enumerate(some_messages(name, count)):
+            to = accounts if n % 3 == 0 else [accounts[n % 3]]
+            with self.lmtp(n % 2) as lmtp:
+                lmtp.deliver(message, [account.address for account in to])
+        self.deliver(b"Subject: long\r\n\r\n" + b"x" * 70 * 1024 * 16 + b"\r\n", accounts[0])
+        self.deliver(b"Subject: long\r\n\r\n" + b"y" * 400 * 1024 + b"\r\n", *accounts[1:])
+        self.fleet.sql(f"""UPDATE message SET uidl = 'from-the-old-server' WHERE seq = 2 AND
+                           mailbox_id = (SELECT mailbox_id FROM account
+                                          WHERE addr = '{accounts[0].address}')""")
+        self.run_admin("epoch")
+        self.eventually(20, lambda: self.assertIn("from-the-old-server",
+                                                  self.uidls(accounts[0])))
+        return accounts
+
+
+class Drain(DrainTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folders = {1: cls.fleet.spool}
+        for number in 2, 3:
+            cls.folders[number] = cls.fleet.state / "spool" / f"volume{number}"
+            cls.fleet.make_dir(cls.folders[number], cls.fleet.user, 0o750)
+            cls.fleet.admin("volume", "add", f"file://{cls.folders[number]}")
+
+    def files_on(self, volume):
+        """Not those of a volume whose folder lies in this one's."""
+        return {name: path for name, path in super().files_on(volume).items()
+                if volume != 1 or not any(path.is_relative_to(self.folders[other])
+                                          for other in (2, 3))}
+
+    def test_nothing_without_yes(self):
+        self.fill("asked", 3)
+        before = self.fleet.sql("SELECT mailbox_id, seq, volume_id FROM message ORDER BY 1, 2")
+        done = self.run_admin("volume", "drain", 1)
+        self.assertEqual((done.returncode, done.stdout), (EX_OK, ""), done.stderr)
+        self.assertIn(f"the files of {self.on(1)} pointers", done.stderr)
+        done = self.run_admin("volume", "rebalance")
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        self.assertIn("octets would be moved", done.stderr)
+        self.assertEqual(self.fleet.sql("SELECT mailbox_id, seq, volume_id FROM message "
+                                        "ORDER BY 1, 2"), before)
+        self.assertEqual({row["state"] for row in self.json("volume", "list")}, {"active"})
+        scanned = {row["id"]: row for row in self.json("volume", "list", "--scan")}
+        self.assertEqual(scanned[1]["messages"], self.on(1))
+        self.assertEqual(scanned[1]["octets"], int(self.fleet.sql(
+            "SELECT sum(size::bigint + skip) FROM message WHERE volume_id = 1")[0][0]))
+
+    def test_what_can_not_be_done(self):
+        for code, says, *words in (
+                (EX_NOUSER, "no such volume", "drain", 99),
+                (EX_DATAERR, "is a number", "drain", "x"),
+                (EX_DATAERR, "--jobs", "drain", 1, "--jobs", "65"),
+                (EX_DATAERR, "--jobs", "drain", 1, "--jobs", "0"),
+                (EX_DATAERR, "--rate", "rebalance", "--rate", "-1"),
+                (EX_USAGE, "usage", "drain")):
+            done = self.run_admin("volume", *words, "--yes")
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(says, done.stderr)
+        self.run_admin("volume", "set", 2, "--state", "readonly")
+        self.run_admin("volume", "set", 3, "--weight", "0")
+        self.drain(1, code=EX_UNAVAILABLE)
+        self.assertIn("no other active volume", self.said)
+        self.assertEqual(self.json("volume", "list")[0]["state"], "active")
+
+    def test_while_mail_comes_is_read_and_deleted(self):
+        accounts = self.fill("busy", 24)
+        kept, deleter, flow = accounts[:2], accounts[2], self.account("flow")
+        before = self.everything(kept)
+        files = set(self.files_on(1))
+        ended, faults, sent = threading.Event(), [], []
+
+        def repeat(work):
+            def run():
+                rng = random.Random(work.__name__)
+                while not ended.is_set():
+                    try:
+                        work(rng)
+                    except Refused as refused:
+                        if "[IN-USE]" not in refused.reply:
+                            faults.append(f"{work.__name__}: {refused.reply}")
+                    except (AssertionError, OSError, EOFError) as error:
+                        faults.append(f"{work.__name__}: {error!r}")
+            return threading.Thread(target=run)
+
+        def deliver(rng):
+            message = b"Subject: %d\r\n\r\nhello\r\n" % len(sent)
+            self.deliver(message, flow, node=rng.randrange(2))
+            sent.append(message)
+
+        def read(rng):
+            who = rng.randrange(2)
+            with self.pop3(kept[who], rng.randrange(2)) as pop3:
+                uidls = pop3.uidl()
+                for number in rng.sample(list(uidls), 4):
+                    if (uidls[number], pop3.retr(number)) not in before[2 * who]:
+                        faults.append(f"{uidls[number]} is another message")
+                pop3.quit()
+
+        def delete(rng):
+            with self.pop3(deleter, rng.randrange(2)) as pop3:
+                numbers = list(pop3.list())
+                if len(numbers) > 2:
+                    pop3.ok(f"DELE {rng.choice(numbers)}")
+                pop3.quit()
+
+        threads = [repeat(work) for work in (deliver, read, delete)]
+        for thread in threads:
+            thread.start()
+        try:
+            self.drain(1, "--rate", "20", "--jobs", "3")
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(faults, [])
+        self.assertEqual(self.on(1), 0)
+        self.assertEqual(self.everything(kept), before)
+        self.assertEqual(sorted(self.mailbox(flow)), sorted(sent))
+        self.consistent_counters()
+        self.nothing_dangles()
+
+        # No node writes there, and what it held goes by the reaper alone, after the grace.
+        files = set(self.files_on(1))
+        for node in 0, 1:
+            for _ in range(6):
+                self.deliver(b"Subject: late\r\n\r\n\r\n", flow, node=node)
+        self.reap()
+        self.assertEqual(set(self.files_on(1)), files)
+        self.pass_time(11 * DAY)
+        self.fleet.sql("DELETE FROM volume_reaped")
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(1), {})
+        self.assertEqual(self.everything(kept), before)
+        self.nothing_dangles()
+
+    def consistent_counters(self):
+        self.assertEqual(self.fleet.sql("""
+            SELECT mailbox_id FROM mailbox b WHERE (msgs, octets) <>
+                (SELECT count(*), coalesce(sum(size), 0) FROM message m
+                  WHERE m.mailbox_id = b.mailbox_id)"""), [])
+        self.assertEqual(self.fleet.sql("""
+            SELECT blob_id, refs FROM blob_shared s WHERE refs <>
+                (SELECT count(*) FROM message m WHERE m.blob_id = s.blob_id) +
+                (SELECT count(*) FROM ledger l WHERE l.blob_id = s.blob_id AND l.shared)"""), [])
+
+    def test_killed_anywhere_it_goes_on(self):
+        accounts = self.fill("killed")
+        before = self.everything(accounts)
+        for fault in ("move_marked", "move_copied", "move_moved", "move_copied:2"):
+            done = self.run_admin("volume", "drain", 1, "--yes", "--jobs", "2",
+                                  env={"MAILFLEET_FAULT": f"{fault}=kill"})
+            self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr)
+            self.nothing_dangles()
+            self.assertEqual(self.everything(accounts), before)
+        # What the killed ones were at is tried on the other volume, or once the reaper was there.
+        done = self.run_admin("volume", "drain", 1, "--yes")
+        self.assertIn(done.returncode, (EX_OK, EX_TEMPFAIL), done.stderr)
+        self.fleet.sql("UPDATE ledger SET unlink_after = now() WHERE mailbox_id = 0 AND seq < 0")
+        self.reap()
+        self.drain(1)
+        self.assertEqual(self.on(1), 0)
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(1), {})
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+        self.consistent_counters()
+
+    def test_several_at_once(self):
+        accounts = self.fill("several", 30)
+        before = self.everything(accounts)
+        done = []
+        threads = [threading.Thread(target=lambda: done.append(
+            self.run_admin("volume", "drain", 1, "--yes"))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for one in done:
+            self.assertIn(one.returncode, (EX_OK, EX_TEMPFAIL), one.stderr)
+        self.fleet.sql("UPDATE ledger SET unlink_after = now() WHERE mailbox_id = 0 AND seq < 0")
+        self.reap()
+        self.drain(1)
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.everything(accounts), before)
+
+    def test_deleted_meanwhile_and_undeleted(self):
+        """What is deleted stays where it was, unless others keep its file: then it moves with it,
+        and comes back from the new place."""
+        accounts = self.fill("undo", 9)
+        before = self.everything(accounts)
+        self.delete(accounts[0])
+        self.drain(1)
+        self.assertGreater(self.count("ledger WHERE volume_id = 1 AND mailbox_id > 0"), 0)
+        self.assertEqual(self.count("ledger WHERE volume_id = 1 AND shared"), 0)
+        self.assertIn("until reap has ended", self.said)
+        self.undelete(accounts[0])
+        self.run_admin("epoch")
+        self.assertEqual(self.everything(accounts), before)
+        self.drain(1)  # what came back to it
+        self.assertEqual(self.on(1), 0)
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(1), {})
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+        self.consistent_counters()
+
+    def test_moved_back_within_the_grace(self):
+        accounts = self.fill("return", 6)
+        before = self.everything(accounts)
+        inodes = {name: path.stat().st_ino for name, path in self.files_on(1).items()}
+        self.run_admin("volume", "set", 3, "--state", "readonly")
+        self.drain(1)
+        self.run_admin("volume", "set", 1, "--state", "active")
+        self.drain(2)
+        # The old copies are used, and are not the reaper's any more.
+        self.assertEqual(self.count("ledger WHERE mailbox_id = 0 AND volume_id = 1"), 0)
+        now = {name: path.stat().st_ino for name, path in self.files_on(1).items()}
+        self.assertEqual({name: now[name] for name in inodes}, inodes)
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(2), {})
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+
+    def test_a_damaged_file_stays(self):
+        account = self.fill("damaged", 3)[0]
+        row = self.json("messages", account.address)[0]
+        path = self.files_on(1)[row["id"]]
+        octets = path.read_bytes()
+        for damaged in (octets[:-3] + b"?\r\n", octets[:-2], octets.replace(b"\nfrom:", b"\nFrom:"),
+                        re.sub(rb"(?m)^sha256: .", b"sha256: g", octets, count=1)):
+            path.write_bytes(damaged)
+            self.drain(1, code=EX_TEMPFAIL)
+            self.assertIn(f"{row['id']} stays on volume 1", self.said)
+            self.assertEqual(path.read_bytes(), damaged)
+        path.write_bytes(octets)
+        self.drain(1)
+        self.assertEqual(self.on(1), 0)
+        self.assertIn(row["id"], self.uidls(account))
+
+    def test_something_is_in_the_way(self):
+        """A file of that name that nothing names: half a copy, after a restore, say."""
+        account = self.fill("way", 3)[0]
+        before = self.everything([account])
+        row = self.json("messages", account.address)[0]
+        path = self.files_on(1)[row["id"]]
+        other = self.at(2) / path.relative_to(self.at(1))
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(path.read_bytes()[:-10])
+        shutil.chown(other, self.fleet.user)
+        self.run_admin("volume", "set", 3, "--state", "readonly")
+        self.drain(1, code=EX_TEMPFAIL)
+        self.assertIn(f"{row['id']} stays on volume 1", self.said)
+        self.assertEqual(self.on(1), self.count(f"message WHERE blob_id = '{uuid_of(row['id'])}'"))
+        self.nothing_dangles()
+        self.reap()
+        self.assertFalse(other.exists())
+        self.drain(1)
+        self.assertEqual(self.everything([account]), before)
+        self.nothing_dangles()
+
+    def test_the_reaper_is_faster(self):
+        """The functions alone: no pointer follows a copy that a reaper has, or a message that is not
+        there any more; and what is noted is noted once."""
+        account = self.fill("race", 2)[1]
+        mailbox = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = "
+                                 f"'{account.address}'")[0][0]
+        seq, blob = self.fleet.sql(f"SELECT seq, blob_id FROM message WHERE mailbox_id = {mailbox}"
+                                   " AND NOT shared")[0]
+        mark = (f"SELECT mark_copy({mailbox}, {seq}, '{blob}', 1, 2, 1000, 1000, 'test')")
+        move = (f"SELECT move_file(ARRAY[{mailbox}]::bigint[], {seq}, '{blob}', 1, 2, ''::bytea, "
+                "false, 1000, 1000, 'test')")
+
+        def refused():
+            with self.assertRaisesRegex(harness.FleetError, "no copy of|no pointer to"):
+                self.fleet.sql(move)
+            self.assertEqual(self.count(f"message WHERE blob_id = '{blob}' AND volume_id = 1"), 1)
+
+        refused()
+        self.assertEqual(self.fleet.sql(mark), [["1"]])
+        self.assertEqual(self.fleet.sql(mark), [["3"]])
+        self.fleet.sql(f"UPDATE ledger SET claimed_at = now() WHERE blob_id = '{blob}'")
+        refused()
+        self.fleet.sql(f"UPDATE ledger SET claimed_at = NULL WHERE blob_id = '{blob}'")
+        self.fleet.sql(f"SELECT expunge({mailbox}, ARRAY[{seq}]::bigint[], ARRAY['{blob}'::uuid], "
+                       "1000, 864000000, 'test')")
+        with self.assertRaisesRegex(harness.FleetError, "no pointer to"):
+            self.fleet.sql(move)
+        self.assertEqual(self.count(f"ledger WHERE blob_id = '{blob}' AND mailbox_id = 0"), 1)
+        self.fleet.sql(f"SELECT undelete({mailbox}, 0, '{blob}', 1)")
+        self.assertEqual(self.fleet.sql(move), [["1"]])
+        self.assertEqual(self.fleet.sql(f"SELECT seq, volume_id FROM ledger WHERE blob_id = "
+                                        f"'{blob}'"), [["1", "1"]])
+        back = move.replace("', 1, 2,", "', 2, 1,")
+        self.assertEqual(self.fleet.sql(mark), [["0"]])
+        self.assertEqual(self.fleet.sql(mark.replace("', 1, 2,", "', 2, 1,")), [["2"]])
+        self.fleet.sql(f"UPDATE ledger SET claimed_at = now() WHERE blob_id = '{blob}'")
+        self.assertEqual(self.fleet.sql(mark.replace("', 1, 2,", "', 2, 1,")), [["3"]])
+        with self.assertRaisesRegex(harness.FleetError, "no copy of"):
+            self.fleet.sql(back)
+        self.fleet.sql(f"UPDATE ledger SET claimed_at = NULL WHERE blob_id = '{blob}'")
+        self.assertEqual(self.fleet.sql(back), [["1"]])  # the file never left
+
+    def test_rebalance(self):
+        accounts = self.fill("balance", 40)
+        before = self.everything(accounts)
+        self.run_admin("volume", "set", 2, "--weight", "300")
+        shown = {row["id"]: row for row in self.json("volume", "rebalance", "--yes")}
+        total = sum(row["octets"] for row in shown.values())
+        largest = int(self.fleet.sql("SELECT max(size::bigint + skip) * 3 FROM message")[0][0])
+        for volume, weight in ((1, 1), (2, 3), (3, 1)):
+            self.assertAlmostEqual(shown[volume]["share"], total * weight / 5, delta=2)
+            self.assertEqual(shown[volume]["octets"], int(self.fleet.sql(
+                "SELECT coalesce(sum(size::bigint + skip), 0) FROM message "
+                f"WHERE volume_id = {volume}")[0][0]))
+            self.assertLessEqual(shown[volume]["octets"], total * weight / 5 * 1.05 + largest)
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+
+    def test_a_volume_that_a_node_has_not_heard_of(self):
+        """It asks, and reads."""
+        account = self.fill("news", 1)[0]
+        before = self.everything([account])
+        number, folder = 4, self.fleet.state / "spool" / "volume4"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}", "--state",
+                                        "drain").returncode, EX_OK)
+        self.addCleanup(self.forget, number, folder)
+        self.folders[number] = folder
+        for name, path in self.files_on(1).items():
+            other = folder / path.relative_to(self.at(1))
+            other.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, other)
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, self.fleet.user, self.fleet.user)
+        self.fleet.sql(f"UPDATE message SET volume_id = {number} WHERE volume_id = 1")
+        self.run_admin("epoch")
+        self.assertEqual(self.everything([account]), before)
+
+    def forget(self, number, folder):
+        self.fleet.sql(f"UPDATE message SET volume_id = 1 WHERE volume_id = {number};"
+                       f"DELETE FROM volume WHERE volume_id = {number}")
+        self.folders.pop(number, None)
+        self.run_admin("epoch")
+        shutil.rmtree(folder)
+
+
+class DrainNas(DrainTest):
+    """From one export to another, by file handle, and back."""
+
+    nas = 2
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folders = dict(enumerate(cls.fleet.nas_folders, 1))
+
+    def test_from_one_export_to_another(self):
+        accounts = self.fill("nas")
+        before = self.everything(accounts)
+        done = self.run_admin("volume", "drain", 1, "--yes",
+                              env={"MAILFLEET_FAULT": "move_moved=kill"})
+        self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr)
+        self.nothing_dangles()
+        self.drain(1)
+        self.assertEqual(self.on(1), 0)
+        self.assertEqual(self.everything(accounts), before)
+        self.assertEqual(self.count("message WHERE handle = ''"), 0)
+        self.nothing_dangles()
+        stale = [node.get("/metrics")[0] for node in self.fleet.front_ends]
+        for metrics in stale:
+            self.assertRegex(metrics, r"(?m)^mailfleet_nfs_handles_stale_total 0$")
+        self.run_admin("volume", "set", 1, "--state", "active")
+        self.drain(2)
+        self.assertEqual(self.everything(accounts), before)
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(2), {})
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -28,7 +28,7 @@ command_fn command_volume_add, command_volume_list, command_volume_set;
 /* fsck_command.c */
 command_fn command_fsck;
 /* drain.c */
-command_fn command_volume_drain, command_volume_rebalance;
+command_fn command_volume_drain, command_volume_rebalance, command_volume_remove;
 /* messages.c */
 command_fn command_messages;
 /* import.c */

@@ -1,6 +1,7 @@
 /*
  * drain: `volume drain` empties a volume into the others, `volume rebalance` evens out how full
- * they are, both by mover.c while mail is served. And what `volume list --scan` counts.
+ * they are, both by mover.c while mail is served; `volume remove` forgets one that is empty. And
+ * what `volume list --scan` counts.
  *
  * Neither unlinks: what has been moved goes from its old place by the reaper, after spool.grace.
  */
@@ -266,6 +267,79 @@ int command_volume_drain(struct admin *a, const struct args *args)
             code = drain_volume(&m, (int64_t)from);
             spool_close(&m.spool);
         }
+    }
+    free(v);
+    return code;
+}
+
+/* --- remove ---------------------------------------------------------------------------------- */
+
+/* Shared files on it that nothing names any more are the reaper's, too. */
+static int count_shared(struct admin *a, int64_t volume, uint64_t *n)
+{
+    admin_sql(a, "SELECT count(*) FROM blob_shared WHERE volume_id = $1");
+    pg_i64(a->batch, volume);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "shared files");
+    }
+    *n = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
+    return EX_OK;
+}
+
+/* The ledger first: what undelete() takes from it is among the pointers then. */
+static int check_empty(struct admin *a, const struct volume *v)
+{
+    struct volume_usage *u;
+    uint64_t rows = 0, shared = 0;
+    char until[64];
+    int code = read_ledger(a, v->volume_id, &rows, until);
+    code = code == EX_OK ? count_shared(a, v->volume_id, &shared) : code;
+    code = code == EX_OK ? volume_usage_read(a, v, 1, &u) : code;
+    if (code != EX_OK) {
+        return code;
+    }
+    uint64_t pointers = u->pointers;
+    free(u);
+    if (pointers + rows + shared == 0) {
+        return EX_OK;
+    }
+    return admin_fail(EX_TEMPFAIL,
+                      "volume %u is not empty: %llu pointers, %llu ledger rows and %llu shared "
+                      "files name it; see volume drain, and reap",
+                      v->volume_id, (unsigned long long)pointers, (unsigned long long)rows,
+                      (unsigned long long)shared);
+}
+
+static int delete_volume(struct admin *a, int64_t volume)
+{
+    admin_sql(a, "DELETE FROM volume WHERE volume_id = $1 AND state = $2");
+    pg_i64(a->batch, volume);
+    pg_i64(a->batch, VOLUME_DRAIN);
+    return admin_run(a, PG_WRITE) == ERR_OK ? EX_OK : admin_fail_reply(a, "volume");
+}
+
+int command_volume_remove(struct admin *a, const struct args *args)
+{
+    struct volume *v = NULL;
+    size_t n = 0, i = 0;
+    uint64_t id;
+    if (span_u64(span_str(args->v[0]), INT16_MAX, &id) != ERR_OK) {
+        return admin_fail(EX_DATAERR, "%s: a volume's ID is a number", args->v[0]);
+    }
+    int code = admin_volumes(a, &v, &n);
+    while (code == EX_OK && i < n && v[i].volume_id != id) {
+        i++;
+    }
+    if (code == EX_OK && i == n) {
+        code = admin_fail(EX_NOUSER, "%s: no such volume", args->v[0]);
+    } else if (code == EX_OK && v[i].state != VOLUME_DRAIN) {
+        code = admin_fail(EX_UNAVAILABLE, "volume %s is in use: see volume drain", args->v[0]);
+    }
+    if (code == EX_OK) {
+        code = check_empty(a, &v[i]);
+    }
+    if (code == EX_OK && args_yes(args, "forget volume %s; its folder stays", args->v[0])) {
+        code = delete_volume(a, (int64_t)id);
     }
     free(v);
     return code;

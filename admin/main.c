@@ -93,6 +93,8 @@ static const struct command {
       "change state, weight or free-space floor" },
     { "volume drain", "ID", 1, 1, ARG_BIT(rate) | ARG_BIT(jobs) | ARG_BIT(yes), false,
       command_volume_drain, "move all files of a volume to the others, while mail is served" },
+    { "volume remove", "ID", 1, 1, ARG_BIT(yes), false, command_volume_remove,
+      "forget a drained volume that nothing is on any more" },
     { "volume rebalance", "", 0, 0, ARG_BIT(rate) | ARG_BIT(jobs) | ARG_BIT(yes), false,
       command_volume_rebalance, "move files until each volume has its share, by weight" },
     FOR("Messages: what is there, what was deleted, and what becomes of it"),

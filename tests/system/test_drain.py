@@ -3,6 +3,7 @@
 killed, whoever deletes and undeletes meanwhile; the old files go by the reaper, after the grace. On
 local folders and on an NFS server."""
 
+import json
 import random
 import re
 import shutil
@@ -57,6 +58,9 @@ class DrainTest(test_ledger.LedgerTest):
     def drain(self, volume, *words, code=EX_OK, env=None):
         done = self.run_admin("volume", "drain", volume, "--yes", "--json", *words, env=env)
         self.assertEqual(done.returncode, code, done.stderr)
+        if code == EX_OK:
+            self.assertEqual(list(json.loads(done.stdout)),
+                             ["files", "octets", "left", "ledger", "until"])  # as the manual says
         self.said = done.stderr
         return done
 
@@ -128,8 +132,8 @@ class Drain(DrainTest):
     def files_on(self, volume):
         """Not those of a volume whose folder lies in this one's."""
         return {name: path for name, path in super().files_on(volume).items()
-                if volume != 1 or not any(path.is_relative_to(self.folders[other])
-                                          for other in (2, 3))}
+                if volume != 1 or not any(path.is_relative_to(folder)
+                                          for other, folder in self.folders.items() if other > 1)}
 
     def test_nothing_without_yes(self):
         self.fill("asked", 3)
@@ -218,7 +222,7 @@ class Drain(DrainTest):
         self.assertEqual(faults, [])
         self.assertEqual(self.on(1), 0)
         self.assertEqual(self.everything(kept), before)
-        self.assertEqual(sorted(self.mailbox(flow)), sorted(sent))
+        self.assertEqual(sorted(self.eventually(40, lambda: self.mailbox(flow))), sorted(sent))
         self.consistent_counters()
         self.nothing_dangles()
 
@@ -432,9 +436,10 @@ class Drain(DrainTest):
         """It asks, and reads."""
         account = self.fill("news", 1)[0]
         before = self.everything([account])
-        number, folder = 4, self.fleet.state / "spool" / "volume4"
+        folder = self.fleet.state / "spool" / "volume4"
         self.assertEqual(self.run_admin("volume", "add", f"file://{folder}", "--state",
                                         "drain").returncode, EX_OK)
+        number = max(self.volumes())
         self.addCleanup(self.forget, number, folder)
         self.folders[number] = folder
         for name, path in self.files_on(1).items():
@@ -445,6 +450,34 @@ class Drain(DrainTest):
             shutil.chown(path, self.fleet.user, self.fleet.user)
         self.fleet.sql(f"UPDATE message SET volume_id = {number} WHERE volume_id = 1")
         self.run_admin("epoch")
+        self.assertEqual(self.everything([account]), before)
+
+    def test_removed_when_it_is_empty(self):
+        folder = self.fleet.state / "spool" / "volume5"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}").returncode, EX_OK)
+        number = max(self.volumes())
+        self.folders[number] = folder
+
+        def remove(code, says, *words):
+            done = self.run_admin("volume", "remove", number, *words)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(says, done.stderr)
+
+        account = self.fill("removed", 3, volume=number)[0]
+        before = self.everything([account])
+        remove(EX_UNAVAILABLE, "is in use", "--yes")
+        self.run_admin("volume", "set", number, "--state", "drain")
+        remove(EX_TEMPFAIL, f"{self.on(number)} pointers", "--yes")
+        self.drain(number)
+        remove(EX_TEMPFAIL, " 0 pointers", "--yes")
+        self.pass_time(11 * DAY)
+        self.reap("--no-fuse")
+        remove(EX_OK, "nothing is done without --yes")
+        self.assertIn(number, self.volumes())
+        remove(EX_OK, "", "--yes")
+        self.assertNotIn(number, self.volumes())
+        del self.folders[number]
+        remove(EX_NOUSER, "no such volume", "--yes")
         self.assertEqual(self.everything([account]), before)
 
     def forget(self, number, folder):

@@ -341,11 +341,16 @@ class Drain(DrainTest):
         row = self.json("messages", account.address)[0]
         path = self.files_on(1)[row["id"]]
         octets = path.read_bytes()
-        for damaged in (octets[:-3] + b"?\r\n", octets[:-2], octets.replace(b"\nfrom:", b"\nFrom:"),
-                        re.sub(rb"(?m)^sha256: .", b"sha256: g", octets, count=1)):
+        for damaged, why in (
+                (octets[:-3] + b"?\r\n", "has not the hash that its envelope says"),
+                (octets[:-2], "it can't be copied"),
+                (octets.replace(b"\nfrom:", b"\nFrom:", 1), "its envelope is damaged"),
+                (re.sub(rb"(?m)^sha256: .", b"sha256: g", octets, count=1),
+                 "its envelope is damaged")):
             path.write_bytes(damaged)
             self.drain(1, code=EX_TEMPFAIL)
             self.assertIn(f"{row['id']} stays on volume 1", self.said)
+            self.assertIn(why, self.said)
             self.assertEqual(path.read_bytes(), damaged)
             self.reap()  # what was begun of its copy
         path.write_bytes(octets)

@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -B
 """Mixed load on mailboxes with limits while nodes are killed: at every moment the counters of each
-mailbox equal a recount of its pointers, and no limit is passed by more than quota.grace.
+mailbox equal a recount of its pointers.
 
-MAILFLEET_QUOTA_SECONDS is how long (40); tests/hunt/quota runs it for longer.
+MAILFLEET_HUNT_SECONDS is how long (40); tests/hunt/run quota does it for longer.
 """
 
 import os
@@ -16,7 +16,7 @@ from harness import FleetError
 from load import Killer
 from mail import Refused
 
-SECONDS = int(os.environ.get("MAILFLEET_QUOTA_SECONDS", "40"))
+SECONDS = int(os.environ.get("MAILFLEET_HUNT_SECONDS", "40"))
 GRACE = 10
 
 # One statement, so one moment.

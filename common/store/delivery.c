@@ -114,6 +114,23 @@ static void delivery_unsettled(struct delivery *d, enum err e)
 }
 
 /*
+ * The lowest mailbox first: its lock is the first that the transaction takes (index_deliver), so
+ * the question waits behind a transaction that is still under way, and those after it are answered
+ * for good.
+ */
+static size_t settle_place(const struct delivery *d)
+{
+    size_t low = 0;
+    for (size_t i = 1; i < d->n; i++) {
+        low = d->mailboxes[i] < d->mailboxes[low] ? i : low;
+    }
+    if (d->settled == 0) {
+        return low;
+    }
+    return d->settled - 1 < low ? d->settled - 1 : d->settled;
+}
+
+/*
  * A transaction is whole or not at all, so with all_or_nothing one mailbox tells for all. With LMTP
  * one of them may have been refused in it: each is asked, so that none is told 250 for nothing.
  */
@@ -125,7 +142,8 @@ static void on_delivery_settled(void *arg, enum err e)
         return;
     }
     d->committed = d->committed || e == ERR_OK;
-    d->room[d->settled++] = e == ERR_OK ? ROOM_OK : ROOM_OVER_QUOTA;
+    d->room[settle_place(d)] = e == ERR_OK ? ROOM_OK : ROOM_OVER_QUOTA;
+    d->settled++;
     if (!d->all_or_nothing && d->settled < d->n) {
         delivery_settle(d);
         return;
@@ -137,7 +155,7 @@ static void on_delivery_settled(void *arg, enum err e)
 
 static void delivery_settle(struct delivery *d)
 {
-    index_delivered(d->store->index, d->mailboxes[d->settled], &d->id, on_delivery_settled, d);
+    index_delivered(d->store->index, d->mailboxes[settle_place(d)], &d->id, on_delivery_settled, d);
 }
 
 /* --- COMMIT ---------------------------------------------------------------------------------- */

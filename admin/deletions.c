@@ -1,24 +1,18 @@
 /*
- * deletions: an array sorted by mailbox and id, with the sessions' names beside it.
- *
- * Log lines hold what strangers typed, but between quotes and without line ends (base/log.c): the
- * event is looked for only where the log puts it, behind time and level, and in front of the first
- * quote.
+ * deletions: an array sorted by mailbox and id, with the sessions' names beside it. log_lines knows
+ * which lines are our own: what is read here deletes mail.
  */
 #include "deletions.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/check.h"
+#include "log_lines.h"
 
-#define EVENT       "pop3.deleted"
-#define TIME_OCTETS 24  /* 2026-01-31T12:00:00.000Z */
-#define HEAD_WORDS  8   /* that journald may put in front */
-#define GROUPS      64  /* of one look at the database */
-#define GROUP_MOST  200 /* ids of one mailbox in it */
+#define EVENT      "pop3.deleted"
+#define GROUPS     64  /* of one look at the database */
+#define GROUP_MOST 200 /* ids of one mailbox in it */
 
 struct deletion {
     uint64_t mailbox_id;
@@ -35,13 +29,6 @@ struct deletions {
     uint64_t bad; /* lines that name something that is no id */
 };
 
-struct deletions *deletions_new(int64_t since_ms)
-{
-    struct deletions *d = NEW(struct deletions);
-    d->since_ms = since_ms;
-    return d;
-}
-
 void deletions_free(struct deletions **pd)
 {
     if (*pd) {
@@ -53,55 +40,6 @@ void deletions_free(struct deletions **pd)
 }
 
 /* --- lines ----------------------------------------------------------------------------------- */
-
-static bool parse_time(struct span word, int64_t *ms)
-{
-    char text[TIME_OCTETS + 1];
-    struct tm t = { 0 };
-    uint64_t millis;
-    if (word.n != TIME_OCTETS) {
-        return false;
-    }
-    memcpy(text, word.p, word.n);
-    text[word.n] = '\0';
-    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &t);
-    if (!end || *end != '.' || text[TIME_OCTETS - 1] != 'Z' ||
-        span_u64(span_of(end + 1, 3), 999, &millis) != ERR_OK) {
-        return false;
-    }
-    *ms = (int64_t)timegm(&t) * 1000 + (int64_t)millis;
-    return true;
-}
-
-/* Behind time, level and event; the time in *ms. */
-static bool find_event(struct span *rest, int64_t *ms)
-{
-    for (int i = 0; i < HEAD_WORDS; i++) {
-        struct span word = span_word(rest);
-        if (word.n == 0 || memchr(word.p, '"', word.n)) {
-            return false;
-        }
-        if (parse_time(word, ms)) {
-            span_word(rest); /* the level */
-            return span_eq(span_word(rest), SPAN(EVENT));
-        }
-    }
-    return false;
-}
-
-/* The value of key=VALUE; empty: there is none. Values with quotes are none of those looked for. */
-static struct span value_of(struct span rest, struct span key)
-{
-    for (struct span word; (word = span_word(&rest)).n > 0;) {
-        if (span_starts(word, key) && word.n > key.n && word.p[key.n] == '=') {
-            return span_skip(word, key.n + 1);
-        }
-        if (memchr(word.p, '"', word.n)) {
-            break; /* what follows may be a stranger's */
-        }
-    }
-    return SPAN("");
-}
 
 static uint32_t keep_sid(struct deletions *d, struct span sid)
 {
@@ -126,34 +64,32 @@ static void add(struct deletions *d, uint64_t mailbox_id, const struct blob_id *
     d->v[d->n++] = (struct deletion){ .mailbox_id = mailbox_id, .id = *id, .sid = sid };
 }
 
-bool deletions_line(struct deletions *d, struct span line)
+static void take_ids(struct deletions *d, uint64_t mailbox_id, struct span ids, uint32_t sid)
 {
-    int64_t ms;
-    uint64_t mailbox_id;
-    struct span rest = line;
-    if (!find_event(&rest, &ms) || ms < d->since_ms) {
-        return false;
-    }
-    struct span sid = value_of(rest, SPAN("sid")), ids = value_of(rest, SPAN("ids"));
-    struct span node = value_of(rest, SPAN("node"));
-    if (span_u64(value_of(rest, SPAN("mailbox")), INT64_MAX, &mailbox_id) != ERR_OK || !ids.n) {
-        d->bad++;
-        return false;
-    }
-    char who[40];
-    snprintf(who, sizeof who, "%.*s%s%.*s", SPAN_ARG(node), node.n ? " " : "", SPAN_ARG(sid));
-    uint32_t at = keep_sid(d, span_str(who));
     while (ids.n > 0) {
         size_t n = span_find(ids, ',');
         struct blob_id id;
         if (blob_id_parse(span_first(ids, n), &id) != ERR_OK) {
             d->bad++;
-            break;
+            return;
         }
-        add(d, mailbox_id, &id, at);
+        add(d, mailbox_id, &id, sid);
         ids = span_skip(ids, n + 1);
     }
-    return true;
+}
+
+static void take_line(struct deletions *d, const struct log_line *l)
+{
+    uint64_t mailbox_id;
+    struct span node = log_line_word(l, "node"), sid = log_line_word(l, "sid");
+    struct span ids = log_line_word(l, "ids");
+    if (!log_line_number(l, "mailbox", &mailbox_id) || mailbox_id > INT64_MAX || !ids.n) {
+        d->bad++;
+        return;
+    }
+    char who[40];
+    snprintf(who, sizeof who, "%.*s%s%.*s", SPAN_ARG(node), node.n ? " " : "", SPAN_ARG(sid));
+    take_ids(d, mailbox_id, ids, keep_sid(d, span_str(who)));
 }
 
 static int compare(const void *a, const void *b)
@@ -166,35 +102,39 @@ static int compare(const void *a, const void *b)
     return c ? c : (x->sid > y->sid) - (x->sid < y->sid);
 }
 
-int deletions_read(const char *file, int64_t since_ms, struct deletions **out)
+static int read_lines(struct deletions *d, const char *path)
 {
-    struct deletions *d = deletions_new(since_ms);
-    FILE *f = !file ? NULL : strcmp(file, "-") == 0 ? stdin : fopen(file, "re");
-    char *line = NULL;
-    size_t room = 0;
-    ssize_t n;
-    if (file && !f) {
+    struct log_reader *r;
+    struct log_line line;
+    char why[512];
+    if (!log_reader_open(path, &r, why, sizeof why)) {
+        return admin_fail(EX_NOINPUT, "%s", why);
+    }
+    while (log_reader_next(r, &line)) {
+        if (log_line_is(&line, EVENT) && line.ms >= d->since_ms) {
+            take_line(d, &line);
+        }
+    }
+    const char *failed = log_reader_failed(r);
+    int code = failed ? admin_fail(EX_IOERR, "%s", failed) : EX_OK;
+    log_reader_close(&r);
+    return code;
+}
+
+int deletions_read(const char *path, int64_t since_ms, struct deletions **out)
+{
+    struct deletions *d = NEW(struct deletions);
+    d->since_ms = since_ms;
+    int code = path ? read_lines(d, path) : EX_OK;
+    if (code != EX_OK) {
         deletions_free(&d);
-        return admin_fail(EX_NOINPUT, "%s: %s", file, strerror(errno));
-    }
-    while (f && (n = getline(&line, &room, f)) >= 0) {
-        struct span s = span_of(line, (size_t)n);
-        deletions_line(d, span_first(s, span_find(s, '\n')));
-    }
-    bool failed = f && ferror(f);
-    free(line);
-    if (f && f != stdin) {
-        fclose(f);
-    }
-    if (failed) {
-        deletions_free(&d);
-        return admin_fail(EX_IOERR, "%s: %s", file, strerror(errno));
+        return code;
     }
     if (d->n) {
         qsort(d->v, d->n, sizeof *d->v, compare);
     }
     if (d->bad) {
-        admin_say("%s: %llu lines of deletions are not whole: what they named may come back", file,
+        admin_say("%s: %llu lines of deletions are not whole: what they named may come back", path,
                   (unsigned long long)d->bad);
     }
     *out = d;

@@ -53,6 +53,7 @@ SETTINGS = {
 }
 
 BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+ID = re.compile(f"[0-7][{BASE32}]{{25}}")  # of a message: 128 bits
 
 
 # --- small things that are read ------------------------------------------------------------------
@@ -118,8 +119,8 @@ def deleted_in_logs(files):
                     continue
                 mailbox = re.search(r" mailbox=(\d+)", line)
                 ids = re.search(r" ids=([0-9a-z,]+)", line)
-                if mailbox and ids:
-                    for blob in filter(None, ids[1].split(",")):
+                for blob in ids[1].split(",") if mailbox and ids else ():
+                    if ID.fullmatch(blob):
                         yield mailbox[1], id_uuid(blob)
 
 

@@ -375,12 +375,17 @@ static void resume(struct lane *l)
     const struct cache_key key = { .kind = CACHE_ADDRESS,
                                    .address = span_str(l->account->address.canon) };
     admin_sql(a, "UPDATE mailbox SET state = $2::bigint WHERE mailbox_id = $1 AND state = "
-                 "$3::bigint");
+                 "$3::bigint RETURNING 1");
     pg_i64(a->batch, (int64_t)l->mailbox_id);
     pg_i64(a->batch, ACCOUNT_ACTIVE);
     pg_i64(a->batch, ACCOUNT_SUSPENDED);
     if (admin_run_change(a, &key, 1) != ERR_OK) {
         (void)fail_database(l);
+        l->outcome->resumed = false;
+        return;
+    }
+    if (admin_rows(a, 0) == 0) {
+        fail(l, EX_TEMPFAIL, "it is no longer suspended, and was not resumed");
         l->outcome->resumed = false;
         return;
     }

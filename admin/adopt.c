@@ -17,6 +17,7 @@
 #include "commands.h"
 #include "deletions.h"
 #include "fsck.h"
+#include "reaping.h"
 #include "store/volume_walk.h"
 #include "table.h"
 
@@ -375,6 +376,9 @@ int command_adopt(struct admin *a, const struct args *args)
     struct fsck_options o = { 0 };
     char why[256];
     int code = read_options(args, &o);
+    if (code == EX_OK) {
+        code = reaping_rebuilt(a);
+    }
     if (code == EX_OK && spool_options_read(a->config, &ad.options, why, sizeof why) != ERR_OK) {
         code = admin_fail(EX_CONFIG, "%s", why);
     }

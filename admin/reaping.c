@@ -13,23 +13,32 @@
 struct reaping {
     uint64_t allowed;  /* the timeline that reapers may run on; 0: none */
     uint64_t timeline; /* the database's */
+    bool rebuilding;   /* counts and pointers are only half there */
 };
 
 static enum err read_state(struct admin *a, struct reaping *r)
 {
-    admin_sql(a, "SELECT reap_timeline, wal_timeline() FROM fleet");
+    admin_sql(a, "SELECT reap_timeline, wal_timeline(), EXISTS (SELECT FROM rebuild) FROM fleet");
     enum err e = admin_run(a, PG_READ);
     if (e != ERR_OK) {
         return e;
     }
     *r = (struct reaping){ .allowed = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0),
-                           .timeline = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1) };
+                           .timeline = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1),
+                           .rebuilding = pg_get_i64(admin_result(a, 0), 0, 2) != 0 };
     return ERR_OK;
+}
+
+static bool may_run(const struct reaping *r)
+{
+    return r->allowed == r->timeline && !r->rebuilding;
 }
 
 static void describe(const struct reaping *r, char *out, size_t size)
 {
-    if (r->allowed == r->timeline) {
+    if (r->rebuilding) {
+        snprintf(out, size, "held: a rebuild has not come to its end: run mailfleet rebuild again");
+    } else if (r->allowed == r->timeline) {
         snprintf(out, size, "reapers may run");
     } else if (r->allowed == 0) {
         snprintf(out, size, "held by an operator: mailfleet reaping on");
@@ -49,7 +58,7 @@ int reaping_state(struct admin *a, char *why, size_t size)
         return EX_TEMPFAIL;
     }
     describe(&r, why, size);
-    return r.allowed == r.timeline ? EX_OK : EX_TEMPFAIL;
+    return may_run(&r) ? EX_OK : EX_TEMPFAIL;
 }
 
 int reaping_allowed(struct admin *a)
@@ -57,6 +66,15 @@ int reaping_allowed(struct admin *a)
     char why[256];
     int code = reaping_state(a, why, sizeof why);
     return code == EX_OK ? code : admin_fail(code, "reaping: %s", why);
+}
+
+int reaping_rebuilt(struct admin *a)
+{
+    struct reaping r;
+    if (read_state(a, &r) != ERR_OK) {
+        return admin_fail_reply(a, "rebuild");
+    }
+    return r.rebuilding ? admin_fail(EX_TEMPFAIL, "a rebuild has not come to its end") : EX_OK;
 }
 
 static int show(struct admin *a)
@@ -74,7 +92,7 @@ static int show(struct admin *a)
     }
     describe(&r, why, sizeof why);
     struct table *t = table_new(columns, ARRAY_LEN(columns));
-    table_flag(t, r.allowed == r.timeline);
+    table_flag(t, may_run(&r));
     table_number(t, r.timeline);
     table_limit(t, r.allowed);
     table_text(t, span_str(why));
@@ -90,7 +108,7 @@ static int set(struct admin *a, bool on)
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, "reaping");
     }
-    admin_say(on ? "reapers may run" : "no reaper begins; one that runs stops within a page");
+    admin_say(on ? "reapers may run" : "no reaper begins, and one that runs claims nothing more");
     return EX_OK;
 }
 

@@ -12,5 +12,7 @@
 int reaping_state(struct admin *a, char *why, size_t size);
 /* The same, with the reason told on standard error. */
 int reaping_allowed(struct admin *a);
+/* EX_OK: no rebuild is under way, so counts and pointers are whole; or a code after a message. */
+int reaping_rebuilt(struct admin *a);
 
 #endif

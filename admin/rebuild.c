@@ -94,7 +94,7 @@ static int count_shared(struct rebuild *r, const struct scanned *v, size_t n,
 {
     struct admin *a = r->admin;
     struct blob_id ids[MESSAGES_MOST];
-    int64_t volumes[MESSAGES_MOST], refs[MESSAGES_MOST];
+    int64_t volumes[MESSAGES_MOST], refs[MESSAGES_MOST], octets[MESSAGES_MOST];
     size_t waiting = 0;
     for (size_t i = 0; i < n; i++) {
         int64_t found = 0;
@@ -104,14 +104,18 @@ static int count_shared(struct rebuild *r, const struct scanned *v, size_t n,
         if (found > 0) {
             ids[waiting] = v[i].id;
             volumes[waiting] = v[i].volume;
+            octets[waiting] = (int64_t)v[i].size + v[i].skip;
             refs[waiting++] = found;
         }
         if (waiting == MESSAGES_MOST || (i + 1 == n && waiting > 0)) {
-            admin_sql(a, "INSERT INTO blob_shared (blob_id, volume_id, refs) SELECT * FROM "
-                         "unnest($1::uuid[], $2::bigint[], $3::bigint[]) ON CONFLICT DO NOTHING");
+            admin_sql(a, "INSERT INTO blob_shared AS s (blob_id, volume_id, refs, octets) "
+                         "SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], "
+                         "$4::bigint[]) ON CONFLICT (blob_id) DO UPDATE "
+                         "SET refs = greatest(s.refs, excluded.refs)");
             pg_uuids(a->batch, ids, waiting);
             pg_i64s(a->batch, volumes, waiting);
             pg_i64s(a->batch, refs, waiting);
+            pg_i64s(a->batch, octets, waiting);
             waiting = 0;
             if (admin_run(a, PG_WRITE) != ERR_OK) {
                 return admin_fail_reply(a, "shared files");

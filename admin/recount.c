@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "commands.h"
 #include "progress.h"
+#include "reaping.h"
 #include "table.h"
 #include "usage.h"
 
@@ -222,7 +223,10 @@ int command_recount(struct admin *a, const struct args *args)
     struct recount r = { .admin = a,
                          .mend = args->opt[ARG_yes] != NULL,
                          .table = table_new(columns, ARRAY_LEN(columns)) };
-    int code = args->n ? recount_one(&r, args->v[0]) : recount_all(&r);
+    int code = reaping_rebuilt(a);
+    if (code == EX_OK) {
+        code = args->n ? recount_one(&r, args->v[0]) : recount_all(&r);
+    }
     if (code == EX_OK && !args->n && r.mend) {
         code = usage_refresh_all(a, false);
     }

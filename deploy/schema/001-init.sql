@@ -717,10 +717,12 @@ END $$;
 -- Gives a mailbox back what was deleted since then and no reaper has claimed, at most so many, with
 -- place, UIDL and handle as they were; returns how many. With a blob, that message alone. Limits do
 -- not count: they stop new mail. A message whose id or UIDL is listed again stays where it is, since
--- a UIDL names one message, as does one whose file goes with another row that a reaper has.
+-- a UIDL names one message, as does one whose file goes with another row that a reaper has. While
+-- reapers are held after a restore, a row that was due may be one whose file has gone since.
 CREATE FUNCTION undelete(box bigint, since_ms bigint, blob uuid, most bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    in_order boolean := reaping_here();
     n   bigint;
     len bigint;
 BEGIN
@@ -734,6 +736,7 @@ BEGIN
             SELECT l.blob_id, l.seq FROM ledger l
              WHERE l.mailbox_id = box AND l.seq > 0 AND l.claimed_at IS NULL
                AND l.deleted_at >= ms_time(since_ms)
+               AND (l.unlink_after > clock_timestamp() OR in_order)
                AND (blob IS NULL OR l.blob_id = blob)
                AND NOT EXISTS (SELECT FROM message m
                                 WHERE m.mailbox_id = box AND m.blob_id = l.blob_id)
@@ -868,6 +871,13 @@ BEGIN
     RETURN n;
 END $$;
 
+-- Whether reapers may run on this timeline of the log. Asked where a file is claimed: the database may
+-- have been replaced in the middle of a run.
+CREATE FUNCTION reaping_here() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM fleet f WHERE f.reap_timeline = wal_timeline());
+END $$;
+
 -- The reaper. Any number may run at once:
 --   0. mailboxes with a rule of retention, by mailbox_retention and mailbox_read, whose first
 --      pointers or marks are older: expire() until it has nothing more; accounts that were removed
@@ -890,6 +900,9 @@ RETURNS SETOF ledger LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := ms_time(coalesce(due_ms, now_ms));
 BEGIN
+    IF NOT reaping_here() THEN
+        RETURN;
+    END IF;
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     RETURN QUERY
     UPDATE ledger l SET claimed_at = ms_time(now_ms)
@@ -948,6 +961,9 @@ END $$;
 CREATE FUNCTION claim_free(last uuid, now_ms bigint, stale_ms bigint, most bigint, vols bigint[])
 RETURNS SETOF blob_shared LANGUAGE plpgsql AS $$
 BEGIN
+    IF NOT reaping_here() THEN
+        RETURN;
+    END IF;
     RETURN QUERY
     UPDATE blob_shared s SET claimed_at = ms_time(now_ms)
      WHERE s.blob_id IN (
@@ -1001,7 +1017,8 @@ END $$;
 CREATE FUNCTION recount_shared(blob uuid, vol bigint, boxes bigint[]) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
-    n bigint;
+    n   bigint;
+    len bigint;
 BEGIN
     PERFORM FROM mailbox b
       WHERE b.mailbox_id = ANY (boxes)
@@ -1014,8 +1031,12 @@ BEGIN
     IF n = 0 THEN
         UPDATE blob_shared s SET refs = 0 WHERE s.blob_id = blob;
     ELSE
-        INSERT INTO blob_shared AS s (blob_id, volume_id, refs) VALUES (blob, vol, n)
-        ON CONFLICT (blob_id) DO UPDATE SET refs = excluded.refs;
+        SELECT coalesce((SELECT m.size + m.skip FROM message m
+                          WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob LIMIT 1),
+                        (SELECT l.size + l.skip FROM ledger l WHERE l.blob_id = blob LIMIT 1), 0)
+          INTO len;
+        INSERT INTO blob_shared AS s (blob_id, volume_id, refs, octets) VALUES (blob, vol, n, len)
+        ON CONFLICT (blob_id) DO UPDATE SET refs = excluded.refs, octets = excluded.octets;
     END IF;
     RETURN n;
 END $$;

@@ -135,6 +135,16 @@ class FleetTest(unittest.TestCase):
                     raise
                 time.sleep(0.05)
 
+    def raise_epoch(self):
+        """Nothing that is cached counts any more, on any node, when this returns: until a node has
+        followed, it does not hear of what commands change, either."""
+        logs = [node.log for node in self.fleet.front_ends + self.fleet.delivery_nodes]
+        told = [log.read_text().count(" cache.epoch ") for log in logs]
+        self.fleet.admin("epoch")
+        for log, n in zip(logs, told):
+            self.eventually(20, lambda: self.assertGreater(log.read_text().count(" cache.epoch "),
+                                                           n))
+
     def reload(self, node, settings):
         """Other settings of one node, in force in its worker when this returns."""
         self.fleet.node_settings[node.name] = settings

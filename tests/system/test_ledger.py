@@ -129,8 +129,8 @@ class Undelete(LedgerTest):
         self.fleet.sql(f"""UPDATE message SET uidl = 'from-the-old-server'
                             WHERE seq = 2 AND mailbox_id =
                             (SELECT mailbox_id FROM account WHERE addr = '{account.address}')""")
-        self.run_admin("epoch")
-        self.eventually(20, lambda: self.assertIn("from-the-old-server", self.uidls(account)))
+        self.raise_epoch()
+        self.assertIn("from-the-old-server", self.uidls(account))
         uidls, content = self.uidls(account), self.mailbox(account)
         self.delete(account, 1, 2, 5)
         self.deliver(HELLO, account)

@@ -283,7 +283,7 @@ bool spool_append(struct spool_writer *w, struct span octets)
     if (w->failing || !octets.n) {
         return !w->failing && !w->blocked;
     }
-    if (octets.n > UINT32_MAX - w->size) { /* more than a pointer can tell */
+    if (octets.n > INT32_MAX - w->size) { /* more than a row of message can tell */
         w->begun = w->begun || w->step;
         writer_fail_later(w);
         return false;

@@ -1031,9 +1031,9 @@ BEGIN
     IF n = 0 THEN
         UPDATE blob_shared s SET refs = 0 WHERE s.blob_id = blob;
     ELSE
-        SELECT coalesce((SELECT m.size + m.skip FROM message m
+        SELECT coalesce((SELECT m.size::bigint + m.skip FROM message m
                           WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob LIMIT 1),
-                        (SELECT l.size + l.skip FROM ledger l WHERE l.blob_id = blob LIMIT 1), 0)
+                        (SELECT l.size::bigint + l.skip FROM ledger l WHERE l.blob_id = blob LIMIT 1), 0)
           INTO len;
         INSERT INTO blob_shared AS s (blob_id, volume_id, refs, octets) VALUES (blob, vol, n, len)
         ON CONFLICT (blob_id) DO UPDATE SET refs = excluded.refs, octets = excluded.octets;

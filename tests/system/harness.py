@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
@@ -134,6 +135,16 @@ class FleetTest(unittest.TestCase):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    def run_admin(self, *words, stdin="", env=None):
+        """The operator's command as the daemons' user: its status, and what it said and showed."""
+        process = subprocess.Popen(
+            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
+            cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
+        out, err = process.communicate(stdin, timeout=200)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def raise_epoch(self):
         """Nothing that is cached counts any more, on any node, when this returns: until a node has

@@ -3,7 +3,6 @@
 stays deleted."""
 
 import json
-import subprocess
 from os import EX_DATAERR, EX_NOINPUT, EX_OK
 
 import harness
@@ -16,12 +15,6 @@ OLD = b"Subject: from elsewhere\r\n\r\nold\r\n"
 class Adopt(harness.FleetTest):
     settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
     time_limit = 300
-
-    def run_admin(self, *words, env=None):
-        return subprocess.run(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
-            cwd="/", text=True, capture_output=True, timeout=120, start_new_session=True,
-            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
 
     def json(self, *words):
         done = self.run_admin(*words, "--json")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
 
 import harness
@@ -41,15 +40,6 @@ class ImportTest(harness.FleetTest):
         if self.fleet.root:
             for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
                 shutil.chown(one, self.fleet.user, self.fleet.user)
-
-    def run_admin(self, *words, stdin="", env=None):
-        process = subprocess.Popen(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
-            cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
-            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
-        out, err = process.communicate(stdin, timeout=200)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def importing(self, *words, code=EX_OK, **options):
         """The rows of the report."""

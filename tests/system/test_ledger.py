@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import threading
 import time
 from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
@@ -30,16 +29,6 @@ def uuid_of(message_id):
 
 
 class LedgerTest(harness.FleetTest):
-    def run_admin(self, *words, env=None):
-        process = subprocess.Popen(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config,
-                                    *words)],
-            cwd="/", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, env={**self.fleet.env, **(env or {})},
-            **self.fleet.run_as(self.fleet.user))
-        out, err = process.communicate(timeout=100)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
     def json(self, *words, code=EX_OK):
         done = self.run_admin(*words, "--json")
         self.assertEqual(done.returncode, code, f"{words}: {done.stderr}")

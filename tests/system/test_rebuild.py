@@ -4,7 +4,6 @@ listed again as it was. Counters that were damaged are mended."""
 
 import json
 import shutil
-import subprocess
 import time
 from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_OK
 
@@ -21,12 +20,6 @@ OLD = b"Subject: from elsewhere\r\n\r\nold\r\n"
 class RebuildTest(harness.FleetTest):
     settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
     time_limit = 300
-
-    def run_admin(self, *words, env=None):
-        return subprocess.run(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
-            cwd="/", text=True, capture_output=True, timeout=120, start_new_session=True,
-            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
 
     def ok(self, *words, **options):
         done = self.run_admin(*words, **options)

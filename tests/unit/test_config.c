@@ -141,7 +141,7 @@ static void every_unit(void **state)
     static const struct {
         const char *text;
         uint64_t octets;
-    } sizes[] = { { "70000", 70000 }, { "70K", 71680 }, { "7M", 7340032 }, { "2G", 1U << 31 } };
+    } sizes[] = { { "70000", 70000 }, { "70K", 71680 }, { "7M", 7340032 }, { "1G", 1U << 30 } };
     char text[64];
     for (size_t i = 0; i < ARRAY_LEN(times); i++) {
         snprintf(text, sizeof text, "[spool]\ngrace = %s\n", times[i].text);
@@ -168,11 +168,12 @@ static void bad_values(void **state)
     assert_refused("[node]\nworkers = 0\n", "2: node.workers must be within 1..64");
     assert_refused("[smtp]\nmax_size = 50m\n",
                    "2: smtp.max_size must be a number of octets, with K, M or G");
-    assert_refused("[smtp]\nmax_size = 3G\n", "2: smtp.max_size must be within 64K..2G");
+    assert_refused("[smtp]\nmax_size = 3G\n", "2: smtp.max_size must be within 64K..2047M");
     assert_refused("[smtp]\nmax_size = 99999999999999999999\n",
-                   "2: smtp.max_size must be within 64K..2G");
+                   "2: smtp.max_size must be within 64K..2047M");
     /* 2^64 octets and 1G */
-    assert_refused("[smtp]\nmax_size = 17179869185G\n", "2: smtp.max_size must be within 64K..2G");
+    assert_refused("[smtp]\nmax_size = 17179869185G\n",
+                   "2: smtp.max_size must be within 64K..2047M");
     assert_refused("[spool]\ntimeout = 5\n",
                    "2: spool.timeout must be a number with ms, s, m, h or d");
     assert_refused("[spool]\ntimeout = 99ms\n", "2: spool.timeout must be within 100ms..5m");

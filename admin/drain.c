@@ -233,6 +233,7 @@ static int say_drain(struct admin *a, const struct volume *v, size_t n, int64_t 
     int code = volume_usage_read(a, v, n, &u);
     if (code == EX_OK) {
         const struct volume_usage *x = usage_of(u, n, from);
+        CHECK(x); /* check_targets() found it among the volumes */
         admin_say("volume %lld would take no new mail, and the files of %llu pointers with %llu "
                   "octets would go to the other active volumes; nothing is done without --yes",
                   (long long)from, (unsigned long long)x->pointers, (unsigned long long)x->octets);

@@ -154,7 +154,7 @@ static int finish(struct admin *a, const struct wanted *w, const struct found *f
 int command_undelete(struct admin *a, const struct args *args)
 {
     struct wanted w;
-    struct found f;
+    struct found f = { 0 };
     int code = parse(a, args, &w);
     if (code == EX_OK) {
         code = look(a, &w, &f);

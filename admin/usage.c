@@ -96,7 +96,8 @@ static int note(struct admin *a, const char *domain, const struct sum *sum, bool
 int usage_refresh(struct admin *a, const char *domain)
 {
     struct sum sum;
-    bool was, is;
+    bool was = false;
+    bool is = false;
     int code = add_up(a, domain, &sum);
     if (code == EX_OK) {
         code = compare(a, domain, &sum, &was, &is);

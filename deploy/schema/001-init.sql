@@ -275,6 +275,13 @@ END $$;
 CREATE FUNCTION ms_time(ms bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql
 RETURN to_timestamp(ms / 1000.0);
 
+-- When a grace that begins now is over. A node's clock may be late by more than the grace, and what it
+-- deletes would be due at once: so it begins no earlier than by the database's clock. (deleted_at stays
+-- what the node says, as its log has it.) Taken once, into a variable: Citus has no volatile function
+-- within a statement on a distributed table.
+CREATE FUNCTION grace_end(now_ms bigint, grace_ms bigint) RETURNS timestamptz LANGUAGE sql
+RETURN greatest(ms_time(now_ms), clock_timestamp()) + grace_ms * interval '1 millisecond';
+
 -- Whether a limit (0: none) is passed when so much is added to what is used, and the message that
 -- passes it may do so by `past` per cent. What is over already takes nothing more.
 CREATE FUNCTION passes(used bigint, added bigint, most bigint, past bigint)
@@ -365,10 +372,12 @@ END $$;
 CREATE FUNCTION discard(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                         now_ms bigint, grace_ms bigint, who text)
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    due timestamptz := grace_end(now_ms, grace_ms);
 BEGIN
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
-    VALUES (box, blob, 0, len, head, vol, many, ms_time(now_ms), ms_time(now_ms + grace_ms), who)
+    VALUES (box, blob, 0, len, head, vol, many, ms_time(now_ms), due, who)
     ON CONFLICT DO NOTHING;
 END $$;
 
@@ -512,6 +521,7 @@ CREATE FUNCTION expunge(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, 
                         who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    due timestamptz := grace_end(now_ms, grace_ms);
     n   bigint;
     len bigint;
 BEGIN
@@ -524,7 +534,7 @@ BEGIN
         INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
                             deleted_at, unlink_after, by_whom)
         SELECT g.mailbox_id, g.blob_id, g.seq, g.size, g.skip, g.volume_id, g.shared, g.uidl,
-               g.handle, ms_time(now_ms), ms_time(now_ms + grace_ms), who
+               g.handle, ms_time(now_ms), due, who
           FROM gone g
         RETURNING size
     )
@@ -693,7 +703,8 @@ END $$;
 CREATE FUNCTION remove_mailbox(box bigint, now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    n bigint;
+    due timestamptz := grace_end(now_ms, grace_ms);
+    n   bigint;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR UPDATE;
     IF NOT FOUND THEN
@@ -705,7 +716,7 @@ BEGIN
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
                         deleted_at, unlink_after, by_whom)
     SELECT g.mailbox_id, g.blob_id, g.seq, g.size, g.skip, g.volume_id, g.shared, g.uidl, g.handle,
-           ms_time(now_ms), ms_time(now_ms + grace_ms), who
+           ms_time(now_ms), due, who
       FROM gone g;
     GET DIAGNOSTICS n = ROW_COUNT;
     DELETE FROM read_mark r WHERE r.mailbox_id = box;
@@ -722,9 +733,10 @@ END $$;
 CREATE FUNCTION undelete(box bigint, since_ms bigint, blob uuid, most bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    in_order boolean := reaping_here();
-    n   bigint;
-    len bigint;
+    in_order boolean     := reaping_here();
+    now_at   timestamptz := clock_timestamp();
+    n        bigint;
+    len      bigint;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state <> 2 FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -736,7 +748,7 @@ BEGIN
             SELECT l.blob_id, l.seq FROM ledger l
              WHERE l.mailbox_id = box AND l.seq > 0 AND l.claimed_at IS NULL
                AND l.deleted_at >= ms_time(since_ms)
-               AND (l.unlink_after > clock_timestamp() OR in_order)
+               AND (l.unlink_after > now_at OR in_order)
                AND (blob IS NULL OR l.blob_id = blob)
                AND NOT EXISTS (SELECT FROM message m
                                 WHERE m.mailbox_id = box AND m.blob_id = l.blob_id)
@@ -779,8 +791,9 @@ CREATE FUNCTION mark_copy(box bigint, place bigint, blob uuid, old_vol bigint, n
                           now_ms bigint, keep_ms bigint, who text)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    m message;
-    r ledger;
+    due timestamptz := grace_end(now_ms, keep_ms);
+    m   message;
+    r   ledger;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     SELECT * INTO m FROM message o
@@ -797,7 +810,7 @@ BEGIN
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
     VALUES (0, blob, -new_vol, m.size, m.skip, new_vol, false,
-            ms_time(now_ms), ms_time(now_ms + keep_ms), who)
+            ms_time(now_ms), due, who)
     ON CONFLICT DO NOTHING;
     RETURN CASE WHEN FOUND THEN 1 ELSE 3 END;
 END $$;
@@ -811,6 +824,7 @@ CREATE FUNCTION move_file(boxes bigint[], place bigint, blob uuid, old_vol bigin
                           fh bytea, many boolean, now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    due   timestamptz := grace_end(now_ms, grace_ms);
     n     bigint;
     named bigint;
     len   integer;
@@ -867,7 +881,7 @@ BEGIN
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
     VALUES (0, blob, old_vol, len, head, old_vol, false,
-            ms_time(now_ms), ms_time(now_ms + grace_ms), who);
+            ms_time(now_ms), due, who);
     RETURN n;
 END $$;
 

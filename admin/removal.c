@@ -248,7 +248,7 @@ static int remove_found(struct admin *a, const struct address *addr, const struc
     pg_text(a->batch, span_str(addr->canon));
     names_sql(a, s->alone, s->n_alone);
     names_sql(a, s->among, s->n_among);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, (int64_t)a->config->reap_removal_grace);
     pg_text(a->batch, span_str(who));
     aliases_drop_sql(a, s, span_str(addr->canon));
@@ -258,7 +258,7 @@ static int remove_found(struct admin *a, const struct address *addr, const struc
 static void say_removed(const struct admin *a, const struct address *addr, const struct account *c,
                         const struct aliases *s, const char *verb)
 {
-    time_t end = (time_t)((admin_now() + (int64_t)a->config->reap_removal_grace) / 1000);
+    time_t end = (time_t)((admin_clock(a) + (int64_t)a->config->reap_removal_grace) / 1000);
     struct tm t;
     char until[32];
     strftime(until, sizeof until, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&end, &t));
@@ -295,7 +295,8 @@ static int remove_one(struct admin *a, const struct args *args, const struct add
 
 int command_account_remove(struct admin *a, const struct args *args)
 {
-    int code = each_address(a, args, remove_one, NULL);
+    int code = admin_read_clock(a);
+    code = code == EX_OK ? each_address(a, args, remove_one, NULL) : code;
     if (code == EX_OK && !args->opt[ARG_yes]) {
         admin_say("nothing was changed: --yes does it");
     }
@@ -357,7 +358,7 @@ static int restore_found(struct admin *a, const struct address *addr, uint64_t m
     size_t i = 0, k = 0;
     admin_sql(a, "SELECT restore_account($1, $2)");
     pg_i64(a->batch, (int64_t)mailbox_id);
-    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, admin_clock(a));
     while (i < s->n_alone || k < s->n_among) {
         bool alone = k == s->n_among || (i < s->n_alone && strcmp(s->alone[i], s->among[k]) < 0);
         give_back_sql(a, alone ? s->alone[i++] : s->among[k++], alone, span_str(addr->canon));
@@ -393,7 +394,8 @@ static int restore_one(struct admin *a, const struct args *args, const struct ad
 
 int command_account_restore(struct admin *a, const struct args *args)
 {
-    return each_address(a, args, restore_one, NULL);
+    int code = admin_read_clock(a);
+    return code == EX_OK ? each_address(a, args, restore_one, NULL) : code;
 }
 
 /* --- receipts -------------------------------------------------------------------------------- */

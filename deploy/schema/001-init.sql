@@ -223,6 +223,7 @@ CREATE TABLE removed (
     lists       text[]      NOT NULL DEFAULT '{}', -- that led to others too
     removed_at  timestamptz NOT NULL,
     purge_after timestamptz NOT NULL,
+    purging     boolean     NOT NULL DEFAULT false, -- some of its pointers may have gone
     purged_at   timestamptz,
     by_whom     text        NOT NULL,
     msgs        bigint      NOT NULL,
@@ -638,14 +639,16 @@ BEGIN
     VALUES (box, name, was, alone, among, ms_time(now_ms), ms_time(now_ms + grace_ms), who, n, len);
 END $$;
 
--- Takes it back, up to purge_after. MF002: it is too late, or it is not removed.
+-- Takes it back, up to purge_after. MF002: it is too late, or it is not removed. What a purge has begun
+-- with does not come back in part, whoever's clock is late.
 CREATE FUNCTION restore_account(box bigint, now_ms bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     was smallint;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state = 2 FOR NO KEY UPDATE;
     DELETE FROM removed r
-     WHERE r.mailbox_id = box AND r.purged_at IS NULL AND r.purge_after > ms_time(now_ms)
+     WHERE r.mailbox_id = box AND NOT r.purging AND r.purged_at IS NULL
+       AND r.purge_after > ms_time(now_ms)
     RETURNING r.was_state INTO was;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'mailbox % can not come back', box USING ERRCODE = 'MF002';
@@ -677,6 +680,7 @@ BEGIN
     IF seqs IS NULL THEN
         RETURN 0;
     END IF;
+    UPDATE removed r SET purging = true WHERE r.mailbox_id = box AND NOT r.purging;
     DELETE FROM read_mark r WHERE r.mailbox_id = box AND r.seq = ANY (seqs);
     RETURN expunge(box, seqs, blobs, now_ms, grace_ms, who);
 END $$;

@@ -156,6 +156,16 @@ class FleetTest(unittest.TestCase):
             self.eventually(20, lambda: self.assertGreater(log.read_text().count(" cache.epoch "),
                                                            n))
 
+    def database_clock_ahead(self, days):
+        """By so much, for the rest of the test and for what is called from now on."""
+        for sql in ("CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
+                    f" $$SELECT pg_catalog.clock_timestamp() + interval '{days} days'$$",
+                    "ALTER DATABASE mailfleet SET search_path = public, pg_catalog"):
+            self.fleet.sql(sql, superuser=True)
+        for sql in ("DROP FUNCTION public.clock_timestamp()",
+                    "ALTER DATABASE mailfleet RESET search_path"):
+            self.addCleanup(self.fleet.sql, sql, superuser=True)
+
     def reload(self, node, settings):
         """Other settings of one node, in force in its worker when this returns."""
         self.fleet.node_settings[node.name] = settings

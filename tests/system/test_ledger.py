@@ -422,13 +422,7 @@ class Reaping(LedgerTest):
         self.deliver(HELLO, account)
         self.delete(account)
         self.assertEqual(self.reap()["files"], 0)
-        for sql in ("CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS"
-                    " $$SELECT pg_catalog.clock_timestamp() + interval '60 days'$$",
-                    "ALTER DATABASE mailfleet SET search_path = public, pg_catalog"):
-            self.fleet.sql(sql, superuser=True)
-        for sql in ("DROP FUNCTION public.clock_timestamp()",
-                    "ALTER DATABASE mailfleet RESET search_path"):
-            self.addCleanup(self.fleet.sql, sql, superuser=True)
+        self.database_clock_ahead(60)
         done = self.run_admin("reap", "--yes", "--json")
         self.assertEqual((done.returncode, json.loads(done.stdout)["files"]), (EX_OK, 1))
         self.assertRegex(done.stderr, r"this node's clock is 51\d{5} s behind")

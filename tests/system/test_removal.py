@@ -225,6 +225,25 @@ class Removal(RemovalTest):
                           self.json("account", "receipt", again.address)],
                          [mailbox, self.show(again)["mailbox_id"]])
 
+    def test_the_clock_is_the_databases(self):
+        """Which is two months ahead here: by the node's, who was removed would be purged at once, and
+        who is being purged would come back."""
+        account, late = self.account("clock"), self.account("clock.late")
+        for one in account, late:
+            self.deliver(HELLO, one)
+        self.database_clock_ahead(60)
+        done = self.run_admin("account", "remove", account.address, late.address, "--yes")
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        self.assertRegex(done.stderr, r"this node's clock is 51\d{5} s behind")
+        self.assertEqual(self.count("removed WHERE addr LIKE 'clock%' AND purge_after BETWEEN "
+                                    "now() + interval '69 days' AND now() + interval '70 days'"), 2)
+        self.assertEqual(self.reap(), "")
+        self.fleet.sql("UPDATE removed SET purge_after = now() + interval '30 days' "
+                       f"WHERE addr = '{late.address}'")
+        self.fails(EX_NOUSER, "can't come back", "account", "restore", late.address)
+        self.ok("account", "restore", account.address)
+        self.assertEqual(self.mailbox(account), [HELLO])
+
     def test_killed_anywhere_the_purge_goes_on(self):
         """More messages than a transaction takes."""
         many, account = 2300, self.account("much")
@@ -244,6 +263,12 @@ class Removal(RemovalTest):
             self.assertEqual(self.count(f"ledger WHERE mailbox_id = {mailbox}"), many - left)
             self.assertEqual(self.count(f"removed WHERE mailbox_id = {mailbox} AND purged_at IS"
                                         " NULL"), int(fault != "purge_ended"))
+            if left:  # by its time alone it could come back, with what is left
+                self.pass_time(-10)
+                self.fails(EX_NOUSER, "its messages are being purged", "account", "restore",
+                           account.address)
+                self.assertEqual(self.show(account)["state"], "removed")
+                self.pass_time(10)
         self.assertEqual(self.reap(), "")
         self.assertEqual([self.count(f"{table} WHERE mailbox_id = {mailbox}")
                           for table in ("mailbox", "account", "address")], [0, 0, 0])

@@ -89,7 +89,12 @@ static void add_mark(struct mover *m, const struct item *it, const char *by)
 }
 
 /* What mark_copy() says. */
-enum mark { MARK_GONE, MARK_MADE, MARK_STANDS, MARK_IN_THE_WAY };
+enum mark { MARK_GONE, MARK_MADE, MARK_STANDS, MARK_IN_THE_WAY, MARK_LATE_UNLINK };
+
+static const char *const refusals[] = {
+    [MARK_IN_THE_WAY] = "has an unfinished copy, which reap ends",
+    [MARK_LATE_UNLINK] = "had it, and a reaper that broke off there may yet unlink it",
+};
 
 /* todo gets the items whose copies are to be made, each with stands as it is. */
 static int mark(struct mover *m, struct item *it, size_t n, struct item **todo, size_t *n_todo)
@@ -112,13 +117,13 @@ static int mark(struct mover *m, struct item *it, size_t n, struct item **todo, 
         return admin_fail_reply(m->admin, "ledger");
     }
     for (size_t i = 0; i < n_open; i++) {
-        int64_t said = pg_get_i64(admin_result(m->admin, i), 0, 0);
+        uint64_t said = (uint64_t)pg_get_i64(admin_result(m->admin, i), 0, 0);
         open[i]->copy.stands = said == MARK_STANDS;
         if (said == MARK_GONE) {
             open[i]->state = ITEM_ENDED;
-        } else if (said == MARK_IN_THE_WAY) {
-            snprintf(open[i]->copy.why, sizeof open[i]->copy.why,
-                     "volume %u has an unfinished copy, which reap ends", open[i]->copy.to);
+        } else if (said < ARRAY_LEN(refusals) && refusals[said]) {
+            snprintf(open[i]->copy.why, sizeof open[i]->copy.why, "volume %u %s", open[i]->copy.to,
+                     refusals[said]);
         } else {
             todo[(*n_todo)++] = open[i];
         }

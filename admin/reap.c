@@ -3,7 +3,8 @@
  * than its mailbox keeps it, purge.c what removed accounts had, and usage.c sums up the domains
  * with totals. Then it takes the ledger rows whose grace is over, mailbox by mailbox:
  *
- *   claim     the rows are this reaper's; another leaves them alone for STALE_MS
+ *   claim     the rows are this reaper's; another leaves them alone for STALE_MS, and notes that it
+ *             took them over: the first may be frozen, and go on
  *   unlink    the file of a row that shares it with nobody
  *   release   the row goes, to ledger_past; a shared file's count goes down, and what was unlinked
  *             of the volume is counted, in the same transaction
@@ -39,6 +40,8 @@
 #define VOLUME_TRIES 50   /* times 100 ms, until the volumes have been looked at */
 #define PRUNE_PAGE   5000 /* old rows of ledger_past that go in one statement, */
 #define PRUNE_PAGES  200  /* and statements in one run: the next one goes on */
+#define LATE_MS      (24 * 60 * 60 * 1000) /* reclaimed rows are remembered at least, for mark_copy() \
+                                            */
 
 struct victim {
     struct blob_id blob;
@@ -473,12 +476,15 @@ static int prune(struct reaper *r)
     int64_t before = admin_clock(a) - (int64_t)a->config->reap_history;
     for (unsigned page = 0; page < PRUNE_PAGES; page++) {
         admin_sql(a, "WITH old AS (SELECT mailbox_id, blob_id, seq FROM ledger_past "
-                     "   WHERE unlinked_at < ms_time($1) ORDER BY unlinked_at LIMIT $2), "
+                     "   WHERE unlinked_at < ms_time($1) "
+                     "     AND (NOT reclaimed OR unlinked_at < ms_time($3)) "
+                     "   ORDER BY unlinked_at LIMIT $2), "
                      "gone AS (DELETE FROM ledger_past p USING old o WHERE p.mailbox_id = "
                      "   o.mailbox_id AND p.blob_id = o.blob_id AND p.seq = o.seq RETURNING 1) "
                      "SELECT count(*) FROM gone");
         pg_i64(a->batch, before);
         pg_i64(a->batch, PRUNE_PAGE);
+        pg_i64(a->batch, admin_clock(a) - LATE_MS);
         if (page == 0) { /* and the fuse's sums, of which those of today count */
             admin_sql(a, "DELETE FROM volume_reaped WHERE day < "
                          "(ms_time($1) AT TIME ZONE 'UTC')::date - 30");

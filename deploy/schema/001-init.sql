@@ -166,7 +166,7 @@ CREATE TABLE read_mark (
 -- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
 -- file that was given up, or a recipient of a shared file without room. mailbox_id is 0 of copies that
 -- moving a file to another volume has left: see mark_copy(). A row can go back while
--- claimed_at is NULL; then a reaper has it.
+-- claimed_at is NULL; then a reaper has it. reclaimed: and had it from one that seemed dead.
 CREATE TABLE ledger (
     mailbox_id   bigint      NOT NULL,
     blob_id      uuid        NOT NULL,
@@ -181,6 +181,7 @@ CREATE TABLE ledger (
     unlink_after timestamptz NOT NULL,
     claimed_at   timestamptz,
     by_whom      text        NOT NULL,
+    reclaimed    boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (mailbox_id, blob_id, seq)
 );
 CREATE INDEX ledger_due ON ledger (unlink_after);
@@ -199,6 +200,7 @@ CREATE TABLE ledger_past (
     deleted_at timestamptz NOT NULL,
     by_whom    text        NOT NULL,
     unlinked_at timestamptz NOT NULL,
+    reclaimed  boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (mailbox_id, blob_id, seq)
 );
 CREATE INDEX ledger_past_blob ON ledger_past (blob_id);
@@ -787,10 +789,12 @@ END $$;
 --   seq = -volume   one that is being made, or was when its maker died.
 -- As long as such a row stands, no pointer and no other row that may become one names the file at that
 -- place: mark_copy() sees to it that the pointer is elsewhere, and move_file() takes the row away, or
--- moves nothing when a reaper has it.
+-- moves nothing when a reaper has it. Nor while ledger_past has a row that was reclaimed: the reaper that
+-- seemed dead may have been frozen in mid-unlink, or a file server may still have its call.
 
 -- Says that a copy is going to be made of the file of this pointer. 0: the pointer is not, or not there,
--- any more. 1: it may be made. 2: a complete one stands there, and can be used. 3: neither, now.
+-- any more. 1: it may be made. 2: a complete one stands there, and can be used. 3: neither, now. 4: nor
+-- for a long time, as an unlink there may be late.
 CREATE FUNCTION mark_copy(box bigint, place bigint, blob uuid, old_vol bigint, new_vol bigint,
                           now_ms bigint, keep_ms bigint, who text)
 RETURNS integer LANGUAGE plpgsql AS $$
@@ -810,6 +814,11 @@ BEGIN
      ORDER BY l.seq LIMIT 1;
     IF FOUND THEN
         RETURN CASE WHEN r.seq > 0 AND r.claimed_at IS NULL THEN 2 ELSE 3 END;
+    END IF;
+    IF EXISTS (SELECT FROM ledger_past p
+                WHERE p.mailbox_id = 0 AND p.blob_id = blob AND p.seq IN (new_vol, -new_vol)
+                  AND p.reclaimed) THEN
+        RETURN 4;
     END IF;
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
@@ -923,7 +932,7 @@ BEGIN
     END IF;
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     RETURN QUERY
-    UPDATE ledger l SET claimed_at = ms_time(now_ms)
+    UPDATE ledger l SET claimed_at = ms_time(now_ms), reclaimed = l.claimed_at IS NOT NULL
      WHERE l.mailbox_id = box AND (l.blob_id, l.seq) IN (
         SELECT d.blob_id, d.seq FROM ledger d
          WHERE d.mailbox_id = box
@@ -939,21 +948,23 @@ BEGIN
     RETURNING l.*;
 END $$;
 
--- A row ends: its file is gone, or was one of several mailboxes'. remember: in ledger_past.
+-- A row ends: its file is gone, or was one of several mailboxes'. remember: in ledger_past. What mark_copy()
+-- needs to know is remembered in any case.
 CREATE FUNCTION release(box bigint, blob uuid, place bigint, now_ms bigint, remember boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF remember THEN
+    IF remember OR box = 0 THEN
         INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, uidl, deleted_at,
-                                 by_whom, unlinked_at)
+                                 by_whom, unlinked_at, reclaimed)
         SELECT l.mailbox_id, l.blob_id, l.seq, l.size, l.volume_id, l.uidl, l.deleted_at, l.by_whom,
-               ms_time(now_ms)
+               ms_time(now_ms), l.reclaimed
           FROM ledger l
          WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place
+           AND (remember OR l.reclaimed)
         ON CONFLICT (mailbox_id, blob_id, seq) DO UPDATE
            SET deleted_at = excluded.deleted_at, by_whom = excluded.by_whom,
                volume_id = excluded.volume_id, uidl = excluded.uidl,
-               unlinked_at = excluded.unlinked_at;
+               unlinked_at = excluded.unlinked_at, reclaimed = excluded.reclaimed;
     END IF;
     DELETE FROM ledger l WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq = place;
     IF NOT FOUND THEN

@@ -336,6 +336,30 @@ class Drain(DrainTest):
         self.assertEqual(self.everything(accounts), before)
         self.nothing_dangles()
 
+    def test_not_back_where_an_unlink_may_be_late(self):
+        """A reaper was frozen, and another ended what it was at. If the first wakes, it unlinks."""
+        accounts = self.fill("late", 4)
+        before = self.everything(accounts)
+        self.run_admin("volume", "set", 3, "--state", "readonly")
+        self.drain(1)
+        self.pass_time(11 * DAY)
+        self.assertTrue(self.killed("reap_claimed"))
+        self.pass_time(DAY)
+        self.reap("--no-fuse")
+        self.assertEqual(self.files_on(1), {})
+        self.assertEqual(self.count("ledger_past WHERE mailbox_id = 0 AND reclaimed AND seq = 1"),
+                         self.count("(SELECT DISTINCT blob_id FROM message) m"))
+        self.run_admin("volume", "set", 1, "--state", "active")
+        self.drain(2, code=EX_TEMPFAIL)
+        self.assertIn("volume 1 had it, and a reaper that broke off there", self.said)
+        self.assertEqual((self.on(1), self.files_on(1)), (0, {}))
+        self.assertEqual(self.everything(accounts), before)
+        self.fleet.sql("UPDATE ledger_past SET unlinked_at = now() - interval '31 days'")
+        self.reap()
+        self.drain(2)
+        self.assertEqual(self.everything(accounts), before)
+        self.nothing_dangles()
+
     def test_a_damaged_file_stays(self):
         account = self.fill("damaged", 3)[0]
         row = self.json("messages", account.address)[0]

@@ -1476,6 +1476,48 @@ static void test_claims(void **state)
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past"), 1);
 }
 
+/* To volume 2, of the only message. */
+static long long mark_copy(void)
+{
+    return postgres_sql(server, "SELECT mark_copy(1, 1, blob_id, 1, 2, 0, 1000, 'test')"
+                                "  FROM message");
+}
+
+static long long claim_copy(unsigned later)
+{
+    return postgres_sql(server, "SELECT count(*) FROM claim(0, " DUE " + %u, 60000, 9)", later);
+}
+
+static void end_copy(void)
+{
+    postgres_sql(server, "SELECT release(0, blob_id, seq, " DUE ", false) FROM ledger");
+}
+
+/*
+ * Where a reaper had a copy from one that seemed dead, which may yet unlink it, none is made again;
+ * that is remembered without a history of deletions, too. One that was ended in order may come
+ * back.
+ */
+static void test_reclaimed_copies_do_not_come_back(void **state)
+{
+    (void)state;
+    delivered_to(1, 10);
+    assert_int_equal(mark_copy(), 1);
+    assert_int_equal(claim_copy(0), 1);
+    assert_int_equal(mark_copy(), 3);
+    end_copy();
+    assert_int_equal(count("ledger_past"), 0);
+    assert_int_equal(mark_copy(), 1);
+    assert_int_equal(claim_copy(0), 1);
+    assert_int_equal(claim_copy(60001), 1);
+    end_copy();
+    assert_int_equal(count("ledger_past WHERE reclaimed AND mailbox_id = 0 AND seq = -2"), 1);
+    assert_int_equal(mark_copy(), 4);
+    assert_int_equal(count("ledger"), 0);
+    postgres_sql(server, "DELETE FROM ledger_past");
+    assert_int_equal(mark_copy(), 1);
+}
+
 /* A file that something else of the mailbox still names is not handed out. */
 static void test_claim_spares_what_is_named(void **state)
 {
@@ -1934,6 +1976,7 @@ int main(void)
         TEST(test_epoch),
         TEST(test_cancel),
         TEST(test_claims),
+        TEST(test_reclaimed_copies_do_not_come_back),
         TEST(test_claim_spares_what_is_named),
         TEST(test_shared_counts_down_once),
         TEST(test_reaped_adds_up_by_day),

@@ -87,7 +87,7 @@ int volume_usage_read(struct admin *a, const struct volume *v, size_t n, struct 
 static uint16_t choose_by_weight(struct mover *m, uint64_t octets, const uint16_t *tried, size_t n)
 {
     (void)octets;
-    return spool_choose(m->spool, tried, n);
+    return spool_choose(m->volumes->spool, tried, n);
 }
 
 static bool is_target(const struct volume *v)
@@ -263,10 +263,10 @@ int command_volume_drain(struct admin *a, const struct args *args)
     } else if (code == EX_OK) {
         code = admin_read_clock(a);
         code = code == EX_OK ? set_drain(a, (int64_t)from) : code;
-        code = code == EX_OK ? open_spool(a, &m.spool) : code;
+        code = code == EX_OK ? open_spool(a, &m.volumes) : code;
         if (code == EX_OK) {
             code = drain_volume(&m, (int64_t)from);
-            spool_close(&m.spool);
+            close_spool(a, &m.volumes);
         }
     }
     free(v);
@@ -401,8 +401,9 @@ static uint16_t choose_lowest(struct mover *m, uint64_t octets, const uint16_t *
         for (size_t k = 0; k < n; k++) {
             used = used || tried[k] == id;
         }
-        if (!used && is_target(&b->volumes[i]) && spool_volume_ready(m->spool, id) &&
-            b->usage[i].octets < b->share[i] && b->share[i] - b->usage[i].octets > most) {
+        if (!used && open_spool_takes_files(m->volumes, id) &&
+            spool_volume_ready(m->volumes->spool, id) && b->usage[i].octets < b->share[i] &&
+            b->share[i] - b->usage[i].octets > most) {
             most = b->share[i] - b->usage[i].octets;
             to = id;
         }
@@ -478,10 +479,10 @@ static int rebalance(struct mover *m, struct balance *b, bool yes)
         return EX_OK;
     }
     int code = admin_read_clock(m->admin);
-    code = code == EX_OK ? open_spool(m->admin, &m->spool) : code;
+    code = code == EX_OK ? open_spool(m->admin, &m->volumes) : code;
     if (code == EX_OK) {
         code = move_surplus(m, b);
-        spool_close(&m->spool);
+        close_spool(m->admin, &m->volumes);
         print_balance(b, m->admin);
         admin_say("%llu files with %llu octets were moved", (unsigned long long)m->files,
                   (unsigned long long)m->octets);

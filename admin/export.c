@@ -33,7 +33,7 @@
 struct export
 {
     struct admin *admin;
-    struct spool *spool;
+    struct open_spool *volumes;
     const char *path;
     bool mbox;
     int dir;    /* of a Maildir; -1: none */
@@ -76,7 +76,7 @@ static enum err read_message(struct export *x, const struct exported *m)
 {
     buf_init(&x->octets_read, m->pointer.size);
     x->done = false;
-    x->reader = spool_read(x->spool, &m->pointer, m->handle, on_piece, x);
+    x->reader = spool_read(x->volumes->spool, &m->pointer, m->handle, on_piece, x);
     while (!x->done) {
         uv_run(loop_uv(x->admin->loop), UV_RUN_ONCE);
     }
@@ -360,12 +360,12 @@ int command_export(struct admin *a, const struct args *args)
     }
     int code = parse_target(args, &x);
     code = code == EX_OK ? admin_mailbox(a, &addr, &mailbox_id) : code;
-    code = code == EX_OK ? open_spool(a, &x.spool) : code;
+    code = code == EX_OK ? open_spool(a, &x.volumes) : code;
     if (code != EX_OK) {
         return code;
     }
     code = run_export(&x, mailbox_id);
-    spool_close(&x.spool);
+    close_spool(a, &x.volumes);
     if (x.file && fclose(x.file) != 0 && code == EX_OK) {
         code = fail_write(&x);
     }

@@ -66,7 +66,7 @@ struct lane {
 
 struct import {
     struct admin *admin;
-    struct spool *spool;
+    struct open_spool *volumes;
     bool yes;
     struct move_list list;
     struct readers *readers;
@@ -281,28 +281,6 @@ static enum err commit_batch(struct lane *l)
     return e;
 }
 
-/* False: the account is to end. */
-static bool lane_commit(struct lane *l)
-{
-    if (l->n == 0) {
-        return true;
-    }
-    fault_at(FAULT_import_written);
-    struct admin *a = l->import->admin;
-    enum err e = commit_batch(l);
-    if (e != ERR_OK) {
-        fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
-    } else {
-        for (size_t i = 0; i < l->n; i++) {
-            l->outcome->octets += l->batch[i].pointer.size;
-        }
-        l->outcome->taken += l->n;
-        fault_at(FAULT_import_committed);
-    }
-    l->n = 0;
-    return e == ERR_OK;
-}
-
 /* A file that was begun and is not wanted: the reaper will have it. If not, fsck finds it. */
 static void discard(struct lane *l, const struct pointer *p)
 {
@@ -314,6 +292,39 @@ static void discard(struct lane *l, const struct pointer *p)
     pg_i64(a->batch, admin_now());
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
     (void)admin_run(a, PG_WRITE);
+}
+
+/* What was refused for good will not have pointers to these files. */
+static void discard_batch(struct lane *l)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        discard(l, &l->batch[i].pointer);
+    }
+}
+
+/* False: the account is to end. */
+static bool lane_commit(struct lane *l)
+{
+    if (l->n == 0) {
+        return true;
+    }
+    fault_at(FAULT_import_written);
+    struct admin *a = l->import->admin;
+    enum err e = commit_batch(l);
+    if (e != ERR_OK) {
+        fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
+        if (e != ERR_TEMP && e != ERR_UNCERTAIN) {
+            discard_batch(l);
+        }
+    } else {
+        for (size_t i = 0; i < l->n; i++) {
+            l->outcome->octets += l->batch[i].pointer.size;
+        }
+        l->outcome->taken += l->n;
+        fault_at(FAULT_import_committed);
+    }
+    l->n = 0;
+    return e == ERR_OK;
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -355,7 +366,7 @@ static void open_writer(struct lane *l)
     const struct spool_message s = {
         .to = &to, .n = 1, .uidl = span_str(m->uidl), .time_ms = arrival(m)
     };
-    enum err e = spool_create(l->import->spool, &s, on_spool, l, &l->writer);
+    enum err e = spool_create(l->import->volumes->spool, &s, on_spool, l, &l->writer);
     if (e != ERR_OK) {
         l->failed = true;
         fail(l, "spool", e == ERR_TEMP ? "no volume takes files" : err_text(e));
@@ -588,7 +599,7 @@ static int run_import(struct import *im, const struct args *args, char *password
     uint64_t jobs = JOBS, rate = 0;
     int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
     code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
-    code = code == EX_OK && im->yes ? open_spool(im->admin, &im->spool) : code;
+    code = code == EX_OK && im->yes ? open_spool(im->admin, &im->volumes) : code;
     if (code != EX_OK) {
         return code;
     }
@@ -602,8 +613,8 @@ static int run_import(struct import *im, const struct args *args, char *password
                                        .rate = rate };
     im->outcomes = NEW_ARRAY(struct outcome, im->list.n);
     import_accounts(im, &o);
-    if (im->spool) {
-        spool_close(&im->spool);
+    if (im->volumes) {
+        close_spool(im->admin, &im->volumes);
     }
     code = report(im);
     free(im->outcomes);

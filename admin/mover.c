@@ -89,11 +89,12 @@ static void add_mark(struct mover *m, const struct item *it, const char *by)
 }
 
 /* What mark_copy() says. */
-enum mark { MARK_GONE, MARK_MADE, MARK_STANDS, MARK_IN_THE_WAY, MARK_LATE_UNLINK };
+enum mark { MARK_GONE, MARK_MADE, MARK_STANDS, MARK_IN_THE_WAY, MARK_LATE_UNLINK, MARK_CLOSED };
 
 static const char *const refusals[] = {
     [MARK_IN_THE_WAY] = "has an unfinished copy, which reap ends",
     [MARK_LATE_UNLINK] = "had it, and a reaper that broke off there may yet unlink it",
+    [MARK_CLOSED] = "takes no files any more",
 };
 
 /* todo gets the items whose copies are to be made, each with stands as it is. */
@@ -186,7 +187,7 @@ static int copy(struct mover *m, struct item **todo, size_t n)
     for (size_t i = 0; i < n; i++) {
         copies[i] = todo[i]->copy;
     }
-    file_copy_run(m->admin, m->spool, copies, n);
+    file_copy_run(m->admin, m->volumes->spool, copies, n);
     for (size_t i = 0; i < n; i++) {
         todo[i]->copy = copies[i];
         judge(m, todo[i]);
@@ -256,12 +257,17 @@ static enum err send_moves(struct mover *m, struct item **it, size_t n)
     return e;
 }
 
-/* By itself. NOTFOUND: its pointer has gone, or somebody else has moved it: the copy is reaped. */
+/* By itself. NOTFOUND: its pointer has gone, or somebody else has moved it: the copy is reaped.
+ * BUSY: an operator has closed the volume meanwhile; another may take it. */
 static int move_one(struct mover *m, struct item *it)
 {
     enum err e = send_moves(m, &it, 1);
     if (e == ERR_NOTFOUND) {
         it->state = ITEM_ENDED;
+    } else if (e == ERR_BUSY) {
+        it->state = ITEM_OPEN;
+        snprintf(it->copy.why, sizeof it->copy.why, "volume %u %s", it->copy.to,
+                 refusals[MARK_CLOSED]);
     } else if (e != ERR_OK && *m->admin->reply.sqlstate) {
         fail(m, it, m->admin->reply.message);
     } else if (e != ERR_OK) {

@@ -11,6 +11,7 @@
 #define MAILFLEET_ADMIN_MOVER_H
 
 #include "admin.h"
+#include "open_spool.h"
 #include "progress.h"
 
 #define MOVER_TRIES 3  /* volumes that a file is offered */
@@ -25,7 +26,7 @@ typedef bool mover_wants_fn(struct mover *m, uint16_t from);
 
 struct mover {
     struct admin *admin;
-    struct spool *spool;
+    struct open_spool *volumes;
     const int64_t *sources; /* volumes that are looked for */
     size_t n_sources;
     size_t jobs;

@@ -40,8 +40,7 @@
 #define VOLUME_TRIES 50   /* times 100 ms, until the volumes have been looked at */
 #define PRUNE_PAGE   5000 /* old rows of ledger_past that go in one statement, */
 #define PRUNE_PAGES  200  /* and statements in one run: the next one goes on */
-#define LATE_MS      (24 * 60 * 60 * 1000) /* reclaimed rows are remembered at least, for mark_copy() \
-                                            */
+#define LATE_MS      (24 * 60 * 60 * 1000) /* that reclaimed rows are remembered at least */
 
 struct victim {
     struct blob_id blob;

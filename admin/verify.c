@@ -57,7 +57,7 @@ struct lane {
 
 struct verify {
     struct admin *admin;
-    struct spool *spool; /* NULL: not deep */
+    struct open_spool *volumes; /* NULL: not deep */
     bool cut_over, yes;
     struct move_list list;
     struct readers *readers;
@@ -269,7 +269,7 @@ static bool lane_listed(struct lane *l)
         l->same[i] = compare_message(l, &there[i], l->place[i], &last);
     }
     compare_rest(l, n, last);
-    return l->verify->spool && want_contents(l, n) > 0;
+    return l->verify->volumes && want_contents(l, n) > 0;
 }
 
 /* --- contents -------------------------------------------------------------------------------- */
@@ -323,8 +323,8 @@ static enum err hash_here(struct lane *l, size_t place, struct digest *out)
     struct reading r = { .hash = EVP_MD_CTX_new() };
     CHECK(r.hash);
     hash_begin(r.hash);
-    r.reader = spool_read(l->verify->spool, &l->here->msgs[place], maildrop_handle(l->here, place),
-                          on_piece, &r);
+    r.reader = spool_read(l->verify->volumes->spool, &l->here->msgs[place],
+                          maildrop_handle(l->here, place), on_piece, &r);
     while (!r.done) {
         uv_run(loop_uv(l->verify->admin->loop), UV_RUN_ONCE);
     }
@@ -363,7 +363,7 @@ static void lane_message(struct lane *l)
         l->same[i] = false;
     }
     hash_begin(l->hash);
-    progress_step(&l->verify->progress, l->verify->spool ? 1 : 0);
+    progress_step(&l->verify->progress, l->verify->volumes ? 1 : 0);
     reader_answer(l->reader, NULL, !l->outcome->error[0]);
 }
 
@@ -425,7 +425,7 @@ static void lane_account(struct lane *l)
     free(l->same);
     l->place = NULL;
     l->wanted = l->same = NULL;
-    progress_step(&l->verify->progress, l->verify->spool ? 0 : 1);
+    progress_step(&l->verify->progress, l->verify->volumes ? 0 : 1);
     reader_answer(l->reader, NULL, true);
 }
 
@@ -504,7 +504,8 @@ static void compare_accounts(struct verify *v, const struct readers_options *o)
         CHECK(l->hash);
         hash_begin(l->hash);
     }
-    progress_begin(&v->progress, v->spool ? "messages" : "accounts", v->spool ? 0 : v->list.n, 0);
+    progress_begin(&v->progress, v->volumes ? "messages" : "accounts", v->volumes ? 0 : v->list.n,
+                   0);
     run_lanes(v);
     progress_end(&v->progress);
     readers_close(&v->readers);
@@ -594,7 +595,7 @@ static int run_verify(struct verify *v, const struct args *args, char *password)
     uint64_t jobs = JOBS, rate = 0;
     int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
     code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
-    code = code == EX_OK && args->opt[ARG_deep] ? open_spool(v->admin, &v->spool) : code;
+    code = code == EX_OK && args->opt[ARG_deep] ? open_spool(v->admin, &v->volumes) : code;
     if (code != EX_OK) {
         return code;
     }
@@ -608,8 +609,8 @@ static int run_verify(struct verify *v, const struct args *args, char *password)
                                        .rate = rate };
     v->outcomes = NEW_ARRAY(struct outcome, v->list.n);
     compare_accounts(v, &o);
-    if (v->spool) {
-        spool_close(&v->spool);
+    if (v->volumes) {
+        close_spool(v->admin, &v->volumes);
     }
     code = report(v);
     free(v->outcomes);

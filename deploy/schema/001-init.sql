@@ -17,7 +17,8 @@
 -- Locks: a function that changes a mailbox locks its mailbox row first, and a transaction that
 -- changes several takes them in ascending order. Everything else deadlocks.
 --
--- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found.
+-- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found,
+-- MF003 a volume takes no files.
 -- Codes and states are the numbers of the C enums that the comments name.
 --
 -- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
@@ -450,6 +451,13 @@ BEGIN
                     WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq > 0);
 END $$;
 
+-- Whether a volume takes new files: for commands, which may be long at one. What nodes deliver is late by
+-- some seconds.
+CREATE FUNCTION takes_files(vol bigint) RETURNS boolean STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state = 0);
+END $$;
+
 -- Which of these UIDLs the mailbox has, or had: what its user deleted does not come back by being
 -- imported again. ids: the ids that they are the text of; the nil uuid for the others.
 CREATE FUNCTION known_uidls(box bigint, uidls text[], ids uuid[]) RETURNS SETOF text
@@ -478,21 +486,28 @@ END $$;
 -- Gives a mailbox the pointers of imported messages, in this order; returns how many it took. Limits
 -- do not matter: the mail was accepted long ago, and to refuse it now would be to lose it. What the
 -- mailbox has by its UIDL is left out, and its file goes to the ledger, unless it is that very file:
--- so the call may be repeated when its outcome is not known, and two imports may run at once.
+-- so the call may be repeated when its outcome is not known, and two imports may run at once. MF003: a
+-- file of what is new lies on a volume that takes none any more (a message may take long to come).
 CREATE FUNCTION import(box bigint, blobs uuid[], vols bigint[], lens bigint[], heads bigint[],
                        uidls text[], ids uuid[], fhs bytea[], now_ms bigint, grace_ms bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    place bigint;
-    known text[];
-    n     bigint;
-    len   bigint;
+    place  bigint;
+    known  text[];
+    closed bigint;
+    n      bigint;
+    len    bigint;
 BEGIN
     SELECT b.next_seq INTO place FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no mailbox %', box USING ERRCODE = 'MF002';
     END IF;
     known := ARRAY(SELECT known_uidls(box, uidls, ids));
+    SELECT w.vol INTO closed FROM unnest(vols, uidls) w (vol, uidl)
+     WHERE w.uidl <> ALL (known) AND NOT takes_files(w.vol) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'volume % takes no new mail any more', closed USING ERRCODE = 'MF003';
+    END IF;
     PERFORM discard(box, w.blob, w.vol, w.size, w.head, false, now_ms, grace_ms, 'imported already')
        FROM unnest(blobs, vols, lens, heads, uidls) w (blob, vol, size, head, uidl)
       WHERE w.uidl = ANY (known)
@@ -794,7 +809,7 @@ END $$;
 
 -- Says that a copy is going to be made of the file of this pointer. 0: the pointer is not, or not there,
 -- any more. 1: it may be made. 2: a complete one stands there, and can be used. 3: neither, now. 4: nor
--- for a long time, as an unlink there may be late.
+-- for a long time, as an unlink there may be late. 5: the volume takes no files.
 CREATE FUNCTION mark_copy(box bigint, place bigint, blob uuid, old_vol bigint, new_vol bigint,
                           now_ms bigint, keep_ms bigint, who text)
 RETURNS integer LANGUAGE plpgsql AS $$
@@ -808,6 +823,9 @@ BEGIN
      WHERE o.mailbox_id = box AND o.seq = place AND o.blob_id = blob AND o.volume_id = old_vol;
     IF NOT FOUND THEN
         RETURN 0;
+    END IF;
+    IF NOT takes_files(new_vol) THEN
+        RETURN 5;
     END IF;
     SELECT * INTO r FROM ledger l
      WHERE l.mailbox_id = 0 AND l.blob_id = blob AND l.seq IN (new_vol, -new_vol)
@@ -832,7 +850,8 @@ END $$;
 -- the envelope names, or, when the file is not shared, the one whose pointer has this place. Of a shared
 -- file the rows of those who have deleted it follow, too, since undelete() makes pointers of them; of one
 -- that is not there is none, as a pointer stands. MF002: there is nothing to move any more, or a reaper
--- has the copy. Ledger rows come before blob_shared, as for release() and unshare().
+-- has the copy. MF003: the volume takes no files any more. Ledger rows come before blob_shared, as for
+-- release() and unshare().
 CREATE FUNCTION move_file(boxes bigint[], place bigint, blob uuid, old_vol bigint, new_vol bigint,
                           fh bytea, many boolean, now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
@@ -846,6 +865,9 @@ DECLARE
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
         FOR NO KEY UPDATE;
+    IF NOT takes_files(new_vol) THEN
+        RAISE EXCEPTION 'volume % takes no files any more', new_vol USING ERRCODE = 'MF003';
+    END IF;
     DELETE FROM ledger l
      WHERE l.mailbox_id = 0 AND l.blob_id = blob AND l.seq IN (new_vol, -new_vol)
        AND l.claimed_at IS NULL;

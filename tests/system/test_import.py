@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
 
 import harness
@@ -314,6 +315,46 @@ class ImportTest(harness.FleetTest):
             f"SELECT by_whom, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1"),
             [["imported already", "5"]])
         self.assertEqual(self.listing(account), want)
+
+    def test_a_volume_that_is_closed_meanwhile(self):
+        """Nothing is listed on it any more; what was refused for that comes with the next run, and so
+        does what comes later in this one, on another volume."""
+        folder = self.fleet.state / "spool" / "other"
+        self.fleet.make_dir(folder, self.fleet.user, 0o750)
+        self.fleet.admin("volume", "add", f"file://{folder}", "--weight", "0")
+        self.addCleanup(self.fleet.admin, "volume", "set", "1", "--state", "active")
+        accounts = [self.account(f"closed{n:02}") for n in range(20)]
+        want = {account.address: self.dovecot(account.address, 10)[1] for account in accounts}
+        words = f"maildir:{self.old}/%a", "--list", "-", "--yes", "--jobs", "1"
+        addresses = "".join(f"{account.address}\n" for account in accounts)
+        first = []
+
+        def on_volumes(*accounts):
+            return {int(volume) for volume, in self.fleet.sql(
+                "SELECT DISTINCT m.volume_id FROM message m JOIN account c USING (mailbox_id) "
+                f"WHERE c.addr IN ({', '.join(repr(account.address) for account in accounts)})")}
+
+        run = threading.Thread(target=lambda: first.extend(
+            self.importing(*words, "--rate", "10", stdin=addresses, code=EX_TEMPFAIL)))
+        run.start()
+        self.eventually(60, lambda: self.assertEqual(on_volumes(accounts[0]), {1}))
+        self.fleet.admin("volume", "set", "2", "--weight", "100")
+        self.fleet.admin("volume", "set", "1", "--state", "readonly")
+        run.join()
+        refused = [n for n, row in enumerate(first) if row["error"]]
+        self.assertEqual({first[n]["error"] for n in refused},
+                         {"pointers: volume 1 takes no new mail any more"})
+        self.assertEqual({first[n]["taken"] for n in refused}, {0})
+        self.assertLess(refused[-1], len(accounts) - 1)
+        self.assertEqual(on_volumes(*accounts[refused[-1] + 1:]), {2})
+        # Their files are not orphans, which adopt would give back beside those of the next run.
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM ledger "
+                                        "WHERE by_whom = 'import given up'"),
+                         [[str(10 * len(refused))]])
+        self.importing(*words, stdin=addresses)
+        for account in accounts[0], accounts[refused[0]], accounts[-1]:
+            self.assertEqual(self.listing(account), want[account.address])
+        self.assertEqual(on_volumes(*(accounts[n] for n in refused)), {2})
 
     def test_what_was_deleted_long_ago(self):
         """Its file and its row in the ledger have gone; that it was here is known still."""

@@ -223,6 +223,14 @@ static long long count(const char *what)
     return postgres_sql(server, "SELECT count(*) FROM %s", what);
 }
 
+/* 1 to 3. */
+static void make_volumes(void)
+{
+    postgres_sql(server, "INSERT INTO volume (volume_id, uuid, url)"
+                         " SELECT n, lpad(n::text, 32, '0')::uuid, 'file:///' || n"
+                         "   FROM generate_series(1, 3) n");
+}
+
 static void assert_counters_exact(void)
 {
     assert_int_equal(postgres_sql(server,
@@ -751,9 +759,7 @@ static void test_grace_of_late_clocks(void **state)
         delivered_to(1, 10);
         delivered_to(2, 10);
     }
-    postgres_sql(server, "INSERT INTO volume (volume_id, uuid, url) VALUES"
-                         " (2, lpad('2', 32, '0')::uuid, 'file:///2'),"
-                         " (3, lpad('3', 32, '0')::uuid, 'file:///3')");
+    make_volumes();
     postgres_sql(server,
                  "SELECT discard(1, lpad('7', 32, '0')::uuid, 1, 10, 0, false, 0, 3600000,"
                  " 'late');"
@@ -1501,6 +1507,7 @@ static void end_copy(void)
 static void test_reclaimed_copies_do_not_come_back(void **state)
 {
     (void)state;
+    make_volumes();
     delivered_to(1, 10);
     assert_int_equal(mark_copy(), 1);
     assert_int_equal(claim_copy(0), 1);

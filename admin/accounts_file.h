@@ -8,11 +8,12 @@
  *   domain NAME [KEY=N]...
  *   account ADDRESS MAILBOX HASH SCRAM [KEY=N]...
  *   alias ADDRESS TARGET...                       (@NAME: the catch-all of a domain)
- *   removed MAILBOX ADDRESS BY [KEY=N]... [alias=ADDRESS]...
+ *   removed MAILBOX ADDRESS BY [KEY=N]... [alias=ADDRESS]... [list=ADDRESS]...
  *   end LINES                                     (those before it: a dump that was cut has none)
  *
  * A word that is empty is `-`; blanks, controls, % and that dash itself are %XX. KEYs are columns
- * of the tables; times are milliseconds since 1970. Lines that begin with # are comments and count
+ * of the tables; times are milliseconds since 1970. A removed account with more than 1000 names has
+ * several lines. Lines that begin with # are comments and count
  * as lines. Bytes only; words point into the line that was given.
  */
 #ifndef MAILFLEET_ADMIN_ACCOUNTS_FILE_H

@@ -3,17 +3,21 @@
  * Read page by page, so that it may run while accounts are changed: each line is true by itself.
  * The form is accounts_file.h's.
  */
+#include <stdlib.h>
+
 #include "accounts_file.h"
 #include "base/check.h"
 #include "commands.h"
 
 #define PAGE            2000
+#define NAMES_A_LINE    1000      /* ACCOUNTS_WORDS_MAX less what comes before them */
 #define LINE_MAX_OCTETS (1 << 20) /* an alias with 1000 targets, each octet three */
 
 struct dump {
     struct admin *admin;
     struct buf line;
     uint64_t lines;
+    size_t names; /* in the line of a removed account */
 };
 
 static void end_line(struct dump *d)
@@ -163,20 +167,42 @@ static int dump_aliases(struct dump *d)
     return code;
 }
 
-static void dump_removed_row(struct dump *d, const PGresult *r, int row)
+enum { REMOVED_ID, REMOVED_ADDR, REMOVED_BY, REMOVED_ALIASES, REMOVED_LISTS, REMOVED_PAIRS };
+
+static void begin_removed(struct dump *d, const PGresult *r, int row)
 {
-    struct span aliases[ENTRY_TARGETS_MAX];
-    size_t n = pg_get_texts(r, row, 3, aliases, ARRAY_LEN(aliases));
     begin(d, "removed");
-    accounts_number(&d->line, (uint64_t)pg_get_i64(r, row, 0));
-    accounts_word(&d->line, pg_get_span(r, row, 1));
-    accounts_word(&d->line, pg_get_span(r, row, 2));
-    add_pairs(d, r, row, 4);
-    for (size_t i = 0; i < n && i < ARRAY_LEN(aliases); i++) {
+    accounts_number(&d->line, (uint64_t)pg_get_i64(r, row, REMOVED_ID));
+    accounts_word(&d->line, pg_get_span(r, row, REMOVED_ADDR));
+    accounts_word(&d->line, pg_get_span(r, row, REMOVED_BY));
+    add_pairs(d, r, row, REMOVED_PAIRS);
+}
+
+/* A line that is full ends; the next one begins as it did. */
+static void add_names(struct dump *d, const PGresult *r, int row, int column, const char *key)
+{
+    size_t n = pg_get_texts(r, row, column, NULL, 0);
+    struct span *names = NEW_ARRAY(struct span, n + 1);
+    pg_get_texts(r, row, column, names, n);
+    for (size_t i = 0; i < n; i++) {
         char pair[ENTRY_TARGET_MAX + sizeof "alias="];
-        snprintf(pair, sizeof pair, "alias=%.*s", SPAN_ARG(aliases[i]));
+        if (d->names++ == NAMES_A_LINE) {
+            end_line(d);
+            begin_removed(d, r, row);
+            d->names = 1;
+        }
+        snprintf(pair, sizeof pair, "%s=%.*s", key, SPAN_ARG(names[i]));
         accounts_word(&d->line, span_str(pair));
     }
+    free(names);
+}
+
+static void dump_removed_row(struct dump *d, const PGresult *r, int row)
+{
+    d->names = 0;
+    begin_removed(d, r, row);
+    add_names(d, r, row, REMOVED_ALIASES, "alias");
+    add_names(d, r, row, REMOVED_LISTS, "list");
     end_line(d);
 }
 
@@ -186,7 +212,7 @@ static int dump_removed(struct dump *d)
     int64_t last = -1;
     int n;
     do {
-        admin_sql(a, "SELECT mailbox_id, addr, by_whom, aliases, "
+        admin_sql(a, "SELECT mailbox_id, addr, by_whom, aliases, lists, was_state AS was, "
                      "(extract(epoch FROM removed_at) * 1000)::bigint AS removed, "
                      "(extract(epoch FROM purge_after) * 1000)::bigint AS purge, "
                      "coalesce((extract(epoch FROM purged_at) * 1000)::bigint, 0) AS purged, "

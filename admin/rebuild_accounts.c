@@ -139,7 +139,8 @@ static bool pairs_are_numbers(const struct dump_reader *r)
         }
         uint64_t v;
         bool negative = value[1] == '-';
-        bool text = r->kind == KIND_REMOVED && strncmp(word(r, i), "alias=", 6) == 0;
+        bool text = r->kind == KIND_REMOVED &&
+                    (strncmp(word(r, i), "alias=", 6) == 0 || strncmp(word(r, i), "list=", 5) == 0);
         if (!text && span_u64(span_str(value + 1 + negative), INT64_MAX, &v) != ERR_OK) {
             return false;
         }
@@ -280,23 +281,35 @@ static void load_alias(struct dump_reader *r)
     pg_texts(a->batch, targets, r->words.n - 2);
 }
 
+static void add_names(struct dump_reader *r, const char *key)
+{
+    struct span names[ACCOUNTS_WORDS_MAX];
+    size_t n = 0, at = 4;
+    for (const char *name; (name = accounts_value(&r->words, &at, key));) {
+        names[n++] = span_str(name);
+    }
+    pg_texts(r->admin->batch, names, n);
+}
+
+/* One to which many names led has several lines. */
 static void load_removed(struct dump_reader *r)
 {
-    static const char *const keys[] = { "removed", "purge", "purged", "msgs", "octets" };
+    static const char *const keys[] = { "was", "removed", "purge", "purged", "msgs", "octets" };
     struct admin *a = r->admin;
-    struct span aliases[ACCOUNTS_WORDS_MAX];
-    size_t n = 0, at = 4;
-    for (const char *alias; (alias = accounts_value(&r->words, &at, "alias"));) {
-        aliases[n++] = span_str(alias);
-    }
-    admin_sql(a, "INSERT INTO removed (mailbox_id, addr, by_whom, aliases, removed_at, "
-                 "purge_after, purged_at, msgs, octets) VALUES ($1, $2, $3, $4, ms_time($5), "
-                 "ms_time($6), CASE WHEN $7 > 0::bigint THEN ms_time($7) END, $8, $9) "
-                 "ON CONFLICT DO NOTHING");
+    admin_sql(a, "INSERT INTO removed AS r (mailbox_id, addr, by_whom, aliases, lists, was_state, "
+                 "removed_at, purge_after, purged_at, msgs, octets) VALUES ($1, $2, $3, $4, $5, "
+                 "$6::bigint, ms_time($7), ms_time($8), "
+                 "CASE WHEN $9 > 0::bigint THEN ms_time($9) END, $10, $11) "
+                 "ON CONFLICT (mailbox_id) DO UPDATE SET "
+                 "aliases = ARRAY(SELECT DISTINCT n COLLATE \"C\" FROM "
+                 "                unnest(r.aliases || excluded.aliases) n ORDER BY 1), "
+                 "lists = ARRAY(SELECT DISTINCT n COLLATE \"C\" FROM "
+                 "              unnest(r.lists || excluded.lists) n ORDER BY 1)");
     pg_i64(a->batch, strtoll(word(r, 1), NULL, 10));
     pg_text(a->batch, span_str(word(r, 2)));
     pg_text(a->batch, span_str(word(r, 3)));
-    pg_texts(a->batch, aliases, n);
+    add_names(r, "alias");
+    add_names(r, "list");
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         pg_i64(a->batch, number_of(r, 4, keys[i], 0));
     }

@@ -200,6 +200,59 @@ class Rebuild(RebuildTest):
         self.assertGreater(self.mailbox_id(self.account("next")), new_id)
         self.fails(EX_DATAERR, "the database has accounts", "rebuild", "--yes")
 
+    def test_removed_accounts_of_a_dump(self):
+        """One is in its grace and comes back as it was; of one that was purged nothing does, and neither
+        its address nor its id is anybody else's."""
+        leaver, purged, stays = (self.account(name) for name in ("leaver", "purged", "stays"))
+        alone, among = f"only@{DOMAIN}", f"some@{DOMAIN}"
+        self.ok("alias", "add", alone, leaver.address)
+        self.ok("alias", "add", among, leaver.address, stays.address)
+        for message in some_messages(17, 3):
+            self.deliver(message, leaver, purged)
+        self.deliver(OLD, purged)
+        seen, ids = self.lists(leaver), [self.mailbox_id(one) for one in (leaver, purged)]
+        many = [f"alias{n:04}@{DOMAIN}" for n in range(1100)]  # more than a line of the dump takes
+        self.fleet.sql("INSERT INTO address (addr, domain, targets) SELECT unnest(ARRAY"
+                       f"{many}), '{DOMAIN}', ARRAY['{stays.address}', '{leaver.address}']")
+        self.ok("account", "suspend", leaver.address)
+        self.ok("account", "remove", leaver.address, purged.address, "--yes")
+        self.fleet.sql("UPDATE removed SET purge_after = now() - interval '1 s' "
+                       f"WHERE addr = '{purged.address}'")
+        self.ok("reap", "--yes")
+        removed = ("SELECT mailbox_id, addr, was_state, aliases, lists, "
+                   "round(extract(epoch FROM removed_at) * 1000), "
+                   "round(extract(epoch FROM purge_after) * 1000), purged_at IS NULL, by_whom, msgs,"
+                   " octets FROM removed ORDER BY 1")
+        before, dump = self.fleet.sql(removed), self.dump()
+        self.assertEqual([(row[0], row[2], row[7]) for row in before],
+                         [(str(ids[0]), "1", "t"), (str(ids[1]), "0", "f")])
+
+        self.lose_database()
+        self.add_volume()
+        done = self.json("rebuild", "--accounts", dump, "--yes")
+        self.assertEqual((done["locked"], done["nobodys"]), (0, 1))
+        self.assertEqual(self.fleet.sql(removed), before)
+        self.start_nodes()
+        self.assertEqual(self.json("account", "show", leaver.address)["state"], "removed")
+        with self.assertRaises(Refused):
+            self.deliver(OLD, leaver)
+        for words in (("account", "add", purged.address, "--password-stdin"),
+                      ("alias", "add", purged.address, stays.address),
+                      ("account", "add", alone, "--password-stdin")):
+            done = self.run_admin(*words, stdin="secret\n")
+            self.assertEqual(done.returncode, EX_CANTCREAT, done.stderr)
+            self.assertIn("was of", done.stderr)
+        again = self.account("purged", "--reuse")
+        self.assertGreater(self.mailbox_id(again), max(ids))
+        self.assertEqual(self.lists(again), [])
+        self.ok("account", "restore", leaver.address)
+        self.assertEqual(self.json("account", "show", leaver.address)["state"], "suspended")
+        self.ok("account", "resume", leaver.address)
+        self.assertEqual(self.lists(leaver), seen)
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM address WHERE targets @> "
+                                        f"ARRAY['{leaver.address}']"), [[str(2 + len(many))]])
+        self.assertEqual(self.recount(), {})
+
     def test_from_envelopes_with_what_the_logs_say_was_deleted(self):
         accounts = self.fill()
         one, two, three = accounts

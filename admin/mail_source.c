@@ -1,13 +1,15 @@
 /*
  * mail_source: from a URL to the kind of source that reads it. A path has its address filled in
- * here; nothing is opened.
+ * here, and is opened for the source.
  */
 #include "mail_source.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "base/buffer.h"
 #include "base/check.h"
+#include "source_open.h"
 #include "source_parts.h"
 
 #define PATH_LIMIT 4096
@@ -58,41 +60,47 @@ static bool add_path(struct buf *out, const char *path, struct span address)
     return buf_addc(out, '\0') == ERR_OK;
 }
 
-typedef enum err open_fn(const char *path, const struct source_options *o, struct mail_source **out,
-                         char *why, size_t why_size);
+struct kind {
+    const char *scheme;
+    enum err (*open)(const char *url, const struct source_options *o, struct mail_source **out,
+                     char *why, size_t why_size); /* of the whole URL; or else */
+    enum err (*open_fd)(int fd, const struct source_options *o, struct mail_source **out, char *why,
+                        size_t why_size);
+    int flags; /* for the path */
+};
 
-static enum err open_path(open_fn *open, const char *path, const struct source_options *o,
+static enum err open_path(const struct kind *k, const char *path, const struct source_options *o,
                           struct mail_source **out, char *why, size_t why_size)
 {
     struct buf full;
+    int fd;
     buf_init(&full, PATH_LIMIT);
-    enum err e = add_path(&full, path, span_str(o->address))
-                     ? open(buf_span(&full).p, o, out, why, why_size)
-                     : source_fail(ERR_INVALID, why, why_size,
-                                   "%s: can't be filled in for this address", path);
+    enum err e =
+        add_path(&full, path, span_str(o->address))
+            ? source_open(buf_span(&full).p, strcspn(path, "%"), k->flags, &fd, why, why_size)
+            : source_fail(ERR_INVALID, why, why_size, "%s: can't be filled in for this address",
+                          path);
     buf_fini(&full);
-    return e;
+    return e == ERR_OK ? k->open_fd(fd, o, out, why, why_size) : e;
 }
 
 enum err mail_source_open(const char *url, const struct source_options *o, struct mail_source **out,
                           char *why, size_t why_size)
 {
-    static const struct {
-        const char *scheme;
-        open_fn *open;
-        bool path; /* else the whole URL is wanted */
-    } kinds[] = {
-        { "maildir:", maildir_open, true },         { "mbox:", mbox_open, true },
-        { "pop3:", pop3_source_open, false },       { "pop3s:", pop3_source_open, false },
-        { "pop3+plain:", pop3_source_open, false },
+    static const struct kind kinds[] = {
+        { "maildir:", NULL, maildir_open, O_RDONLY | O_DIRECTORY },
+        { "mbox:", NULL, mbox_open, O_RDONLY | O_NONBLOCK | O_NOCTTY },
+        { "pop3:", pop3_source_open, NULL, 0 },
+        { "pop3s:", pop3_source_open, NULL, 0 },
+        { "pop3+plain:", pop3_source_open, NULL, 0 },
     };
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        size_t n = strlen(kinds[i].scheme);
-        if (strncmp(url, kinds[i].scheme, n) != 0) {
-            continue;
+        const struct kind *k = &kinds[i];
+        size_t n = strlen(k->scheme);
+        if (strncmp(url, k->scheme, n) == 0) {
+            return k->open ? k->open(url, o, out, why, why_size)
+                           : open_path(k, url + n, o, out, why, why_size);
         }
-        return kinds[i].path ? open_path(kinds[i].open, url + n, o, out, why, why_size)
-                             : kinds[i].open(url, o, out, why, why_size);
     }
     return source_fail(ERR_INVALID, why, why_size,
                        "%s: not maildir:, mbox:, pop3:, pop3s: or pop3+plain:", url);

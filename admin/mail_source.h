@@ -49,14 +49,16 @@ struct source_options {
  * By URL: `maildir:/path`, `mbox:/path`, `pop3://host[:port]` (STLS required),
  * `pop3s://host[:port]`, `pop3+plain://host[:port]` (no TLS, for a trusted network), each with
  * `;AUTH=MECHANISM@` in front of the host to log in by that alone. In a path %a is the address, %u
- * its local part, %d its domain. INVALID: no such kind; why holds one line.
+ * its local part, %d its domain; links are followed in front of the first of them only
+ * (source_open.h). INVALID: no such kind; why holds one line.
  */
 enum err mail_source_open(const char *url, const struct source_options *o, struct mail_source **out,
                           char *why, size_t why_size);
-enum err maildir_open(const char *path, const struct source_options *o, struct mail_source **out,
-                      char *why, size_t why_size);
-enum err mbox_open(const char *path, const struct source_options *o, struct mail_source **out,
-                   char *why, size_t why_size);
+/* fd, of the folder or the file, is theirs from then on, whatever becomes of it. */
+enum err maildir_open(int fd, const struct source_options *o, struct mail_source **out, char *why,
+                      size_t why_size);
+enum err mbox_open(int fd, const struct source_options *o, struct mail_source **out, char *why,
+                   size_t why_size);
 enum err pop3_source_open(const char *url, const struct source_options *o, struct mail_source **out,
                           char *why, size_t why_size);
 

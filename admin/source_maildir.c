@@ -42,7 +42,7 @@ struct file {
 
 struct maildir {
     struct mail_source head;
-    int root, folders[FOLDERS]; /* -1: not there */
+    int root, folders[FOLDERS]; /* of the latter -1: not there */
     char *format;               /* NULL: none was given */
     bool courier;               /* it doubles CRs */
     char *text;                 /* of the list, that spans point into */
@@ -641,9 +641,7 @@ static void maildir_close(struct mail_source *s)
             close(m->folders[i]);
         }
     }
-    if (m->root >= 0) {
-        close(m->root);
-    }
+    close(m->root);
     free(m->files);
     free(m->messages);
     free(m->text);
@@ -656,41 +654,20 @@ static int open_folder(int at, const char *path)
     return openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
 
-/* Without the slashes at its end, behind which a link would be followed. */
-static int open_root(const char *path)
-{
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') {
-        n--;
-    }
-    char *plain = span_dup(span_of(path, n));
-    int fd = open_folder(AT_FDCWD, plain);
-    int why = errno;
-    free(plain);
-    errno = why;
-    return fd;
-}
-
-enum err maildir_open(const char *path, const struct source_options *o, struct mail_source **out,
-                      char *why, size_t why_size)
+enum err maildir_open(int fd, const struct source_options *o, struct mail_source **out, char *why,
+                      size_t why_size)
 {
     static const struct mail_source_ops ops = { maildir_list, maildir_read, maildir_close };
     struct maildir *m = NEW(struct maildir);
     m->head.ops = &ops;
     m->format = o->format ? mem_strdup(o->format) : NULL;
-    m->root = open_root(path);
-    enum err e = m->root < 0 ? fail_errno(path, why, why_size) : ERR_OK;
+    m->root = fd;
     for (size_t i = 0; i < FOLDERS; i++) {
-        m->folders[i] = e == ERR_OK ? open_folder(m->root, folder_names[i]) : -1;
+        m->folders[i] = open_folder(m->root, folder_names[i]);
     }
-    if (e == ERR_OK && (m->folders[FOLDER_NEW] < 0 || m->folders[FOLDER_CUR] < 0) &&
-        !has(m, "cyrus.index")) {
-        e = source_fail(ERR_NOTFOUND, why, why_size, "%s: not a Maildir, nor a mailbox of Cyrus",
-                        path);
-    }
-    if (e != ERR_OK) {
+    if ((m->folders[FOLDER_NEW] < 0 || m->folders[FOLDER_CUR] < 0) && !has(m, "cyrus.index")) {
         maildir_close(&m->head);
-        return e;
+        return source_fail(ERR_NOTFOUND, why, why_size, "neither a Maildir nor a mailbox of Cyrus");
     }
     *out = &m->head;
     return ERR_OK;

@@ -10,7 +10,6 @@
  * without a UIDL is a hash of what does not change in it.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -465,9 +464,7 @@ static void mbox_close(struct mail_source *s)
     for (size_t i = 0; i < m->n; i++) {
         free(m->items[i].uidl);
     }
-    if (m->fd >= 0) {
-        close(m->fd);
-    }
+    close(m->fd);
     free(m->items);
     free(m->messages);
     free(m->format);
@@ -485,21 +482,17 @@ static void take_format(struct mbox *m, const char *format)
     m->format = s.n ? span_dup(s) : NULL;
 }
 
-enum err mbox_open(const char *path, const struct source_options *o, struct mail_source **out,
-                   char *why, size_t why_size)
+enum err mbox_open(int fd, const struct source_options *o, struct mail_source **out, char *why,
+                   size_t why_size)
 {
     static const struct mail_source_ops ops = { mbox_list, mbox_read, mbox_close };
     struct mbox *m = NEW(struct mbox);
+    (void)why;
+    (void)why_size;
     m->head.ops = &ops;
+    m->fd = fd;
     if (o->format) {
         take_format(m, o->format);
-    }
-    m->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    if (m->fd < 0) {
-        enum err e = source_fail(errno == ENOENT ? ERR_NOTFOUND : ERR_DENIED, why, why_size,
-                                 "%s: %s", path, strerror(errno));
-        mbox_close(&m->head);
-        return e;
     }
     *out = &m->head;
     return ERR_OK;

@@ -204,6 +204,22 @@ class ImportTest(harness.FleetTest):
         self.assertEqual((row["new"], row["taken"]), (2, 0))  # or it would stand in front for ever
         self.assertEqual(len(self.listing(account)), 1)
 
+    def test_links_above_the_mailbox(self):
+        """Whose target its user could not read, but the command can."""
+        victim, thief = self.account("victim"), self.account("thief")
+        self.dovecot("real/victim", 2)
+        (self.old / "real/victim.mbox").write_bytes(b"From a Thu Jan  2 03:04:05 2020\nA: b\n\nc\n")
+        (self.old / "real/thief").symlink_to("victim")
+        (self.old / "data").symlink_to("real")  # the operator's
+        for url in (f"maildir:{self.old}/data/%u", f"maildir:{self.old}/data/%u/",
+                    f"mbox:{self.old}/data/%u/../victim.mbox"):
+            [row] = self.importing(url, thief.address, "--yes", code=EX_TEMPFAIL)
+            self.assertIn("link", row["error"])
+        self.assertEqual(self.listing(thief), [])
+        for url, taken in ((f"maildir:{self.old}/data/%u", 2), (f"mbox:{self.old}/data/%u.mbox", 1)):
+            [row] = self.importing(url, victim.address, "--yes")
+            self.assertEqual((row["taken"], row["error"]), (taken, None))
+
     # --- mbox -----------------------------------------------------------------------------------
 
     def test_an_mbox(self):

@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "base/check.h"
 #include "mail_source.h"
 #include "source_lists.h"
+#include "source_open.h"
 #include "source_parts.h"
 
 static bool is(struct span s, const char *want)
@@ -296,10 +298,14 @@ static struct mail_source *open_source(const char *name, const char *format)
 {
     char path[200], why[200] = "";
     snprintf(path, sizeof path, "%s/%s", folder, name);
+    int fd;
     struct mail_source *s = NULL;
     const struct source_options o = { .address = "a@example.org", .format = format };
-    enum err e = *name ? mbox_open(path, &o, &s, why, sizeof why)
-                       : maildir_open(path, &o, &s, why, sizeof why);
+    enum err e = source_open(path, strlen(path), O_RDONLY, &fd, why, sizeof why);
+    if (e == ERR_OK) {
+        e = *name ? mbox_open(fd, &o, &s, why, sizeof why)
+                  : maildir_open(fd, &o, &s, why, sizeof why);
+    }
     if (e != ERR_OK) {
         print_message("# %s\n", why);
     }
@@ -315,6 +321,56 @@ static void check_message(struct mail_source *s, size_t i, const char *want)
     assert_int_equal(s->ops->read(s, i, add_piece, &out, why, sizeof why), ERR_OK);
     assert_true(is(buf_span(&out), want));
     buf_fini(&out);
+}
+
+/* What the path leads to, opened with this much of it being the operator's. */
+static enum err try_open(const char *path, size_t own)
+{
+    char full[200], why[200] = "";
+    int fd = -1;
+    snprintf(full, sizeof full, "%s/%s", folder, path);
+    enum err e = source_open(full, strlen(folder) + 1 + own, O_RDONLY, &fd, why, sizeof why);
+    assert_int_equal(e != ERR_OK, why[0] != '\0');
+    assert_int_equal(e != ERR_OK, fd < 0);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return e;
+}
+
+/* Links are the operator's or nobody's. */
+static void test_links(void **state)
+{
+    (void)state;
+    int at = open(folder, O_RDONLY | O_DIRECTORY);
+    assert_true(at >= 0);
+    assert_int_equal(mkdirat(at, "users", 0700), 0);
+    assert_int_equal(mkdirat(at, "users/real", 0700), 0);
+    write_file("users/real/box", "", 0);
+    assert_int_equal(symlinkat("users", at, "old"), 0);
+    assert_int_equal(symlinkat("real", at, "users/link"), 0);
+    assert_int_equal(symlinkat("box", at, "users/real/last"), 0);
+
+    assert_int_equal(try_open("old/real/box", strlen("old/")), ERR_OK);
+    assert_int_equal(try_open("old/real///", strlen("old/")), ERR_OK);
+    assert_int_equal(try_open("users/link/box", strlen("users/link/box")), ERR_OK);
+    assert_int_equal(try_open("users/real/./box", 0), ERR_OK);
+    assert_int_equal(try_open("users/none/box", 0), ERR_NOTFOUND);
+
+    assert_int_equal(try_open("users/link/box", strlen("users/")), ERR_DENIED);
+    assert_int_equal(try_open("users/link/box", strlen("users/li")), ERR_DENIED);
+    assert_int_equal(try_open("old/real/box", 0), ERR_DENIED);
+    assert_int_equal(try_open("users/real/last", strlen("users/real/last")), ERR_DENIED);
+    assert_int_equal(try_open("users/link/", strlen("users/link/")), ERR_DENIED);
+    assert_int_equal(try_open("users/../../etc", strlen("users/")), ERR_DENIED);
+
+    static const char *const made[] = { "users/real/last", "users/real/box", "users/link", "old" };
+    for (size_t i = 0; i < ARRAY_LEN(made); i++) {
+        assert_int_equal(unlinkat(at, made[i], 0), 0);
+    }
+    assert_int_equal(unlinkat(at, "users/real", AT_REMOVEDIR), 0);
+    assert_int_equal(unlinkat(at, "users", AT_REMOVEDIR), 0);
+    close(at);
 }
 
 static void test_cyrus_folder(void **state)
@@ -433,17 +489,12 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uidlist),
-        cmocka_unit_test(test_bad_uidlists),
-        cmocka_unit_test(test_sizelist),
-        cmocka_unit_test(test_cyrus_index),
-        cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_uidls_that_are_none),
-        cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_cyrus_folder),
-        cmocka_unit_test(test_mbox_of_long_lines),
-        cmocka_unit_test(test_no_mbox),
-        cmocka_unit_test(test_mbox_that_changes),
+        cmocka_unit_test(test_uidlist),      cmocka_unit_test(test_bad_uidlists),
+        cmocka_unit_test(test_sizelist),     cmocka_unit_test(test_cyrus_index),
+        cmocka_unit_test(test_formats),      cmocka_unit_test(test_uidls_that_are_none),
+        cmocka_unit_test(test_lines),        cmocka_unit_test(test_links),
+        cmocka_unit_test(test_cyrus_folder), cmocka_unit_test(test_mbox_of_long_lines),
+        cmocka_unit_test(test_no_mbox),      cmocka_unit_test(test_mbox_that_changes),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

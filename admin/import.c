@@ -10,7 +10,8 @@
  *
  * It may be killed anywhere: what was committed is passed over when it is run again, a file without
  * its pointer is an orphan, whose envelope has the UIDL. An account ends at its first message that
- * fails, for what comes later would stand in front of it in the mailbox for ever.
+ * fails, for what comes later would stand in front of it in the mailbox for ever. What is too large
+ * to be kept at all will never come, and is left out; it is an error of the account all the same.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,11 +31,12 @@
 #define BATCH        32   /* messages in a transaction */
 #define ASK          1000 /* UIDLs in one question */
 #define COMMIT_TRIES 30   /* a second apart: a fail-over takes up to half a minute */
+#define TOLD_MOST    10   /* messages of an account that are left out and named one by one */
 #define ERROR_SIZE   300
 
 /* What became of an account. */
 struct outcome {
-    uint64_t messages, new, taken, known, octets, sizes, uidls;
+    uint64_t messages, new, taken, known, octets, sizes, uidls, large;
     char error[ERROR_SIZE]; /* empty: it came to its end */
     int code;
 };
@@ -56,6 +58,7 @@ struct lane {
     bool *wanted;
     struct buf octets;
     struct spool_writer *writer;
+    uint64_t size;  /* octets that it was given */
     bool blocked;   /* until the writer is ready */
     bool finishing; /* until the file is written, or is not */
     bool failed;    /* this message is not written */
@@ -169,13 +172,25 @@ static bool ask_known(struct lane *l, const struct source_message *list, size_t 
     return good;
 }
 
+static void leave_out(struct lane *l, size_t i, const struct source_message *m)
+{
+    l->wanted[i] = false;
+    if (l->outcome->large++ < TOLD_MOST) {
+        admin_say("%s: %s is larger than 2 GiB and is left out", l->account->text, m->uidl);
+    }
+}
+
 static void count_list(struct lane *l, const struct source_message *list, size_t n)
 {
     struct outcome *o = l->outcome;
     o->messages = n;
     for (size_t i = 0; i < n; i++) {
-        o->new += l->wanted[i] ? 1 : 0;
-        o->known += l->wanted[i] ? 0 : 1;
+        if (l->wanted[i] && list[i].too_large) {
+            leave_out(l, i, &list[i]);
+        } else {
+            o->new += l->wanted[i] ? 1 : 0;
+            o->known += l->wanted[i] ? 0 : 1;
+        }
         o->uidls += list[i].uidl_changed ? 1 : 0;
         o->octets += !l->import->yes && l->wanted[i] && list[i].size_known ? list[i].size : 0;
     }
@@ -264,42 +279,58 @@ static void wait_second(struct admin *a)
     uv_run(loop_uv(a->loop), UV_RUN_NOWAIT);
 }
 
-/* The call may be repeated, whatever became of it. */
+/* The call may be repeated, whatever became of it. UNCERTAIN: of one of the calls nobody knows. */
 static enum err commit_batch(struct lane *l)
 {
     struct admin *a = l->import->admin;
     const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = l->mailbox_id };
+    bool uncertain = false;
     enum err e = ERR_OK;
     for (unsigned try = 0; try < COMMIT_TRIES; try++) {
         add_pointers(l);
         e = admin_run_change(a, &key, 1);
+        uncertain = uncertain || e == ERR_UNCERTAIN;
         if (e != ERR_TEMP && e != ERR_UNCERTAIN) {
             break;
         }
         wait_second(a);
     }
-    return e;
+    return e != ERR_OK && uncertain ? ERR_UNCERTAIN : e;
 }
 
-/* A file that was begun and is not wanted: the reaper will have it. If not, fsck finds it. */
-static void discard(struct lane *l, const struct pointer *p)
+/* Files that no pointer names, nor will: the reaper will have them. If not, fsck finds them. */
+static void discard(struct lane *l, const struct pointer *p, size_t n)
 {
     struct admin *a = l->import->admin;
-    admin_sql(a, "SELECT discard($1, $2, $3, 0, 0, false, $4, $5, 'import given up')");
+    struct blob_id ids[BATCH];
+    int64_t volumes[BATCH], sizes[BATCH], skips[BATCH];
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = p[i].id;
+        volumes[i] = p[i].volume;
+        sizes[i] = p[i].size;
+        skips[i] = p[i].skip;
+    }
+    admin_sql(a,
+              "SELECT discard($1, w.blob, w.vol, w.size, w.head, false, $6, $7, 'import given up') "
+              "FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[]) "
+              "w (blob, vol, size, head)");
     pg_i64(a->batch, (int64_t)l->mailbox_id);
-    pg_uuid(a->batch, &p->id);
-    pg_i64(a->batch, p->volume);
+    pg_uuids(a->batch, ids, n);
+    pg_i64s(a->batch, volumes, n);
+    pg_i64s(a->batch, sizes, n);
+    pg_i64s(a->batch, skips, n);
     pg_i64(a->batch, admin_now());
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
     (void)admin_run(a, PG_WRITE);
 }
 
-/* What was refused for good will not have pointers to these files. */
 static void discard_batch(struct lane *l)
 {
+    struct pointer p[BATCH];
     for (size_t i = 0; i < l->n; i++) {
-        discard(l, &l->batch[i].pointer);
+        p[i] = l->batch[i].pointer;
     }
+    discard(l, p, l->n);
 }
 
 /* False: the account is to end. */
@@ -313,7 +344,7 @@ static bool lane_commit(struct lane *l)
     enum err e = commit_batch(l);
     if (e != ERR_OK) {
         fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
-        if (e != ERR_TEMP && e != ERR_UNCERTAIN) {
+        if (e != ERR_UNCERTAIN) {
             discard_batch(l);
         }
     } else {
@@ -363,6 +394,7 @@ static void open_writer(struct lane *l)
     const struct envelope_recipient to = { .mailbox_id = l->mailbox_id,
                                            .address = span_str(l->account->address.canon) };
     l->batch[l->n].pointer = (struct pointer){ 0 }; /* of the message before */
+    l->size = 0;
     const struct spool_message s = {
         .to = &to, .n = 1, .uidl = span_str(m->uidl), .time_ms = arrival(m)
     };
@@ -377,6 +409,11 @@ static void lane_octets(struct lane *l)
 {
     if (!l->writer && !l->failed) {
         open_writer(l);
+    }
+    l->size += buf_len(&l->octets);
+    if (l->size > SOURCE_OCTETS_MAX && !l->failed) { /* by its line ends, or it has grown */
+        l->failed = true;
+        fail(l, current(l)->uidl, "larger than 2 GiB as it is served");
     }
     if (l->failed) {
         reader_drop(l->reader);
@@ -408,7 +445,7 @@ static void lane_written(struct lane *l)
     struct written *w = &l->batch[l->n];
     if (l->failed) {
         if (w->pointer.volume) {
-            discard(l, &w->pointer);
+            discard(l, &w->pointer, 1);
         }
         end_message(l, false);
         return;
@@ -422,10 +459,9 @@ static void lane_written(struct lane *l)
 /* The source failed, or the spool has before. */
 static void give_up_message(struct lane *l, enum err e, const char *why)
 {
-    struct pointer orphan;
-    const struct pointer *left = &l->batch[l->n].pointer; /* by a writer that failed */
-    if (l->writer ? spool_abort(&l->writer, &orphan) : l->failed && left->volume) {
-        discard(l, l->failed ? left : &orphan);
+    struct pointer orphan = l->batch[l->n].pointer; /* of a writer that failed */
+    if (l->writer ? spool_abort(&l->writer, &orphan) : l->failed && orphan.volume) {
+        discard(l, &orphan, 1);
     }
     if (e == ERR_NOTFOUND) { /* its user has deleted it meanwhile */
         l->outcome->messages--;
@@ -462,6 +498,10 @@ static void lane_account(struct lane *l)
         l->outcome->code = e == ERR_INVALID ? EX_DATAERR : EX_TEMPFAIL;
     }
     lane_commit(l);
+    if (l->outcome->large && !l->outcome->error[0]) {
+        fail(l, "", "messages that are too large were left out");
+        l->outcome->code = EX_DATAERR;
+    }
     free(l->wanted);
     l->wanted = NULL;
     reader_answer(l->reader, NULL, true);
@@ -567,14 +607,15 @@ static int report(const struct import *im)
         { "octets", "OCTETS", COLUMN_NUMBER },
         { "sizes_differ", "OTHER SIZE", COLUMN_NUMBER },
         { "uidls_changed", "OTHER UIDL", COLUMN_NUMBER },
+        { "too_large", "TOO LARGE", COLUMN_NUMBER },
         { "error", "ERROR", COLUMN_TEXT },
     };
     struct table *t = table_new(columns, ARRAY_LEN(columns));
     bool whole = true;
     for (size_t i = 0; i < im->list.n; i++) {
         const struct outcome *o = &im->outcomes[i];
-        const uint64_t numbers[] = { o->messages, o->known, o->new,  o->taken,
-                                     o->octets,   o->sizes, o->uidls };
+        const uint64_t numbers[] = { o->messages, o->known, o->new,   o->taken,
+                                     o->octets,   o->sizes, o->uidls, o->large };
         table_text(t, span_str(im->list.accounts[i].address.canon));
         for (size_t j = 0; j < ARRAY_LEN(numbers); j++) {
             table_number(t, numbers[j]);

@@ -10,11 +10,19 @@
 
 #include "base/span.h"
 
+/*
+ * What a pointer's row can tell. Sparse files are not refused below that: a file system that
+ * compresses shows real mail as sparse, too, and the bound is what keeps holes from being read for
+ * ever.
+ */
+#define SOURCE_OCTETS_MAX INT32_MAX
+
 struct source_message {
     char uidl[71];     /* RFC 1939, section 7; never empty, unique in its list */
     uint64_t size;     /* octets as the old server sends it: lines end with CRLF */
     int64_t time_ms;   /* when it arrived, since 1970; 0: not known */
     bool size_known;   /* false: size is found out by reading */
+    bool too_large;    /* more than SOURCE_OCTETS_MAX: it is not read */
     bool uidl_changed; /* no UIDL of RFC 1939, or not the only one: it could not be kept */
 };
 

@@ -33,6 +33,7 @@ struct file {
     int64_t time_ms;
     bool size_known;
     uint64_t size; /* as served */
+    bool too_large;
     uint32_t uid, order;
     struct span uidl; /* of the old server's list; where has_uidl */
     bool has_uidl;
@@ -174,6 +175,7 @@ static void take_entry(struct maildir *m, enum folder folder, const char *name)
     struct file f = { .name = mem_strdup(name), .folder = folder, .order = UINT32_MAX };
     f.base = span_find(span_str(name), ':');
     f.time_ms = arrival(&f, &st);
+    f.too_large = st.st_size > SOURCE_OCTETS_MAX; /* served it is no smaller */
     size_of_name(&f);
     add_file(m, &f);
 }
@@ -414,6 +416,7 @@ static void add_cyrus(struct maildir *m, const struct cyrus_entry *e)
                             .time_ms = e->time_s * MS_OF_S,
                             .size_known = true,
                             .size = e->size,
+                            .too_large = e->size > SOURCE_OCTETS_MAX,
                             .uid = e->uid };
     add_file(m, &f);
 }
@@ -496,6 +499,7 @@ static void fill_messages(struct maildir *m)
         m->messages[i].size = m->files[i].size;
         m->messages[i].size_known = m->files[i].size_known;
         m->messages[i].time_ms = m->files[i].time_ms;
+        m->messages[i].too_large = m->files[i].too_large;
     }
     source_uidls_unique(m->messages, m->n);
 }
@@ -621,9 +625,11 @@ static enum err maildir_read(struct mail_source *s, size_t i, source_piece_fn *f
     if (fd < 0) {
         return fail_errno(m->files[i].name, why, why_size);
     }
-    enum err e = fstat(fd, &st) == 0 && S_ISREG(st.st_mode)
-                     ? read_file(m, fd, fn, arg, why, why_size)
-                     : source_fail(ERR_DENIED, why, why_size, "not a plain file");
+    enum err e = fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)
+                     ? source_fail(ERR_DENIED, why, why_size, "not a plain file")
+                 : st.st_size > SOURCE_OCTETS_MAX
+                     ? source_fail(ERR_LIMIT, why, why_size, "it has grown beyond 2 GiB")
+                     : read_file(m, fd, fn, arg, why, why_size);
     close(fd);
     return e;
 }

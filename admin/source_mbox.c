@@ -319,6 +319,10 @@ static enum err find_messages(struct mbox *m, char *why, size_t why_size)
     while (e == ERR_OK && lines_next(l, &p)) {
         if (!find_part(&f, &p)) {
             e = source_fail(ERR_INVALID, why, why_size, "not an mbox: its first line is no From_");
+        } else if (f.end > f.item->begin + SOURCE_OCTETS_MAX) {
+            /* Where the next one begins only reading would tell, and a hole may have no end. */
+            e = source_fail(ERR_INVALID, why, why_size,
+                            "message %zu is larger than 2 GiB: take it out of the file", m->n);
         }
     }
     if (e == ERR_OK && l->failed) {

@@ -25,7 +25,6 @@
 #define LINE_LIMIT   2048 /* RFC 1939 has 512; some servers add words */
 #define NAME_LIMIT   1024 /* of a login */
 #define MESSAGES_MAX 2000000
-#define OCTETS_MAX   (UINT64_C(1) << 31) /* of one message */
 #define IN_SIZE      ((size_t)32 * 1024)
 #define OUT_SIZE     ((size_t)128 * 1024)
 #define HEAD_MAX     ((size_t)64 * 1024) /* of a message: in it its date is looked for */
@@ -251,6 +250,7 @@ static enum err add_size(struct pop3_source *s, size_t i, struct span line, stru
     }
     s->list[i].size = size;
     s->list[i].size_known = true;
+    s->list[i].too_large = size > SOURCE_OCTETS_MAX;
     return ERR_OK;
 }
 
@@ -411,7 +411,7 @@ static enum err read_octets(struct pop3_source *s, struct reading *r, struct why
         size_t before = in.n;
         r->complete = dot_decode(&r->dot, &in, &r->out);
         buf_take(&s->in, before - in.n);
-        if (r->octets + buf_len(&r->out) > OCTETS_MAX) {
+        if (r->octets + buf_len(&r->out) > SOURCE_OCTETS_MAX) {
             return lose(s, ERR_LIMIT, "a message without an end", why);
         }
         int64_t began = monotonic_ms();

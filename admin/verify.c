@@ -200,7 +200,8 @@ static bool compare_message(struct lane *l, const struct source_message *m, size
         differ(l, &o->uidls, m->uidl, "the old server gives it a UIDL that can't be kept");
     }
     if (place == NOWHERE) {
-        differ(l, &o->missing, m->uidl, "missing here");
+        differ(l, &o->missing, m->uidl,
+               m->too_large ? "missing here, as it is larger than 2 GiB" : "missing here");
         return false;
     }
     if (m->size_known && m->size != l->here->msgs[place].size) {

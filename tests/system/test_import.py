@@ -115,7 +115,7 @@ class ImportTest(harness.FleetTest):
         [row] = self.importing(f"maildir:{path}", account.address, "--yes")
         self.assertEqual({**row, "octets": None}, {
             "address": account.address, "messages": 7, "known": 0, "new": 7, "taken": 7,
-            "octets": None, "sizes_differ": 1, "uidls_changed": 0, "error": None})
+            "octets": None, "sizes_differ": 1, "uidls_changed": 0, "too_large": 0, "error": None})
         self.assertEqual(self.listing(account), want)
         self.assertEqual(self.received(account)[1], "2020-09-13T12:28:20Z")
 
@@ -197,12 +197,14 @@ class ImportTest(harness.FleetTest):
         [row] = self.importing(f"maildir:{path}", account.address, "--yes")
         self.assertEqual((row["messages"], row["taken"]), (1, 1))
 
-        (path / "cur/1600000002.gz").write_bytes(b"\x1f\x8b\x08 packed")
-        (path / "cur/1600000003.b").write_bytes(b"Subject: behind it\n\n")
+        (path / "cur/1600000002.b").write_bytes(b"Subject: in front of it\n\n")
+        (path / "cur/1600000003.gz").write_bytes(b"\x1f\x8b\x08 packed")
+        (path / "cur/1600000004.c").write_bytes(b"Subject: behind it\n\n")
         [row] = self.importing(f"maildir:{path}", account.address, "--yes", code=EX_TEMPFAIL)
         self.assertIn("compressed", row["error"])
-        self.assertEqual((row["new"], row["taken"]), (2, 0))  # or it would stand in front for ever
-        self.assertEqual(len(self.listing(account)), 1)
+        self.assertEqual((row["new"], row["taken"]), (3, 1))  # or it would stand in front for ever
+        self.assertEqual([uidl for uidl, _, _ in self.listing(account)],
+                         ["1600000001.a", "1600000002.b"])
 
     def test_links_above_the_mailbox(self):
         """Whose target its user could not read, but the command can."""
@@ -219,6 +221,43 @@ class ImportTest(harness.FleetTest):
         for url, taken in ((f"maildir:{self.old}/data/%u", 2), (f"mbox:{self.old}/data/%u.mbox", 1)):
             [row] = self.importing(url, victim.address, "--yes")
             self.assertEqual((row["taken"], row["error"]), (taken, None))
+
+    def test_too_large_for_ever(self):
+        """It will never come, so what stands behind it does; that it is missing is no secret."""
+        account = self.account("large")
+        path, want = self.dovecot("large", 3)
+        [large] = path.glob("cur/*M1P1*")
+        os.truncate(large, 2 ** 31)  # a hole, of which nothing is read
+        for taken in 2, 0:
+            [row] = self.importing(f"maildir:{path}", account.address, "--yes", code=EX_DATAERR)
+            self.assertEqual((row["messages"], row["taken"], row["too_large"]), (3, taken, 1))
+            self.assertIn("too large", row["error"])
+        self.assertEqual(self.listing(account), [want[0], want[2]])
+        done = self.run_admin("verify", f"maildir:{path}", account.address, "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)[0]["missing"]), (1, 1))
+        self.assertIn("larger", done.stderr)
+
+    def test_a_commit_that_is_refused(self):
+        """What was ready by then has no pointer, and never will: the reaper has it, not fsck."""
+        account = self.account("refused")
+        path, want = self.dovecot("refused", 50)
+        self.fleet.sql("ALTER TABLE message ADD CONSTRAINT poison "
+                       f"CHECK (uidl <> '{uid_uidl(40)}') NOT VALID")
+        self.addCleanup(self.fleet.sql, "ALTER TABLE message DROP CONSTRAINT IF EXISTS poison")
+        before = {file.name for file in self.spool_files()}
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes", code=EX_TEMPFAIL)
+        self.assertIn("poison", row["error"])
+        self.assertEqual(row["taken"], 32)
+        orphans = {file.name for file in self.spool_files()} - before
+        self.assertEqual(len(orphans), 50)
+        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
+        self.assertEqual(self.fleet.sql(
+            f"SELECT by_whom, seq, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1, 2"),
+            [["import given up", "0", "18"]])
+        self.fleet.sql("ALTER TABLE message DROP CONSTRAINT poison")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (32, 18))
+        self.assertEqual(self.listing(account), want)
 
     # --- mbox -----------------------------------------------------------------------------------
 

@@ -346,6 +346,15 @@ received = false
                 self.assertEqual(self.here(user), [("a", 13, b"S: 1\r\n\r\none\r\n"),
                                                    ("b", 13, b"S: 2\r\n\r\ntwo\r\n")])
 
+    def test_one_that_is_too_large(self):
+        """By what LIST says: it is not asked for."""
+        user = self.account("toolarge")
+        with Canned([b"+OK\r\n1 a\r\n2 b\r\n.\r\n", b"+OK\r\n1 2147483648\r\n2 13\r\n.\r\n",
+                     b"-ERR\r\n", b"+OK\r\nS: 2\r\n\r\ntwo\r\n.\r\n"]) as server:
+            row, _ = self.move("import", server.url, user, "--yes", code=EX_DATAERR)
+        self.assertEqual((row["taken"], row["too_large"]), (1, 1))
+        self.assertEqual(self.here(user), [("b", 13, b"S: 2\r\n\r\ntwo\r\n")])
+
 
 class Canned:
     """A POP3 server with canned replies to UIDL, LIST and the RETR of each message. It closes behind

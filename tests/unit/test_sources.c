@@ -443,6 +443,23 @@ static void test_no_mbox(void **state)
     s->ops->close(s);
 }
 
+/* A hole is as long as one likes: it is not read to its end. */
+static void test_mbox_with_a_hole(void **state)
+{
+    (void)state;
+    static const char from[] = "From a Thu Jan  2 03:04:05 2020\nA: b\n\n";
+    const struct source_message *m;
+    size_t n;
+    char path[200], why[200] = "";
+    write_file("mbox", from, strlen(from));
+    snprintf(path, sizeof path, "%s/mbox", folder);
+    assert_int_equal(truncate(path, INT64_C(1) << 42), 0);
+    struct mail_source *s = open_source("mbox", NULL);
+    assert_int_equal(s->ops->list(s, &m, &n, why, sizeof why), ERR_INVALID);
+    assert_non_null(strstr(why, "larger than 2 GiB"));
+    s->ops->close(s);
+}
+
 /* A server that writes it anew while it is read: never another message under this UIDL. */
 static void test_mbox_that_changes(void **state)
 {
@@ -489,12 +506,19 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uidlist),      cmocka_unit_test(test_bad_uidlists),
-        cmocka_unit_test(test_sizelist),     cmocka_unit_test(test_cyrus_index),
-        cmocka_unit_test(test_formats),      cmocka_unit_test(test_uidls_that_are_none),
-        cmocka_unit_test(test_lines),        cmocka_unit_test(test_links),
-        cmocka_unit_test(test_cyrus_folder), cmocka_unit_test(test_mbox_of_long_lines),
-        cmocka_unit_test(test_no_mbox),      cmocka_unit_test(test_mbox_that_changes),
+        cmocka_unit_test(test_uidlist),
+        cmocka_unit_test(test_bad_uidlists),
+        cmocka_unit_test(test_sizelist),
+        cmocka_unit_test(test_cyrus_index),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_uidls_that_are_none),
+        cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_links),
+        cmocka_unit_test(test_cyrus_folder),
+        cmocka_unit_test(test_mbox_of_long_lines),
+        cmocka_unit_test(test_no_mbox),
+        cmocka_unit_test(test_mbox_that_changes),
+        cmocka_unit_test(test_mbox_with_a_hole),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -29,7 +29,7 @@
 #define JOBS_MAX     64
 #define RATE_MAX     1000000
 #define BATCH        32   /* messages in a transaction */
-#define ASK          1000 /* UIDLs in one question */
+#define PAGE         5000 /* rows in one answer: a statement has a deadline */
 #define COMMIT_TRIES 30   /* a second apart: a fail-over takes up to half a minute */
 #define TOLD_MOST    10   /* messages of an account that are left out and named one by one */
 #define ERROR_SIZE   300
@@ -56,6 +56,8 @@ struct lane {
     const struct move_account *account;
     uint64_t mailbox_id;
     bool *wanted;
+    const struct source_message **by_uidl; /* the list, sorted */
+    uint64_t since; /* the mailbox's places before it are known: their messages are not wanted */
     struct buf octets;
     struct spool_writer *writer;
     uint64_t size;  /* octets that it was given */
@@ -132,44 +134,116 @@ static int uidl_against(const void *key, const void *element)
     return strcmp(key, (*m)->uidl);
 }
 
-/* Of the list, messages from m[0] to m[n - 1]; none is wanted that is known. */
-static bool ask_some(struct lane *l, const struct source_message *list,
-                     const struct source_message **m, size_t n)
+static void want_all(struct lane *l)
 {
+    size_t n;
+    const struct source_message *list = reader_list(l->reader, &n);
+    l->wanted = NEW_ARRAY(bool, n + 1);
+    l->by_uidl = NEW_ARRAY(const struct source_message *, n + 1);
+    for (size_t i = 0; i < n; i++) {
+        l->wanted[i] = true;
+        l->by_uidl[i] = &list[i];
+    }
+    qsort(l->by_uidl, n, sizeof *l->by_uidl, by_uidl);
+}
+
+/* Of the mailbox here: what it has by this UIDL is not wanted. */
+static void note_known(struct lane *l, const struct blob_id *id, struct span uidl)
+{
+    size_t n;
+    const struct source_message *list = reader_list(l->reader, &n);
+    char text[UIDL_MAX + 1];
+    if (uidl.n) {
+        snprintf(text, sizeof text, "%.*s", SPAN_ARG(uidl));
+    } else {
+        blob_id_text(id, text);
+    }
+    const struct source_message **found =
+        bsearch(text, l->by_uidl, n, sizeof *l->by_uidl, uidl_against);
+    if (found) {
+        l->wanted[*found - list] = false;
+    }
+}
+
+static bool fail_database(struct lane *l)
+{
+    const struct admin *a = l->import->admin;
+    fail(l, "database", a->reply.message[0] ? a->reply.message : err_text(a->reply.err));
+    return false;
+}
+
+/* A table with UIDLs of the mailbox, page by page in the order of its key. */
+enum known { KNOWN_MESSAGE, KNOWN_LEDGER, KNOWN_PAST };
+
+static bool read_page(struct lane *l, enum known which, struct blob_id id, uint64_t seq)
+{
+    static const char *const pages[] = {
+        [KNOWN_MESSAGE] = "SELECT blob_id, seq, uidl FROM message WHERE mailbox_id = $1 "
+                          "AND (seq, blob_id) > ($3, $2) ORDER BY seq, blob_id LIMIT $4",
+        [KNOWN_LEDGER] = "SELECT blob_id, seq, uidl FROM ledger WHERE mailbox_id = $1 "
+                         "AND (blob_id, seq) > ($2, $3) ORDER BY blob_id, seq LIMIT $4",
+        [KNOWN_PAST] = "SELECT blob_id, seq, uidl FROM ledger_past WHERE mailbox_id = $1 "
+                       "AND (blob_id, seq) > ($2, $3) ORDER BY blob_id, seq LIMIT $4",
+    };
     struct admin *a = l->import->admin;
-    admin_sql(a, "SELECT known_uidls($1, $2, $3)");
+    admin_sql(a, pages[which]);
     pg_i64(a->batch, (int64_t)l->mailbox_id);
-    add_uidls(a->batch, m, n);
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        fail(l, "database", a->reply.message[0] ? a->reply.message : err_text(a->reply.err));
-        return false;
-    }
-    qsort(m, n, sizeof *m, by_uidl);
-    const PGresult *r = admin_result(a, 0);
-    for (int i = 0; i < PQntuples(r); i++) {
-        char uidl[UIDL_MAX + 1];
-        snprintf(uidl, sizeof uidl, "%.*s", SPAN_ARG(pg_get_span(r, i, 0)));
-        const struct source_message **found = bsearch(uidl, m, n, sizeof *m, uidl_against);
-        if (found) {
-            l->wanted[*found - list] = false;
+    pg_uuid(a->batch, &id);
+    pg_i64(a->batch, (int64_t)seq);
+    pg_i64(a->batch, PAGE);
+    return admin_run(a, PG_READ) == ERR_OK || fail_database(l);
+}
+
+/* What has a place from seq on; *count says how many before l->since. */
+static bool read_known(struct lane *l, enum known which, uint64_t seq, uint64_t *count)
+{
+    struct blob_id id = { 0 };
+    int n;
+    *count = 0;
+    do {
+        if (!read_page(l, which, id, seq)) {
+            return false;
         }
-    }
+        const PGresult *r = admin_result(l->import->admin, 0);
+        n = admin_rows(l->import->admin, 0);
+        for (int i = 0; i < n; i++) {
+            id = pg_get_uuid(r, i, 0);
+            seq = (uint64_t)pg_get_i64(r, i, 1);
+            if (seq > 0) { /* else it was never in the mailbox */
+                note_known(l, &id, pg_get_span(r, i, 2));
+                *count += seq < l->since ? 1 : 0;
+            }
+        }
+    } while (n == PAGE);
     return true;
 }
 
-static bool ask_known(struct lane *l, const struct source_message *list, size_t n)
+/*
+ * The mailbox gives the place `next` next: what has one before that, and was not asked about
+ * before, becomes known. In the direction in which messages go, from the list to the ledger and to
+ * its past: what moves on meanwhile is met twice. If all that came since stands in the list, the
+ * ledger need not be asked again.
+ */
+static bool learn_known(struct lane *l, uint64_t next)
 {
-    const struct source_message **m = NEW_ARRAY(const struct source_message *, n + 1);
-    bool good = true;
-    for (size_t i = 0; i < n; i++) {
-        m[i] = &list[i];
-        l->wanted[i] = true;
+    uint64_t first = l->since, listed, unused;
+    l->since = next;
+    return read_known(l, KNOWN_MESSAGE, first, &listed) &&
+           ((first > 0 && listed >= next - first) ||
+            (read_known(l, KNOWN_LEDGER, 0, &unused) && read_known(l, KNOWN_PAST, 0, &unused)));
+}
+
+static bool ask_known(struct lane *l)
+{
+    struct admin *a = l->import->admin;
+    admin_sql(a, "SELECT next_seq FROM mailbox WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    if (admin_run(a, PG_READ) != ERR_OK || admin_rows(a, 0) != 1) {
+        return fail_database(l);
     }
-    for (size_t at = 0; at < n && good; at += ASK) {
-        good = ask_some(l, list, m + at, n - at < ASK ? n - at : ASK);
-    }
-    free(m);
-    return good;
+    l->since = 0;
+    want_all(l);
+    return learn_known(l, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
 }
 
 static void leave_out(struct lane *l, size_t i, const struct source_message *m)
@@ -215,14 +289,13 @@ static bool lane_listed(struct lane *l)
     struct import *im = l->import;
     size_t n;
     const struct source_message *list = reader_list(l->reader, &n);
-    l->wanted = NEW_ARRAY(bool, n + 1);
     l->outcome->code = admin_mailbox(im->admin, &l->account->address, &l->mailbox_id);
     if (l->outcome->code != EX_OK) {
         snprintf(l->outcome->error, ERROR_SIZE, "%s",
                  l->outcome->code == EX_NOUSER ? "no such account" : "the database can't be asked");
         return false;
     }
-    if (!ask_known(l, list, n)) {
+    if (!ask_known(l)) {
         return false;
     }
     count_list(l, list, n);
@@ -248,8 +321,9 @@ static void add_pointers(struct lane *l)
         handles[i] = span_of(w->handle, w->handle_len);
         messages[i] = w->message;
     }
-    admin_sql(a, "SELECT import($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+    admin_sql(a, "SELECT import($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
     pg_i64(a->batch, (int64_t)l->mailbox_id);
+    pg_i64(a->batch, (int64_t)l->since);
     pg_uuids(a->batch, ids, l->n);
     pg_i64s(a->batch, volumes, l->n);
     pg_i64s(a->batch, sizes, l->n);
@@ -334,28 +408,42 @@ static void discard_batch(struct lane *l)
 }
 
 /* False: the account is to end. */
+static bool committed(struct lane *l)
+{
+    uint64_t next = (uint64_t)pg_get_i64(admin_result(l->import->admin, 0), 0, 0);
+    uint64_t expected = l->since + l->n;
+    for (size_t i = 0; i < l->n; i++) {
+        l->outcome->octets += l->batch[i].pointer.size;
+    }
+    l->outcome->taken += l->n;
+    fault_at(FAULT_import_committed);
+    if (next != expected) { /* other mail came in between: it may be what comes next here */
+        return learn_known(l, next);
+    }
+    l->since = next;
+    return true;
+}
+
+static bool not_committed(struct lane *l, enum err e)
+{
+    const struct admin *a = l->import->admin;
+    fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
+    if (e != ERR_UNCERTAIN) {
+        discard_batch(l);
+    }
+    return false;
+}
+
 static bool lane_commit(struct lane *l)
 {
     if (l->n == 0) {
         return true;
     }
     fault_at(FAULT_import_written);
-    struct admin *a = l->import->admin;
     enum err e = commit_batch(l);
-    if (e != ERR_OK) {
-        fail(l, "pointers", a->reply.message[0] ? a->reply.message : err_text(e));
-        if (e != ERR_UNCERTAIN) {
-            discard_batch(l);
-        }
-    } else {
-        for (size_t i = 0; i < l->n; i++) {
-            l->outcome->octets += l->batch[i].pointer.size;
-        }
-        l->outcome->taken += l->n;
-        fault_at(FAULT_import_committed);
-    }
+    bool good = e == ERR_OK ? committed(l) : not_committed(l, e);
     l->n = 0;
-    return e == ERR_OK;
+    return good;
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -503,7 +591,9 @@ static void lane_account(struct lane *l)
         l->outcome->code = EX_DATAERR;
     }
     free(l->wanted);
+    free(l->by_uidl);
     l->wanted = NULL;
+    l->by_uidl = NULL;
     reader_answer(l->reader, NULL, true);
 }
 

@@ -458,38 +458,39 @@ BEGIN
     RETURN EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state = 0);
 END $$;
 
--- Which of these UIDLs the mailbox has, or had: what its user deleted does not come back by being
--- imported again. ids: the ids that they are the text of; the nil uuid for the others.
-CREATE FUNCTION known_uidls(box bigint, uidls text[], ids uuid[]) RETURNS SETOF text
-STABLE LANGUAGE plpgsql AS $$
+-- Which of these UIDLs came into the mailbox at places from since on, and before next, which it gives
+-- next: what it has, or had. ids: the ids that they are the text of; the nil uuid for the others.
+CREATE FUNCTION known_uidls(box bigint, since bigint, next bigint, uidls text[], ids uuid[])
+RETURNS SETOF text STABLE LANGUAGE plpgsql AS $$
+DECLARE
+    gone boolean; -- some of these places; the ledger has no order that they could be found by
 BEGIN
+    gone := (SELECT count(*) FROM message m WHERE m.mailbox_id = box AND m.seq >= since) < next - since;
     RETURN QUERY
-    SELECT w.uidl FROM unnest(uidls) w (uidl)
-     WHERE w.uidl IN (SELECT m.uidl FROM message m WHERE m.mailbox_id = box AND m.uidl <> ''
-                      UNION ALL
-                      SELECT l.uidl FROM ledger l
-                       WHERE l.mailbox_id = box AND l.seq > 0 AND l.uidl <> ''
-                      UNION ALL
-                      SELECT p.uidl FROM ledger_past p
-                       WHERE p.mailbox_id = box AND p.seq > 0 AND p.uidl <> '')
-    UNION
+    WITH came AS (
+        SELECT m.uidl, m.blob_id FROM message m WHERE m.mailbox_id = box AND m.seq >= since
+        UNION ALL
+        SELECT l.uidl, l.blob_id FROM ledger l
+         WHERE gone AND l.mailbox_id = box AND l.seq >= since
+        UNION ALL
+        SELECT p.uidl, p.blob_id FROM ledger_past p
+         WHERE gone AND p.mailbox_id = box AND p.seq >= since
+    )
     SELECT w.uidl FROM unnest(uidls, ids) w (uidl, id)
-     WHERE w.id IN (SELECT m.blob_id FROM message m WHERE m.mailbox_id = box AND m.uidl = ''
-                    UNION ALL
-                    SELECT l.blob_id FROM ledger l
-                     WHERE l.mailbox_id = box AND l.seq > 0 AND l.uidl = ''
-                    UNION ALL
-                    SELECT p.blob_id FROM ledger_past p
-                     WHERE p.mailbox_id = box AND p.seq > 0 AND p.uidl = '');
+     WHERE w.uidl IN (SELECT c.uidl FROM came c WHERE c.uidl <> '')
+        OR w.id IN (SELECT c.blob_id FROM came c WHERE c.uidl = '');
 END $$;
 
--- Gives a mailbox the pointers of imported messages, in this order; returns how many it took. Limits
--- do not matter: the mail was accepted long ago, and to refuse it now would be to lose it. What the
--- mailbox has by its UIDL is left out, and its file goes to the ledger, unless it is that very file:
--- so the call may be repeated when its outcome is not known, and two imports may run at once. MF003: a
--- file of what is new lies on a volume that takes none any more (a message may take long to come).
-CREATE FUNCTION import(box bigint, blobs uuid[], vols bigint[], lens bigint[], heads bigint[],
-                       uidls text[], ids uuid[], fhs bytea[], now_ms bigint, grace_ms bigint)
+-- Gives a mailbox the pointers of imported messages, in this order; returns the place that it gives
+-- next. Limits do not matter: the mail was accepted long ago, and to refuse it now would be to lose
+-- it. The caller knows the UIDLs of what came to places before since, and names none of these; so an
+-- import of a mailbox reads it once, not once a batch. What the mailbox got since then by these UIDLs
+-- is left out, and its file goes to the ledger, unless it is that very file: so the call may be
+-- repeated when its outcome is not known, and two imports may run at once. MF003: a file of what is new
+-- lies on a volume that takes none any more (a message may take long to come).
+CREATE FUNCTION import(box bigint, since bigint, blobs uuid[], vols bigint[], lens bigint[],
+                       heads bigint[], uidls text[], ids uuid[], fhs bytea[], now_ms bigint,
+                       grace_ms bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     place  bigint;
@@ -502,7 +503,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no mailbox %', box USING ERRCODE = 'MF002';
     END IF;
-    known := ARRAY(SELECT known_uidls(box, uidls, ids));
+    known := ARRAY(SELECT known_uidls(box, since, place, uidls, ids));
     SELECT w.vol INTO closed FROM unnest(vols, uidls) w (vol, uidl)
      WHERE w.uidl <> ALL (known) AND NOT takes_files(w.vol) LIMIT 1;
     IF FOUND THEN
@@ -511,7 +512,8 @@ BEGIN
     PERFORM discard(box, w.blob, w.vol, w.size, w.head, false, now_ms, grace_ms, 'imported already')
        FROM unnest(blobs, vols, lens, heads, uidls) w (blob, vol, size, head, uidl)
       WHERE w.uidl = ANY (known)
-        AND NOT EXISTS (SELECT FROM message m WHERE m.mailbox_id = box AND m.blob_id = w.blob)
+        AND NOT EXISTS (SELECT FROM message m
+                         WHERE m.mailbox_id = box AND m.seq >= since AND m.blob_id = w.blob)
         AND NOT EXISTS (SELECT FROM ledger l
                          WHERE l.mailbox_id = box AND l.blob_id = w.blob AND l.seq > 0);
     WITH taken AS (
@@ -530,7 +532,7 @@ BEGIN
                octets = b.octets + len
          WHERE b.mailbox_id = box;
     END IF;
-    RETURN n;
+    RETURN place + n;
 END $$;
 
 -- Moves pointers to the ledger; returns how many. They are named by place and id: after a restore

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
 
 import harness
@@ -81,6 +82,10 @@ class ImportTest(harness.FleetTest):
     def received(self, account):
         return [row["received"] for row in json.loads(self.fleet.admin(
             "messages", account.address, "--json"))]
+
+    def box(self, account):
+        return self.fleet.sql(
+            f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")[0][0]
 
     # --- Maildir --------------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class ImportTest(harness.FleetTest):
         self.assertEqual(row["taken"], 32)
         orphans = {file.name for file in self.spool_files()} - before
         self.assertEqual(len(orphans), 50)
-        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
+        box = self.box(account)
         self.assertEqual(self.fleet.sql(
             f"SELECT by_whom, seq, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1, 2"),
             [["import given up", "0", "18"]])
@@ -355,22 +360,49 @@ class ImportTest(harness.FleetTest):
         account = self.account("uncertain")
         path, want = self.dovecot("uncertain", 5)
         self.importing(f"maildir:{path}", account.address, "--yes")
-        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
-        again = ("SELECT import({0}, array_agg(blob_id ORDER BY seq), array_agg(volume_id::bigint), "
+        box = self.box(account)
+        again = ("SELECT import({0}, 1, array_agg(blob_id ORDER BY seq), array_agg(volume_id::bigint), "
                  "array_agg(size::bigint), array_agg(skip::bigint), array_agg(uidl ORDER BY seq), "
                  "array_agg('00000000-0000-0000-0000-000000000000'::uuid), array_agg(handle), 0, 0) "
                  "FROM message WHERE mailbox_id = {0}").format(box)
-        self.assertEqual(self.fleet.sql(again), [["0"]])
+        self.assertEqual(self.fleet.sql(again), [["6"]])
         self.assertEqual(self.fleet.sql(f"SELECT count(*) FROM ledger WHERE mailbox_id = {box}"),
                          [["0"]])
         # The same UIDLs in other files: those go to the ledger.
-        self.fleet.sql(again.replace("array_agg(blob_id ORDER BY seq)",
-                                     "array_agg(gen_random_uuid())"))
+        others = again.replace("array_agg(blob_id ORDER BY seq)", "array_agg(gen_random_uuid())")
+        self.assertEqual(self.fleet.sql(others), [["6"]])
         self.assertEqual(self.fleet.sql(
             f"SELECT by_whom, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1"),
             [["imported already", "5"]])
         self.assertEqual(self.listing(account), want)
 
+        # One was deleted meanwhile, and perhaps its file has gone, too.
+        with self.pop3(account) as pop3:
+            pop3.ok("DELE 2")
+            pop3.quit()
+        moved = others.replace("FROM message", "FROM (SELECT * FROM message UNION ALL SELECT "
+                               "mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl, "
+                               "handle FROM ledger WHERE seq > 0) m")
+        self.assertEqual(self.fleet.sql(moved), [["6"]])
+        self.fleet.sql(
+            "WITH gone AS (DELETE FROM ledger WHERE seq > 0 RETURNING *) INSERT INTO ledger_past "
+            "SELECT mailbox_id, blob_id, seq, size, volume_id, uidl, deleted_at, by_whom, now() FROM gone")
+        self.assertEqual(self.fleet.sql(moved.replace("skip, volume_id, shared, uidl, handle FROM ledger",
+                                                      "0, volume_id, false, uidl, '' FROM ledger_past")),
+                         [["6"]])
+        self.assertEqual(self.listing(account), [want[0], *want[2:]])
+
+    def test_two_at_once(self):
+        """Each finds in the mailbox what the other has brought since it looked."""
+        account = self.account("twice")
+        path, want = self.dovecot("twice", 150)
+        self.own(self.old)
+        with ThreadPoolExecutor() as pool:
+            slow, fast = (pool.submit(self.run_admin, "import", f"maildir:{path}", account.address,
+                                      "--yes", "--rate", rate) for rate in ("75", "1000"))
+        for done in slow.result(), fast.result():
+            self.assertEqual(done.returncode, EX_OK, done.stderr)
+        self.assertEqual(self.listing(account), want)
     def test_a_volume_that_is_closed_meanwhile(self):
         """Nothing is listed on it any more; what was refused for that comes with the next run, and so
         does what comes later in this one, on another volume."""
@@ -415,7 +447,7 @@ class ImportTest(harness.FleetTest):
         """Its file and its row in the ledger have gone; that it was here is known still."""
         account = self.account("past")
         path, want = self.dovecot("past", 3)
-        [[box]] = self.fleet.sql(f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")
+        box = self.box(account)
         self.fleet.sql(
             "INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, uidl, deleted_at, "
             f"by_whom, unlinked_at) VALUES ({box}, gen_random_uuid(), 7, 1, 1, '{uid_uidl(2)}', "
@@ -424,12 +456,24 @@ class ImportTest(harness.FleetTest):
         self.assertEqual((row["known"], row["taken"]), (1, 2))
         self.assertEqual(self.listing(account), [want[0], want[2]])
 
+    def rows_read(self):
+        """Rows of message that were read, by whatever way."""
+        [[rows]] = self.fleet.sql(
+            "SELECT seq_tup_read + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes "
+            "WHERE relname = 'message')::bigint FROM pg_stat_user_tables WHERE relname = 'message'")
+        return int(rows)
+
     def test_a_big_mailbox_and_its_limits(self):
         """Limits do not stop an import; a delivery finds the mailbox full then."""
         account = self.account("big", "--quota-messages", "10")
         path, want = self.dovecot("big", 3000)
-        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        before = self.rows_read()
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes",
+                               env={"PGAPPNAME": "counted"})
         self.assertEqual(row["taken"], 3000)
+        self.eventually(60, lambda: self.assertEqual(self.fleet.sql(  # they tell at their end
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'counted'"), [["0"]]))
+        self.assertLess(self.rows_read() - before, 5 * 3000)  # not all of them for each batch
         with self.pop3(account) as pop3:
             self.assertEqual(list(pop3.uidl().values()), [uidl for uidl, _, _ in want])
             self.assertEqual(list(pop3.list().values()), [size for _, size, _ in want])

@@ -41,6 +41,12 @@ struct outcome {
     int code;
 };
 
+/* Where the mailbox has a message under the name of its file; seq 0: nowhere. */
+struct old_place {
+    uint64_t seq;
+    struct blob_id id;
+};
+
 /* A message whose file is durable and whose pointer is not committed. */
 struct written {
     struct pointer pointer;
@@ -56,7 +62,10 @@ struct lane {
     const struct move_account *account;
     uint64_t mailbox_id;
     bool *wanted;
-    const struct source_message **by_uidl; /* the list, sorted */
+    const struct source_message **by_uidl, **by_name; /* the list, sorted; the latter by `named` */
+    struct old_place *old;                            /* of each message of the list */
+    bool suspended;
+    uint64_t stay;  /* messages under the names of their files */
     uint64_t since; /* the mailbox's places before it are known: their messages are not wanted */
     struct buf octets;
     struct spool_writer *writer;
@@ -122,6 +131,9 @@ static void add_uidls(struct pg_batch *b, const struct source_message *const *m,
     free(ids);
 }
 
+/* A table with UIDLs of the mailbox. */
+enum known { KNOWN_MESSAGE, KNOWN_LEDGER, KNOWN_PAST };
+
 static int by_uidl(const void *a, const void *b)
 {
     const struct source_message *const *x = a, *const *y = b;
@@ -134,34 +146,76 @@ static int uidl_against(const void *key, const void *element)
     return strcmp(key, (*m)->uidl);
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const struct source_message *const *x = a, *const *y = b;
+    return strcmp((*x)->named, (*y)->named);
+}
+
+static int name_against(const void *key, const void *element)
+{
+    const struct source_message *const *m = element;
+    return strcmp(key, (*m)->named);
+}
+
 static void want_all(struct lane *l)
 {
     size_t n;
     const struct source_message *list = reader_list(l->reader, &n);
     l->wanted = NEW_ARRAY(bool, n + 1);
+    l->old = NEW_ARRAY(struct old_place, n + 1);
     l->by_uidl = NEW_ARRAY(const struct source_message *, n + 1);
+    l->by_name = NEW_ARRAY(const struct source_message *, n + 1);
     for (size_t i = 0; i < n; i++) {
         l->wanted[i] = true;
-        l->by_uidl[i] = &list[i];
+        l->by_uidl[i] = l->by_name[i] = &list[i];
     }
     qsort(l->by_uidl, n, sizeof *l->by_uidl, by_uidl);
+    qsort(l->by_name, n, sizeof *l->by_name, by_name);
+}
+
+static void forget_list(struct lane *l)
+{
+    free(l->wanted);
+    free(l->old);
+    free(l->by_uidl);
+    free(l->by_name);
+    l->wanted = NULL;
+    l->old = NULL;
+    l->by_uidl = l->by_name = NULL;
+}
+
+/*
+ * Here under the name of its file, as it was imported before the old server had made its list of
+ * UIDLs. Nobody has seen it here while the account was suspended: it is brought once more, by its
+ * UIDL, and this one goes. Else it stays; in no case there are two.
+ */
+static void note_named(struct lane *l, size_t i, enum known which, const struct old_place *p)
+{
+    if (which == KNOWN_MESSAGE && l->suspended) {
+        l->old[i] = *p;
+        return;
+    }
+    l->stay += l->wanted[i] && which == KNOWN_MESSAGE ? 1 : 0;
+    l->wanted[i] = false;
 }
 
 /* Of the mailbox here: what it has by this UIDL is not wanted. */
-static void note_known(struct lane *l, const struct blob_id *id, struct span uidl)
+static void note_known(struct lane *l, enum known which, const struct old_place *p,
+                       struct span uidl)
 {
     size_t n;
-    const struct source_message *list = reader_list(l->reader, &n);
+    const struct source_message *list = reader_list(l->reader, &n), **found;
     char text[UIDL_MAX + 1];
     if (uidl.n) {
         snprintf(text, sizeof text, "%.*s", SPAN_ARG(uidl));
     } else {
-        blob_id_text(id, text);
+        blob_id_text(&p->id, text);
     }
-    const struct source_message **found =
-        bsearch(text, l->by_uidl, n, sizeof *l->by_uidl, uidl_against);
-    if (found) {
+    if ((found = bsearch(text, l->by_uidl, n, sizeof *found, uidl_against))) {
         l->wanted[*found - list] = false;
+    } else if ((found = bsearch(text, l->by_name, n, sizeof *found, name_against))) {
+        note_named(l, (size_t)(*found - list), which, p);
     }
 }
 
@@ -172,10 +226,8 @@ static bool fail_database(struct lane *l)
     return false;
 }
 
-/* A table with UIDLs of the mailbox, page by page in the order of its key. */
-enum known { KNOWN_MESSAGE, KNOWN_LEDGER, KNOWN_PAST };
-
-static bool read_page(struct lane *l, enum known which, struct blob_id id, uint64_t seq)
+/* Page by page in the order of its key. */
+static bool read_page(struct lane *l, enum known which, const struct old_place *after)
 {
     static const char *const pages[] = {
         [KNOWN_MESSAGE] = "SELECT blob_id, seq, uidl FROM message WHERE mailbox_id = $1 "
@@ -188,8 +240,8 @@ static bool read_page(struct lane *l, enum known which, struct blob_id id, uint6
     struct admin *a = l->import->admin;
     admin_sql(a, pages[which]);
     pg_i64(a->batch, (int64_t)l->mailbox_id);
-    pg_uuid(a->batch, &id);
-    pg_i64(a->batch, (int64_t)seq);
+    pg_uuid(a->batch, &after->id);
+    pg_i64(a->batch, (int64_t)after->seq);
     pg_i64(a->batch, PAGE);
     return admin_run(a, PG_READ) == ERR_OK || fail_database(l);
 }
@@ -197,21 +249,21 @@ static bool read_page(struct lane *l, enum known which, struct blob_id id, uint6
 /* What has a place from seq on; *count says how many before l->since. */
 static bool read_known(struct lane *l, enum known which, uint64_t seq, uint64_t *count)
 {
-    struct blob_id id = { 0 };
+    struct old_place p = { .seq = seq };
     int n;
     *count = 0;
     do {
-        if (!read_page(l, which, id, seq)) {
+        if (!read_page(l, which, &p)) {
             return false;
         }
         const PGresult *r = admin_result(l->import->admin, 0);
         n = admin_rows(l->import->admin, 0);
         for (int i = 0; i < n; i++) {
-            id = pg_get_uuid(r, i, 0);
-            seq = (uint64_t)pg_get_i64(r, i, 1);
-            if (seq > 0) { /* else it was never in the mailbox */
-                note_known(l, &id, pg_get_span(r, i, 2));
-                *count += seq < l->since ? 1 : 0;
+            p.id = pg_get_uuid(r, i, 0);
+            p.seq = (uint64_t)pg_get_i64(r, i, 1);
+            if (p.seq > 0) { /* else it was never in the mailbox */
+                note_known(l, which, &p, pg_get_span(r, i, 2));
+                *count += p.seq < l->since ? 1 : 0;
             }
         }
     } while (n == PAGE);
@@ -236,12 +288,14 @@ static bool learn_known(struct lane *l, uint64_t next)
 static bool ask_known(struct lane *l)
 {
     struct admin *a = l->import->admin;
-    admin_sql(a, "SELECT next_seq FROM mailbox WHERE mailbox_id = $1");
+    admin_sql(a, "SELECT next_seq, state FROM mailbox WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)l->mailbox_id);
     if (admin_run(a, PG_READ) != ERR_OK || admin_rows(a, 0) != 1) {
         return fail_database(l);
     }
     l->since = 0;
+    l->stay = 0;
+    l->suspended = pg_get_i64(admin_result(a, 0), 0, 1) == ACCOUNT_SUSPENDED;
     want_all(l);
     return learn_known(l, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
 }
@@ -254,9 +308,17 @@ static void leave_out(struct lane *l, size_t i, const struct source_message *m)
     }
 }
 
+static void say_count(const struct lane *l, uint64_t n, const char *what)
+{
+    if (n) {
+        admin_say("%s: %llu messages %s", l->account->text, (unsigned long long)n, what);
+    }
+}
+
 static void count_list(struct lane *l, const struct source_message *list, size_t n)
 {
     struct outcome *o = l->outcome;
+    uint64_t changed = 0, again = 0;
     o->messages = n;
     for (size_t i = 0; i < n; i++) {
         if (l->wanted[i] && list[i].too_large) {
@@ -265,14 +327,19 @@ static void count_list(struct lane *l, const struct source_message *list, size_t
             o->new += l->wanted[i] ? 1 : 0;
             o->known += l->wanted[i] ? 0 : 1;
         }
-        o->uidls += list[i].uidl_changed ? 1 : 0;
+        changed += list[i].uidl_changed ? 1 : 0;
+        again += l->wanted[i] && l->old[i].seq ? 1 : 0;
         o->octets += !l->import->yes && l->wanted[i] && list[i].size_known ? list[i].size : 0;
     }
-    if (o->uidls) {
-        admin_say("%s: %llu messages can't keep their UIDLs: they were no UIDLs of RFC 1939, or "
-                  "given twice",
-                  l->account->text, (unsigned long long)o->uidls);
-    }
+    say_count(l, changed, "can't keep their UIDLs: they were no UIDLs of RFC 1939, or given twice");
+    say_count(
+        l, l->stay,
+        "are here by the names of their files, and the old server has made other UIDLs since: "
+        "they stay as they are, as the account is not suspended");
+    say_count(l, again,
+              "are here by the names of their files, and are taken again by the UIDLs that the old "
+              "server has made since");
+    o->uidls = changed + l->stay;
 }
 
 /* How many there will be in all, by the accounts that were listed so far. */
@@ -334,6 +401,31 @@ static void add_pointers(struct lane *l)
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
 }
 
+/* In the same transaction those go away in whose stead these come. */
+static void take_old(struct lane *l)
+{
+    struct admin *a = l->import->admin;
+    struct blob_id ids[BATCH];
+    int64_t seqs[BATCH];
+    size_t n = 0, unused;
+    const struct source_message *list = reader_list(l->reader, &unused);
+    for (size_t i = 0; i < l->n; i++) {
+        const struct old_place *old = &l->old[l->batch[i].message - list];
+        if (old->seq > 0) {
+            ids[n] = old->id;
+            seqs[n++] = (int64_t)old->seq;
+        }
+    }
+    if (n > 0) {
+        admin_sql(a, "SELECT supersede($1, $2, $3, $4, $5)");
+        pg_i64(a->batch, (int64_t)l->mailbox_id);
+        pg_i64s(a->batch, seqs, n);
+        pg_uuids(a->batch, ids, n);
+        pg_i64(a->batch, admin_now());
+        pg_i64(a->batch, (int64_t)a->config->spool_grace);
+    }
+}
+
 static void on_second(uv_timer_t *t)
 {
     *(bool *)t->data = true;
@@ -362,6 +454,7 @@ static enum err commit_batch(struct lane *l)
     enum err e = ERR_OK;
     for (unsigned try = 0; try < COMMIT_TRIES; try++) {
         add_pointers(l);
+        take_old(l);
         e = admin_run_change(a, &key, 1);
         uncertain = uncertain || e == ERR_UNCERTAIN;
         if (e != ERR_TEMP && e != ERR_UNCERTAIN) {
@@ -590,10 +683,7 @@ static void lane_account(struct lane *l)
         fail(l, "", "messages that are too large were left out");
         l->outcome->code = EX_DATAERR;
     }
-    free(l->wanted);
-    free(l->by_uidl);
-    l->wanted = NULL;
-    l->by_uidl = NULL;
+    forget_list(l);
     reader_answer(l->reader, NULL, true);
 }
 

@@ -19,6 +19,7 @@
 
 struct source_message {
     char uidl[71];     /* RFC 1939, section 7; never empty, unique in its list */
+    char named[71];    /* its UIDL before the old server had made a list; empty: none other */
     uint64_t size;     /* octets as the old server sends it: lines end with CRLF */
     int64_t time_ms;   /* when it arrived, since 1970; 0: not known */
     bool size_known;   /* false: size is found out by reading */

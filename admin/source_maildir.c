@@ -454,21 +454,23 @@ static bool has(const struct maildir *m, const char *name)
     return faccessat(m->root, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-static bool seen(const struct maildir *m)
-{
-    for (size_t i = 0; i < m->n; i++) {
-        if (m->files[i].folder == FOLDER_CUR) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Whether a format is made of numbers that only Dovecot's list has. */
 static bool needs_list(const char *format)
 {
     return format && (strcmp(format, "dovecot") == 0 || strpbrk(format, "uv")) &&
            strcmp(format, "courier") != 0;
+}
+
+/*
+ * Whoever names a format means it: a list that is not there, since nobody has opened the mailbox
+ * yet or since it is kept elsewhere, would make other UIDLs than the old server will.
+ */
+static enum err missing_list(const char *name, char *why, size_t why_size)
+{
+    return source_fail(ERR_NOTFOUND, why, why_size,
+                       "there is no %s, which this format needs: the old server has not opened the "
+                       "mailbox, or keeps it elsewhere (--format %%f takes the names of files)",
+                       name);
 }
 
 static enum err list_by_kind(struct maildir *m, char *why, size_t why_size)
@@ -482,15 +484,23 @@ static enum err list_by_kind(struct maildir *m, char *why, size_t why_size)
     if (has_courier && (courier || !m->format)) {
         return list_courier(m, why, why_size);
     }
-    if (needs_list(m->format) && seen(m)) {
-        return source_fail(ERR_NOTFOUND, why, why_size,
-                           "there is no dovecot-uidlist, which this format needs");
+    if (m->n > 0 && courier) {
+        return missing_list("courierpop3dsizelist", why, why_size);
     }
-    if (needs_list(m->format)) {
-        free(m->format);
-        m->format = NULL;
+    if (m->n > 0 && needs_list(m->format)) {
+        return missing_list("dovecot-uidlist", why, why_size);
     }
     return list_names(m, why, why_size);
+}
+
+/* What list_names told while there was no list. */
+static void set_named(struct source_message *m, const struct file *f)
+{
+    struct source_message named = { 0 };
+    source_uidl(&named, base_name(f));
+    if (f->folder != FOLDER_ITSELF && strcmp(named.uidl, m->uidl) != 0) {
+        memcpy(m->named, named.uidl, sizeof m->named);
+    }
 }
 
 static void fill_messages(struct maildir *m)
@@ -502,6 +512,9 @@ static void fill_messages(struct maildir *m)
         m->messages[i].too_large = m->files[i].too_large;
     }
     source_uidls_unique(m->messages, m->n);
+    for (size_t i = 0; i < m->n; i++) {
+        set_named(&m->messages[i], &m->files[i]);
+    }
 }
 
 static enum err maildir_list(struct mail_source *s, const struct source_message **out, size_t *n,

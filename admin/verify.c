@@ -168,6 +168,13 @@ static int by_uidl(const void *a, const void *b)
     return strcmp(((const struct named *)a)->uidl, ((const struct named *)b)->uidl);
 }
 
+static const struct named *find_named(const struct named *named, size_t n, const char *uidl)
+{
+    struct named key;
+    snprintf(key.uidl, sizeof key.uidl, "%s", uidl);
+    return bsearch(&key, named, n, sizeof *named, by_uidl);
+}
+
 static void find_places(struct lane *l, const struct source_message *there, size_t n)
 {
     size_t count = l->here->count;
@@ -178,9 +185,8 @@ static void find_places(struct lane *l, const struct source_message *there, size
     }
     qsort(named, count, sizeof *named, by_uidl);
     for (size_t i = 0; i < n; i++) {
-        struct named key;
-        snprintf(key.uidl, sizeof key.uidl, "%s", there[i].uidl);
-        const struct named *found = bsearch(&key, named, count, sizeof *named, by_uidl);
+        const struct named *found = find_named(named, count, there[i].uidl);
+        found = found ? found : find_named(named, count, there[i].named);
         l->place[i] = found ? found->place : NOWHERE;
     }
     free(named);
@@ -195,7 +201,7 @@ static bool compare_message(struct lane *l, const struct source_message *m, size
 {
     struct outcome *o = l->outcome;
     uint64_t before = differences(o);
-    char what[80];
+    char what[80], here[UIDL_MAX + 1];
     if (m->uidl_changed) {
         differ(l, &o->uidls, m->uidl, "the old server gives it a UIDL that can't be kept");
     }
@@ -203,6 +209,10 @@ static bool compare_message(struct lane *l, const struct source_message *m, size
         differ(l, &o->missing, m->uidl,
                m->too_large ? "missing here, as it is larger than 2 GiB" : "missing here");
         return false;
+    }
+    maildrop_uidl(l->here, place, here);
+    if (strcmp(here, m->uidl) != 0) {
+        differ(l, &o->uidls, m->uidl, "here by the name of its file: import it again");
     }
     if (m->size_known && m->size != l->here->msgs[place].size) {
         snprintf(what, sizeof what, "%llu octets there, %u here", (unsigned long long)m->size,

@@ -481,6 +481,35 @@ BEGIN
         OR w.id IN (SELECT c.blob_id FROM came c WHERE c.uidl = '');
 END $$;
 
+-- Takes pointers away whose messages were just imported once more, under the UIDLs that they have at the
+-- old server by now. Their place in the ledger is 0: to undelete them would make two of each.
+CREATE FUNCTION supersede(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, grace_ms bigint)
+RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n   bigint;
+    len bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    WITH gone AS (
+        DELETE FROM message m USING unnest(seqs, blobs) AS w (seq, blob_id)
+         WHERE m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
+        RETURNING m.*
+    ), kept AS (
+        INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
+                            deleted_at, unlink_after, by_whom)
+        SELECT g.mailbox_id, g.blob_id, 0, g.size, g.skip, g.volume_id, g.shared, g.uidl, g.handle,
+               ms_time(now_ms), ms_time(now_ms + grace_ms), 'imported by its UIDL'
+          FROM gone g
+        RETURNING size
+    )
+    SELECT count(*), coalesce(sum(k.size), 0) INTO n, len FROM kept k;
+    IF n > 0 THEN
+        UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len
+         WHERE b.mailbox_id = box;
+    END IF;
+    RETURN n;
+END $$;
+
 -- Gives a mailbox the pointers of imported messages, in this order; returns the place that it gives
 -- next. Limits do not matter: the mail was accepted long ago, and to refuse it now would be to lose
 -- it. The caller knows the UIDLs of what came to places before since, and names none of these; so an

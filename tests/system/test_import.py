@@ -153,6 +153,75 @@ class ImportTest(harness.FleetTest):
                           (hashlib.sha256(long.encode()).hexdigest(), size),
                           ("1600000003.c", 25), ("1600000004.d", 0)])
 
+    def before_its_list(self, name, count):
+        """Imported by the names of its files; then the old server is opened, and makes its list."""
+        account = self.account(name)
+        self.fleet.admin("account", "suspend", account.address)
+        path, want = self.dovecot(name, count)
+        text = (path / "dovecot-uidlist").read_text()
+        (path / "dovecot-uidlist").unlink()
+        for taken in count, 0:
+            [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+            self.assertEqual(row["taken"], taken)
+        (path / "dovecot-uidlist").write_text(text)
+        return account, path, want
+
+    def verified(self, path, account):
+        done = self.run_admin("verify", f"maildir:{path}", account.address, "--json")
+        [row] = json.loads(done.stdout)
+        return row["same"], row["uidls_changed"], row["result"], done.returncode
+
+    def test_a_list_that_comes_later(self):
+        """Night after night: what was brought by its name gets its UIDL, and there are no two of it."""
+        account, path, want = self.before_its_list("later", 40)
+        self.assertEqual(self.verified(path, account), (0, 40, "differs", 1))
+        [row] = self.importing(f"maildir:{path}", account.address)
+        self.assertEqual((row["known"], row["new"]), (0, 40))
+        self.own(self.old)
+        done = self.run_admin("import", f"maildir:{path}", account.address, "--yes",
+                              env={"MAILFLEET_FAULT": "import_committed=kill"})
+        self.assertEqual(done.returncode, -9, done.stderr)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (32, 8))
+        self.assertEqual(self.verified(path, account), (40, 0, "same", 0))
+        box = self.box(account)
+        self.assertEqual(self.fleet.sql(f"SELECT msgs, octets FROM mailbox WHERE mailbox_id = {box}"),
+                         [["40", str(sum(size for _, size, _ in want))]])
+        self.assertEqual(self.fleet.sql(
+            f"SELECT by_whom, seq, count(*) FROM ledger WHERE mailbox_id = {box} GROUP BY 1, 2"),
+            [["imported by its UIDL", "0", "40"]])
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (40, 0))
+        self.fleet.admin("account", "resume", account.address)
+        self.fleet.admin("undelete", account.address, "--yes")
+        self.assertEqual(self.listing(account), want)
+
+    def test_a_list_that_comes_too_late(self):
+        """People have seen the names here: they stay, and what was deleted stays away."""
+        account, path, _ = self.before_its_list("toolate", 5)
+        self.fleet.admin("account", "resume", account.address)
+        with self.pop3(account) as pop3:
+            pop3.ok("DELE 2")
+            pop3.quit()
+        before = self.listing(account)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"], row["uidls_changed"]), (5, 0, 4))
+        self.assertEqual(self.listing(account), before)
+        self.assertEqual(self.verified(path, account), (0, 4, "differs", 1))
+
+    def test_a_format_whose_list_is_not_there(self):
+        account = self.account("nolist")
+        empty = self.maildir("empty", {})
+        path = self.maildir("nolist", {"new/1600000001.a": message(1)})
+        for form in "dovecot", "%08Xu%08Xv", "courier":
+            [row] = self.importing(f"maildir:{empty}", account.address, "--yes", "--format", form)
+            self.assertEqual(row["error"], None)
+            [row] = self.importing(f"maildir:{path}", account.address, "--yes", "--format", form,
+                                   code=EX_TEMPFAIL)
+            self.assertIn("there is no", row["error"])
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes", "--format", "%f")
+        self.assertEqual(row["taken"], 1)
+
     def listing_of(self, account, count):
         """The first so many: one whose last line has no end is sent with one, as ever."""
         with self.pop3(account) as pop3:

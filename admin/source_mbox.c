@@ -41,6 +41,7 @@ struct mbox {
     struct mail_source head;
     int fd;
     enum quoting quoting;
+    bool xuidl;   /* what a message has for X-UIDL comes first, whatever else there is */
     char *format; /* of UIDLs; NULL: none was given */
     bool books;   /* a server keeps its books in the headers */
     struct item *items;
@@ -361,11 +362,16 @@ static void number_items(struct mbox *m, uint32_t next)
     }
 }
 
+/*
+ * Where a server has numbered the messages it served them by their numbers: an X-UIDL in there is
+ * another server's, and old. So Dovecot does, unless pop3_reuse_xuidl is set.
+ */
 static enum err set_uidl(struct mbox *m, size_t i, uint32_t validity, char *why, size_t why_size)
 {
     const struct item *t = &m->items[i];
     const char *format = m->format ? m->format : "dovecot";
-    if (!m->format && (t->uidl || !validity)) {
+    bool numbered = m->format || validity;
+    if ((m->xuidl && t->uidl) || !numbered) {
         source_uidl(&m->messages[i], span_str(t->uidl ? t->uidl : t->hash));
         return ERR_OK;
     }
@@ -475,14 +481,26 @@ static void mbox_close(struct mail_source *s)
     free(m);
 }
 
-/* `mboxo` or `mboxrd`, with `,` and a format of UIDLs behind it, or such a format alone. */
+/* True: it is the first word of *s, and was taken off. */
+static bool take_word(struct span *s, const char *word)
+{
+    size_t n = span_find(*s, ',');
+    if (!span_eq(span_first(*s, n), span_str(word))) {
+        return false;
+    }
+    *s = span_skip(*s, n + 1);
+    return true;
+}
+
+/* `mboxo` or `mboxrd`, `xuidl`, a format of UIDLs: with commas, in this order, each as one likes.
+ */
 static void take_format(struct mbox *m, const char *format)
 {
-    struct span s = span_str(format), word = span_first(s, span_find(s, ','));
-    if (span_eq(word, SPAN("mboxo")) || span_eq(word, SPAN("mboxrd"))) {
-        m->quoting = word.n == strlen("mboxo") ? QUOTING_ONE : QUOTING_ALL;
-        s = span_skip(s, word.n + 1);
-    }
+    struct span s = span_str(format);
+    m->quoting = take_word(&s, "mboxo")    ? QUOTING_ONE
+                 : take_word(&s, "mboxrd") ? QUOTING_ALL
+                                           : QUOTING_KEPT;
+    m->xuidl = take_word(&s, "xuidl");
     m->format = s.n ? span_dup(s) : NULL;
 }
 

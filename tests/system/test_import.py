@@ -382,6 +382,22 @@ class ImportTest(harness.FleetTest):
         self.assertEqual(self.listing(account), [
             (uid_uidl(uid), len(octets), octets) for uid, octets in served.items()])
 
+    def test_an_mbox_with_the_uidls_of_two_servers(self):
+        """The one that numbered the messages served them by numbers, unless it is said otherwise."""
+        path = self.old / "two"
+        path.write_bytes(
+            b"From a Thu Jan  2 03:04:05 2020\nX-IMAPbase: 1600000000 0000000009\nX-UID: 5\n"
+            b"X-UIDL: older\nSubject: one\n\none\n\n"
+            b"From a Thu Jan  2 03:04:05 2020\nX-UID: 9\nSubject: two\n\ntwo\n\n")
+        numbers = [uid_uidl(5), uid_uidl(9)]
+        for number, (form, uidls) in enumerate({
+                "": numbers, "mboxrd": numbers, "dovecot": numbers, "%u": ["5", "9"],
+                "xuidl": ["older", numbers[1]], "mboxo,xuidl": ["older", numbers[1]],
+                "mboxrd,xuidl,%u": ["older", "9"]}.items()):
+            account = self.account(f"two{number}")
+            self.importing(f"mbox:{path}", account.address, "--yes", *(["--format", form] * bool(form)))
+            self.assertEqual([uidl for uidl, _, _ in self.listing(account)], uidls, form)
+
     # --- many, killed, again ----------------------------------------------------------------------
 
     def test_many_accounts_from_a_list(self):

@@ -1,7 +1,7 @@
 /*
  * import: brings mail in from another server's mailboxes: `mailfleet import URL ADDRESS`.
  *
- * Threads read (import_read.h); here, on the loop, one lane for each of them writes what it reads:
+ * Threads read (lanes.h); here, on the loop, one lane for each of them writes what it reads:
  *
  *   LISTED   which UIDLs the mailbox has, or had, is asked; the others are wanted
  *   OCTETS   go to the spool's writer
@@ -19,15 +19,11 @@
 #include "base/check.h"
 #include "base/fault.h"
 #include "commands.h"
-#include "import_read.h"
-#include "move_list.h"
+#include "lanes.h"
 #include "open_spool.h"
 #include "progress.h"
 #include "table.h"
 
-#define JOBS         4
-#define JOBS_MAX     64
-#define RATE_MAX     1000000
 #define BATCH        32   /* messages in a transaction */
 #define PAGE         5000 /* rows in one answer: a statement has a deadline */
 #define COMMIT_TRIES 30   /* a second apart: a fail-over takes up to half a minute */
@@ -56,8 +52,8 @@ struct written {
 };
 
 struct lane {
+    struct lane_head head;
     struct import *import;
-    struct reader *reader;
     struct outcome *outcome;
     const struct move_account *account;
     uint64_t mailbox_id;
@@ -67,13 +63,11 @@ struct lane {
     bool suspended;
     uint64_t stay;  /* messages under the names of their files */
     uint64_t since; /* the mailbox's places before it are known: their messages are not wanted */
-    struct buf octets;
     struct spool_writer *writer;
-    uint64_t size;  /* octets that it was given */
-    bool blocked;   /* until the writer is ready */
-    bool finishing; /* until the file is written, or is not */
-    bool failed;    /* this message is not written */
-    bool gone;
+    uint64_t size;               /* octets that it was given */
+    bool blocked;                /* until the writer is ready */
+    bool finishing;              /* until the file is written, or is not */
+    bool failed;                 /* this message is not written */
     struct written batch[BATCH]; /* the last one may be under way */
     size_t n;                    /* of the batch, without that */
 };
@@ -83,13 +77,16 @@ struct import {
     struct open_spool *volumes;
     bool yes;
     struct move_list list;
-    struct readers *readers;
-    struct lane *lanes;
-    unsigned jobs;
     struct outcome *outcomes; /* of list */
     struct progress progress;
     uint64_t listed, found; /* accounts, and new messages in them */
 };
+
+static void find_account(struct lane *l)
+{
+    l->account = &l->import->list.accounts[l->head.index];
+    l->outcome = &l->import->outcomes[l->head.index];
+}
 
 static void fail(struct lane *l, const char *what, const char *why)
 {
@@ -104,7 +101,7 @@ static void fail(struct lane *l, const char *what, const char *why)
 static const struct source_message *current(const struct lane *l)
 {
     size_t n;
-    return &reader_list(l->reader, &n)[reader_index(l->reader)];
+    return &reader_list(l->head.reader, &n)[reader_index(l->head.reader)];
 }
 
 /* --- what the mailbox has -------------------------------------------------------------------- */
@@ -161,7 +158,7 @@ static int name_against(const void *key, const void *element)
 static void want_all(struct lane *l)
 {
     size_t n;
-    const struct source_message *list = reader_list(l->reader, &n);
+    const struct source_message *list = reader_list(l->head.reader, &n);
     l->wanted = NEW_ARRAY(bool, n + 1);
     l->old = NEW_ARRAY(struct old_place, n + 1);
     l->by_uidl = NEW_ARRAY(const struct source_message *, n + 1);
@@ -205,7 +202,7 @@ static void note_known(struct lane *l, enum known which, const struct old_place 
                        struct span uidl)
 {
     size_t n;
-    const struct source_message *list = reader_list(l->reader, &n), **found;
+    const struct source_message *list = reader_list(l->head.reader, &n), **found;
     char text[UIDL_MAX + 1];
     if (uidl.n) {
         snprintf(text, sizeof text, "%.*s", SPAN_ARG(uidl));
@@ -351,11 +348,13 @@ static void expect(struct import *im, uint64_t new)
 }
 
 /* True: messages are to be read. */
-static bool lane_listed(struct lane *l)
+static bool lane_listed(struct lane_head *h, const bool **wanted)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     struct import *im = l->import;
     size_t n;
-    const struct source_message *list = reader_list(l->reader, &n);
+    const struct source_message *list = reader_list(h->reader, &n);
+    find_account(l);
     l->outcome->code = admin_mailbox(im->admin, &l->account->address, &l->mailbox_id);
     if (l->outcome->code != EX_OK) {
         snprintf(l->outcome->error, ERROR_SIZE, "%s",
@@ -367,6 +366,7 @@ static bool lane_listed(struct lane *l)
     }
     count_list(l, list, n);
     expect(im, l->outcome->new);
+    *wanted = l->wanted;
     return im->yes && l->outcome->new > 0;
 }
 
@@ -408,7 +408,7 @@ static void take_old(struct lane *l)
     struct blob_id ids[BATCH];
     int64_t seqs[BATCH];
     size_t n = 0, unused;
-    const struct source_message *list = reader_list(l->reader, &unused);
+    const struct source_message *list = reader_list(l->head.reader, &unused);
     for (size_t i = 0; i < l->n; i++) {
         const struct old_place *old = &l->old[l->batch[i].message - list];
         if (old->seq > 0) {
@@ -586,22 +586,22 @@ static void open_writer(struct lane *l)
     }
 }
 
-static void lane_octets(struct lane *l)
+static void lane_octets(struct lane_head *h)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     if (!l->writer && !l->failed) {
         open_writer(l);
     }
-    l->size += buf_len(&l->octets);
+    l->size += buf_len(&l->head.octets);
     if (l->size > SOURCE_OCTETS_MAX && !l->failed) { /* by its line ends, or it has grown */
         l->failed = true;
         fail(l, current(l)->uidl, "larger than 2 GiB as it is served");
     }
     if (l->failed) {
-        reader_drop(l->reader);
+        reader_drop(l->head.reader);
     } else {
-        l->blocked = !spool_append(l->writer, buf_span(&l->octets));
+        l->blocked = !spool_append(l->writer, buf_span(&l->head.octets));
     }
-    buf_clear(&l->octets);
 }
 
 static void check_size(struct lane *l, const struct written *w)
@@ -617,7 +617,7 @@ static void end_message(struct lane *l, bool go_on)
 {
     l->failed = l->finishing = false;
     progress_step(&l->import->progress, 1);
-    reader_answer(l->reader, NULL, go_on);
+    reader_answer(l->head.reader, NULL, go_on);
 }
 
 /* The file is durable, or it failed. */
@@ -653,10 +653,11 @@ static void give_up_message(struct lane *l, enum err e, const char *why)
     end_message(l, e == ERR_NOTFOUND && !l->failed);
 }
 
-static void lane_message(struct lane *l)
+static void lane_message(struct lane_head *h)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     const char *why;
-    enum err e = reader_err(l->reader, &why);
+    enum err e = reader_err(l->head.reader, &why);
     if (!l->writer && !l->failed && e == ERR_OK) {
         open_writer(l); /* a message without a single octet */
     }
@@ -670,10 +671,12 @@ static void lane_message(struct lane *l)
 
 /* --- accounts -------------------------------------------------------------------------------- */
 
-static void lane_account(struct lane *l)
+static void lane_ended(struct lane_head *h)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     const char *why;
-    enum err e = reader_err(l->reader, &why);
+    enum err e = reader_err(h->reader, &why);
+    find_account(l);
     if (e != ERR_OK) {
         fail(l, "", why);
         l->outcome->code = e == ERR_INVALID ? EX_DATAERR : EX_TEMPFAIL;
@@ -684,94 +687,33 @@ static void lane_account(struct lane *l)
         l->outcome->code = EX_DATAERR;
     }
     forget_list(l);
-    reader_answer(l->reader, NULL, true);
 }
 
-static void find_account(struct lane *l)
+static enum lane_pause lane_pause(struct lane_head *h)
 {
-    size_t i = reader_account(l->reader);
-    l->account = &l->import->list.accounts[i];
-    l->outcome = &l->import->outcomes[i];
-}
-
-/* False: nothing to do now. */
-static bool lane_step(struct lane *l)
-{
-    bool go_on;
-    if (l->finishing) {
-        bool done = !l->writer;
-        if (done) {
-            lane_written(l);
-        }
-        return done;
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
+    if (l->finishing && !l->writer) {
+        lane_written(l);
+        return LANE_STEPPED;
     }
-    if (l->blocked || l->gone) {
-        return false;
-    }
-    switch (reader_poll(l->reader, &l->octets)) {
-    case READ_LISTED:
-        find_account(l);
-        go_on = lane_listed(l);
-        reader_answer(l->reader, l->wanted, go_on);
-        return true;
-    case READ_OCTETS:
-        lane_octets(l);
-        return true;
-    case READ_MESSAGE:
-        lane_message(l);
-        return true;
-    case READ_ACCOUNT:
-        find_account(l);
-        lane_account(l);
-        return true;
-    case READ_GONE:
-        l->gone = true;
-        return true;
-    case READ_NOTHING:
-        break;
-    }
-    return false;
-}
-
-static bool all_gone(const struct import *im)
-{
-    for (unsigned i = 0; i < im->jobs; i++) {
-        if (!im->lanes[i].gone) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void run_lanes(struct import *im)
-{
-    while (!all_gone(im)) {
-        bool stepped = false;
-        for (unsigned i = 0; i < im->jobs; i++) {
-            stepped = lane_step(&im->lanes[i]) || stepped;
-        }
-        uv_run(loop_uv(im->admin->loop), stepped ? UV_RUN_NOWAIT : UV_RUN_ONCE);
-    }
+    return l->finishing || l->blocked ? LANE_WAITS : LANE_FREE;
 }
 
 static void import_accounts(struct import *im, const struct readers_options *o)
 {
-    im->jobs = o->threads;
-    im->lanes = NEW_ARRAY(struct lane, im->jobs);
-    im->readers = readers_open(im->admin->loop, o);
-    for (unsigned i = 0; i < im->jobs; i++) {
-        im->lanes[i].import = im;
-        im->lanes[i].reader = readers_at(im->readers, i);
-        reader_buffer(&im->lanes[i].octets);
+    static const struct lane_ops ops = { lane_pause, lane_listed, lane_octets, lane_message,
+                                         lane_ended };
+    struct lane *lanes = NEW_ARRAY(struct lane, o->threads);
+    struct lane_head **heads = NEW_ARRAY(struct lane_head *, o->threads);
+    for (unsigned i = 0; i < o->threads; i++) {
+        lanes[i].import = im;
+        heads[i] = &lanes[i].head;
     }
     progress_begin(&im->progress, "messages", 0, 0);
-    run_lanes(im);
+    lanes_run(im->admin->loop, o, &ops, heads);
     progress_end(&im->progress);
-    readers_close(&im->readers);
-    for (unsigned i = 0; i < im->jobs; i++) {
-        buf_fini(&im->lanes[i].octets);
-    }
-    free(im->lanes);
+    free(heads);
+    free(lanes);
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
@@ -817,21 +759,12 @@ static int report(const struct import *im)
 
 static int run_import(struct import *im, const struct args *args, char *password)
 {
-    uint64_t jobs = JOBS, rate = 0;
-    int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
-    code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
+    struct readers_options o;
+    int code = lanes_options(args, &im->list, password, &o);
     code = code == EX_OK && im->yes ? open_spool(im->admin, &im->volumes) : code;
     if (code != EX_OK) {
         return code;
     }
-    const struct readers_options o = { .list = &im->list,
-                                       .url = args->v[0],
-                                       .source = { .password = password,
-                                                   .master = args->opt[ARG_master],
-                                                   .ca = args->opt[ARG_ca],
-                                                   .format = args->opt[ARG_format] },
-                                       .threads = (unsigned)(jobs < im->list.n ? jobs : im->list.n),
-                                       .rate = rate };
     im->outcomes = NEW_ARRAY(struct outcome, im->list.n);
     import_accounts(im, &o);
     if (im->volumes) {

@@ -3,7 +3,7 @@
  * ADDRESS`, and lets their users in when all is the same.
  *
  * The mailbox here is what the database says, which is what a session would be told. Threads list
- * the old mailboxes, and read them for --deep (import_read.h); here, on the loop, one lane for each
+ * the old mailboxes, and read them for --deep (lanes.h); here, on the loop, one lane for each
  * compares. Nothing is changed but the state of accounts, with --cut-over and --yes.
  *
  * What is here behind all that came from there, with a UIDL of our own, is mail that was delivered
@@ -16,15 +16,11 @@
 #include "base/check.h"
 #include "base/maildrop.h"
 #include "commands.h"
-#include "import_read.h"
-#include "move_list.h"
+#include "lanes.h"
 #include "open_spool.h"
 #include "progress.h"
 #include "table.h"
 
-#define JOBS       4
-#define JOBS_MAX   64
-#define RATE_MAX   1000000
 #define PAGE       5000 /* pointers in one statement, which has a deadline */
 #define TOLD_MOST  10   /* differences of an account that are named one by one */
 #define ERROR_SIZE 300
@@ -42,17 +38,15 @@ struct outcome {
 };
 
 struct lane {
+    struct lane_head head;
     struct verify *verify;
-    struct reader *reader;
     struct outcome *outcome;
     const struct move_account *account;
     uint64_t mailbox_id;
     struct maildrop *here;
     size_t *place; /* of each message there: where it is in here, or NOWHERE */
     bool *wanted, *same;
-    struct buf octets;
     EVP_MD_CTX *hash; /* of what is read there */
-    bool gone;
 };
 
 struct verify {
@@ -60,12 +54,15 @@ struct verify {
     struct open_spool *volumes; /* NULL: not deep */
     bool cut_over, yes;
     struct move_list list;
-    struct readers *readers;
-    struct lane *lanes;
-    unsigned jobs;
     struct outcome *outcomes; /* of list */
     struct progress progress;
 };
+
+static void find_account(struct lane *l)
+{
+    l->account = &l->verify->list.accounts[l->head.index];
+    l->outcome = &l->verify->outcomes[l->head.index];
+}
 
 static void fail(struct lane *l, int code, const char *why)
 {
@@ -264,10 +261,12 @@ static size_t want_contents(struct lane *l, size_t n)
 }
 
 /* True: messages are to be read. */
-static bool lane_listed(struct lane *l)
+static bool lane_listed(struct lane_head *h, const bool **wanted)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     size_t n, last = NOWHERE;
-    const struct source_message *there = reader_list(l->reader, &n);
+    const struct source_message *there = reader_list(h->reader, &n);
+    find_account(l);
     l->outcome->messages = n;
     if (!read_state(l) || !read_here(l)) {
         return false;
@@ -280,6 +279,7 @@ static bool lane_listed(struct lane *l)
         l->same[i] = compare_message(l, &there[i], l->place[i], &last);
     }
     compare_rest(l, n, last);
+    *wanted = l->wanted;
     return l->verify->volumes && want_contents(l, n) > 0;
 }
 
@@ -363,19 +363,20 @@ static bool compare_content(struct lane *l, const struct source_message *m, size
 }
 
 /* A message there was read, or could not be. */
-static void lane_message(struct lane *l)
+static void lane_message(struct lane_head *h)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     const char *why;
-    size_t n, i = reader_index(l->reader);
-    enum err e = reader_err(l->reader, &why);
+    size_t n, i = reader_index(l->head.reader);
+    enum err e = reader_err(l->head.reader, &why);
     if (e != ERR_OK) {
         fail(l, EX_TEMPFAIL, why);
-    } else if (!compare_content(l, &reader_list(l->reader, &n)[i], l->place[i])) {
+    } else if (!compare_content(l, &reader_list(l->head.reader, &n)[i], l->place[i])) {
         l->same[i] = false;
     }
     hash_begin(l->hash);
     progress_step(&l->verify->progress, l->verify->volumes ? 1 : 0);
-    reader_answer(l->reader, NULL, !l->outcome->error[0]);
+    reader_answer(l->head.reader, NULL, !l->outcome->error[0]);
 }
 
 /* --- accounts -------------------------------------------------------------------------------- */
@@ -419,10 +420,12 @@ static void cut_over(struct lane *l)
     }
 }
 
-static void lane_account(struct lane *l)
+static void lane_ended(struct lane_head *h)
 {
+    struct lane *l = CONTAINER_OF(h, struct lane, head);
     const char *why;
-    enum err e = reader_err(l->reader, &why);
+    enum err e = reader_err(h->reader, &why);
+    find_account(l);
     if (e != ERR_OK) {
         fail(l, e == ERR_INVALID ? EX_DATAERR : EX_TEMPFAIL, why);
     }
@@ -437,94 +440,33 @@ static void lane_account(struct lane *l)
     l->place = NULL;
     l->wanted = l->same = NULL;
     progress_step(&l->verify->progress, l->verify->volumes ? 0 : 1);
-    reader_answer(l->reader, NULL, true);
 }
 
-static void find_account(struct lane *l)
+static void lane_octets(struct lane_head *h)
 {
-    size_t i = reader_account(l->reader);
-    l->account = &l->verify->list.accounts[i];
-    l->outcome = &l->verify->outcomes[i];
-}
-
-/* False: nothing to do now. */
-static bool lane_step(struct lane *l)
-{
-    if (l->gone) {
-        return false;
-    }
-    switch (reader_poll(l->reader, &l->octets)) {
-    case READ_LISTED: {
-        find_account(l);
-        bool go_on = lane_listed(l);
-        reader_answer(l->reader, l->wanted, go_on);
-        return true;
-    }
-    case READ_OCTETS:
-        hash_add(l->hash, buf_span(&l->octets));
-        buf_clear(&l->octets);
-        return true;
-    case READ_MESSAGE:
-        lane_message(l);
-        return true;
-    case READ_ACCOUNT:
-        find_account(l);
-        lane_account(l);
-        return true;
-    case READ_GONE:
-        l->gone = true;
-        return true;
-    case READ_NOTHING:
-        break;
-    }
-    return false;
-}
-
-static bool all_gone(const struct verify *v)
-{
-    for (unsigned i = 0; i < v->jobs; i++) {
-        if (!v->lanes[i].gone) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void run_lanes(struct verify *v)
-{
-    while (!all_gone(v)) {
-        bool stepped = false;
-        for (unsigned i = 0; i < v->jobs; i++) {
-            stepped = lane_step(&v->lanes[i]) || stepped;
-        }
-        uv_run(loop_uv(v->admin->loop), stepped ? UV_RUN_NOWAIT : UV_RUN_ONCE);
-    }
+    hash_add(CONTAINER_OF(h, struct lane, head)->hash, buf_span(&h->octets));
 }
 
 static void compare_accounts(struct verify *v, const struct readers_options *o)
 {
-    v->jobs = o->threads;
-    v->lanes = NEW_ARRAY(struct lane, v->jobs);
-    v->readers = readers_open(v->admin->loop, o);
-    for (unsigned i = 0; i < v->jobs; i++) {
-        struct lane *l = &v->lanes[i];
-        l->verify = v;
-        l->reader = readers_at(v->readers, i);
-        reader_buffer(&l->octets);
-        l->hash = EVP_MD_CTX_new();
-        CHECK(l->hash);
-        hash_begin(l->hash);
+    static const struct lane_ops ops = { NULL, lane_listed, lane_octets, lane_message, lane_ended };
+    struct lane *lanes = NEW_ARRAY(struct lane, o->threads);
+    struct lane_head **heads = NEW_ARRAY(struct lane_head *, o->threads);
+    for (unsigned i = 0; i < o->threads; i++) {
+        lanes[i].verify = v;
+        lanes[i].hash = EVP_MD_CTX_new();
+        CHECK(lanes[i].hash);
+        hash_begin(lanes[i].hash);
+        heads[i] = &lanes[i].head;
     }
-    progress_begin(&v->progress, v->volumes ? "messages" : "accounts", v->volumes ? 0 : v->list.n,
-                   0);
-    run_lanes(v);
+    progress_begin(&v->progress, v->volumes ? "messages" : "accounts", v->spool ? 0 : v->list.n, 0);
+    lanes_run(v->admin->loop, o, &ops, heads);
     progress_end(&v->progress);
-    readers_close(&v->readers);
-    for (unsigned i = 0; i < v->jobs; i++) {
-        EVP_MD_CTX_free(v->lanes[i].hash);
-        buf_fini(&v->lanes[i].octets);
+    for (unsigned i = 0; i < o->threads; i++) {
+        EVP_MD_CTX_free(lanes[i].hash);
     }
-    free(v->lanes);
+    free(heads);
+    free(lanes);
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
@@ -603,21 +545,12 @@ static int report(const struct verify *v)
 
 static int run_verify(struct verify *v, const struct args *args, char *password)
 {
-    uint64_t jobs = JOBS, rate = 0;
-    int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
-    code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
+    struct readers_options o;
+    int code = lanes_options(args, &v->list, password, &o);
     code = code == EX_OK && args->opt[ARG_deep] ? open_spool(v->admin, &v->volumes) : code;
     if (code != EX_OK) {
         return code;
     }
-    const struct readers_options o = { .list = &v->list,
-                                       .url = args->v[0],
-                                       .source = { .password = password,
-                                                   .master = args->opt[ARG_master],
-                                                   .ca = args->opt[ARG_ca],
-                                                   .format = args->opt[ARG_format] },
-                                       .threads = (unsigned)(jobs < v->list.n ? jobs : v->list.n),
-                                       .rate = rate };
     v->outcomes = NEW_ARRAY(struct outcome, v->list.n);
     compare_accounts(v, &o);
     if (v->volumes) {

@@ -8,6 +8,8 @@
  *   RESPONSE  the next line answers an AUTH challenge
  *   LISTING   LIST or UIDL of the whole maildrop goes on with message `listed`
  *   STOP      no more of the message is wanted; the reader is told so
+ *   SENT      all of the message is in out: it has to leave before the next command is looked at,
+ *             or pipelined commands would go by a message that never left
  *   ANSWER    the action is open (CLOSE for ever)
  *
  * The engine owns the maildrop, the marks of DELE, and the one copy of a user name, password or
@@ -36,7 +38,7 @@
 /* Bits, for the table of commands. The third of RFC 1939, UPDATE, is the COMMIT action. */
 enum state { AUTHORIZATION = 1, TRANSACTION = 2 };
 
-enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_ANSWER };
+enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_SENT, STEP_ANSWER };
 
 /* What the client has said of itself; wiped when it is not needed any more. */
 struct secret {
@@ -70,7 +72,7 @@ struct pop3 {
     bool quit;      /* the client has said so */
 
     size_t sent; /* by RETR, to its end, as the last command; or NO_MESSAGE */
-    bool *read;  /* a flag a message: it was sent, and another command has come; NULL: none */
+    bool *read;  /* a flag a message: it has left, and another command has come; NULL: none */
     size_t *had; /* what pop3_read borrows out */
 
     bool list_uidl;
@@ -669,7 +671,7 @@ static void put_fetch_ok(const struct pop3 *p, uint64_t size, struct buf *out)
     put_text(out, " octets\r\n");
 }
 
-/* All of the message is on its way; what comes next tells whether it arrived. */
+/* All of the message is in out; what comes next tells whether it arrived. */
 static void note_sent(struct pop3 *p)
 {
     if (p->read_days >= 0 && !p->action.u.fetch.top) {
@@ -716,7 +718,7 @@ static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *
         return;
     }
     dot_encode_end(&p->dot, out);
-    p->step = last ? STEP_COMMAND : STEP_STOP;
+    p->step = last ? STEP_SENT : STEP_STOP;
     if (last) {
         p->whole = true;
         note_sent(p);
@@ -982,6 +984,12 @@ struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out)
         case STEP_STOP:
             p->step = STEP_COMMAND;
             return (struct pop3_action){ .kind = POP3_FETCH_STOP };
+        case STEP_SENT:
+            if (buf_len(out) > 0) {
+                return (struct pop3_action){ .kind = POP3_FLUSH };
+            }
+            p->step = STEP_COMMAND;
+            break;
         case STEP_ANSWER:
             return step_answer(p, out);
         }

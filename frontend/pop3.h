@@ -8,7 +8,8 @@
  *
  *   action         answered by                    meaning
  *   NEED_INPUT     more bytes                     nothing to do
- *   FLUSH          pop3_step once out is drained  a long reply goes on
+ *   FLUSH          pop3_step once out is drained  a long reply goes on, or a message has to leave
+ *                                                 before the next command is looked at
  *   STARTTLS       pop3_tls_answer                +OK is in out: send it, then negotiate
  *   LOGIN          pop3_login_answer              check user and password, open the maildrop
  *   AUTH           pop3_auth_challenge            the SASL exchange goes on
@@ -161,8 +162,8 @@ void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out);
 
 /*
  * What the client has had by RETR, by now, and has not deleted: indices, ascending, the engine's
- * until the next call. A message counts when all of it was sent and the client's next command has
- * come, which says that it did not leave in the middle; where mail is kept for no time after it,
+ * until the next call. A message counts when all of it has left and the client's next command was
+ * read, which says that it did not leave in the middle; where mail is kept for no time after it,
  * only when that or a later one is QUIT (RFC 2449, section 6.7). None where there is no rule about
  * it.
  */

@@ -88,10 +88,7 @@ static bool session_flush(struct session *s)
 
 /* --- the log --------------------------------------------------------------------------------- */
 
-/*
- * The last RETR has ended. sent: what is in the buffer can't be lost here any more, as it is with
- * the kernel, or the client's next command has come.
- */
+/* The last RETR has ended. sent: what was in the buffer is with the kernel. */
 static void end_retr(struct session *s, bool sent)
 {
     char id[BLOB_ID_CHARS + 1];
@@ -406,17 +403,18 @@ static bool begin_close(struct session *s, enum pop3_close reason)
     return false;
 }
 
-/* Does what the engine asks for. True: go on with the step that it set. */
+/*
+ * Does what the engine asks for. True: go on with the step that it set. Whatever it asks for behind
+ * a whole message, it asks for when that has left.
+ */
 static bool session_act(struct session *s, const struct pop3_action *a)
 {
-    if (a->kind != POP3_NEED_INPUT && a->kind != POP3_FLUSH && a->kind != POP3_FETCH_MORE) {
+    if (a->kind != POP3_FLUSH && a->kind != POP3_FETCH_MORE) {
         end_retr(s, true);
     }
     switch (a->kind) {
     case POP3_NEED_INPUT:
-        if (session_flush(s)) {
-            end_retr(s, true);
-        }
+        session_flush(s);
         s->step = STEP_INPUT;
         return true;
     case POP3_FLUSH:
@@ -472,9 +470,20 @@ static bool step_input(struct session *s)
     return false;
 }
 
+/* False: it has to wait, or the connection has broken and s is gone: nothing has left then. */
+static bool session_drained(struct session *s)
+{
+    bool drained = session_flush(s);
+    if (conn_broken(s->conn)) {
+        session_close(s, "connection lost");
+        return false;
+    }
+    return drained;
+}
+
 static bool step_more(struct session *s)
 {
-    if (!session_flush(s)) {
+    if (!session_drained(s)) {
         return false;
     }
     conn_deadline(s->conn, 0); /* the store has its own */
@@ -485,7 +494,7 @@ static bool step_more(struct session *s)
 
 static bool step_flush(struct session *s)
 {
-    if (!session_flush(s)) {
+    if (!session_drained(s)) {
         return false;
     }
     s->step = STEP_ENGINE;
@@ -540,9 +549,6 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
         }
         break;
     case CONN_DRAINED:
-        if (s->step == STEP_INPUT) {
-            end_retr(s, true);
-        }
         if (s->step == STEP_FLUSH || s->step == STEP_MORE) {
             session_run(s);
         }

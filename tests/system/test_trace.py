@@ -4,6 +4,7 @@ event once, in order, with who it was; and nobody can put words into it by what 
 
 import json
 import re
+import socket
 import subprocess
 from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
 
@@ -253,6 +254,39 @@ class TraceTest(harness.FleetTest):
         retrieved = [e for e in self.trace(uidl, log=self.logs) if e["event"] == "retrieved"]
         self.assertEqual([e["peer"] for e in retrieved], [HOME])
         self.assertIn("not all of it", retrieved[0]["what"])
+
+    def test_pipelined_by_a_client_that_goes(self):
+        """What was asked for behind a RETR does not tell that its message arrived."""
+        ann = self.account("hasty", "--read-retention", "5")
+        large = HELLO + 56000 * b"0123456789abcde\r\n"  # less than is read at once
+        for _ in range(12):
+            self.deliver(large, ann)
+        seen = []
+
+        def whole():
+            found = {re.search(r" id=(\w{26}) ", line)[1] for line in self.lines("pop3.retr")
+                     if "whole=yes" in line}
+            return [number for number, uidl in uidls.items() if uidl in found]
+
+        def stuck():
+            """The kernel takes no more."""
+            seen.append(whole())
+            self.assertEqual(seen[-2:], [seen[-1]] * 2)
+            self.assertTrue(seen[-1])
+
+        with self.client(ann, HOME) as pop3:
+            uidls = pop3.uidl()
+            pop3.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            pop3.send(b"".join(b"RETR %d\r\n" % number for number in uidls) + b"QUIT\r\n")
+            self.eventually(20, stuck)
+            pop3.reset()
+        self.wait_for("pop3.session", ann.address, 'reason="connection lost"')
+        self.wait_for("pop3.retr", uidls[len(whole()) + 1], "whole=no")
+        self.assertLess(len(whole()), len(uidls))
+        marks = ("SELECT seq FROM read_mark JOIN account USING (mailbox_id)"
+                 f" WHERE addr = '{ann.address}' ORDER BY seq")
+        self.eventually(20, lambda: self.assertEqual([row[0] for row in self.fleet.sql(marks)],
+                                                     [str(number) for number in whole()]))
 
     def test_no_lines_for_messages(self):
         """pop3.log_messages = no."""

@@ -66,16 +66,21 @@ static struct maildrop *maildrop_of(size_t n, uint32_t size)
     return m;
 }
 
-static void login(struct fixture *f, size_t n, uint32_t size)
+static void login_keeping(struct fixture *f, size_t n, uint32_t size, int read_days)
 {
     struct maildrop *m = maildrop_of(n, size);
     say(f, "USER a\r\n");
     buf_clear(&f->out);
     assert_int_equal(say(f, "PASS b\r\n").kind, POP3_LOGIN);
-    pop3_login_answer(f->p, LOGIN_OK, &m, 0, -1, &f->out);
+    pop3_login_answer(f->p, LOGIN_OK, &m, 0, read_days, &f->out);
     assert_null(m);
     assert_non_null(pop3_maildrop(f->p));
     buf_clear(&f->out);
+}
+
+static void login(struct fixture *f, size_t n, uint32_t size)
+{
+    login_keeping(f, n, size, -1);
 }
 
 /* The next line of what the engine has said, NUL-terminated, or "" when there is none. */
@@ -236,7 +241,28 @@ static void fetches_into_an_empty_out(void **state)
     assert_int_equal(go_on(&f).kind, POP3_FETCH);
     pop3_fetch_answer(f.p, ERR_OK, SPAN(".\r\n"), true, &f.out);
     assert_true(span_eq(buf_span(&f.out), SPAN("+OK 3 octets\r\n..\r\n.\r\n")));
-    assert_int_equal(go_on(&f).kind, POP3_NEED_INPUT);
+    fixture_fini(&f);
+}
+
+/* Commands that were pipelined behind RETR say nothing of its message before that has left. */
+static void looks_at_nothing_before_a_message_has_left(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const size_t *which;
+    struct span in = SPAN("RETR 1\r\nQUIT\r\n");
+    fixture_init(&f, 200000);
+    login_keeping(&f, 1, 3, 0);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FETCH);
+    pop3_fetch_answer(f.p, ERR_OK, SPAN("a\r\n"), true, &f.out);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FLUSH);
+    buf_take(&f.out, 1);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FLUSH);
+    assert_int_equal(in.n, strlen("QUIT\r\n"));
+    assert_int_equal(pop3_read(f.p, &which), 0);
+    buf_clear(&f.out);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_CLOSE);
+    assert_int_equal(pop3_read(f.p, &which), 1);
     fixture_fini(&f);
 }
 
@@ -559,6 +585,7 @@ int main(void)
         cmocka_unit_test(reads_nothing_while_out_is_full),
         cmocka_unit_test(answers_pipelined_commands_as_out_allows),
         cmocka_unit_test(fetches_into_an_empty_out),
+        cmocka_unit_test(looks_at_nothing_before_a_message_has_left),
         cmocka_unit_test(gives_an_open_action_again),
         cmocka_unit_test(an_idle_engine_is_small),
         cmocka_unit_test(wipes_the_password),

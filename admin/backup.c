@@ -4,28 +4,20 @@
  */
 #include "backup.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/check.h"
 #include "pgbackrest.h"
+#include "program.h"
 
 #define PROGRAM_MS    60000
 #define ANSWER_MAX    (256u << 20) /* a segment is some 120 octets of a listing */
 #define WORDS_MAX     32
 #define LATE_SEGMENTS 3 /* times archive_timeout: then the archive is late */
 #define LATE_LEAST_MS (5 * 60 * 1000)
-
-extern char **environ;
 
 struct watch {
     struct admin *admin;
@@ -112,84 +104,6 @@ static void free_command(struct command *c)
     }
 }
 
-static enum err spawn(const struct command *c, int out, pid_t *pid)
-{
-    posix_spawn_file_actions_t fa;
-    posix_spawnattr_t attr;
-    CHECK(posix_spawn_file_actions_init(&fa) == 0 && posix_spawnattr_init(&attr) == 0);
-    posix_spawn_file_actions_addopen(&fa, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&fa, out, STDOUT_FILENO);
-    /* A group of its own, so that what it started ends with it. */
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
-    posix_spawnattr_setpgroup(&attr, 0);
-    int code = posix_spawnp(pid, c->words[0], &fa, &attr, c->words, environ);
-    posix_spawn_file_actions_destroy(&fa);
-    posix_spawnattr_destroy(&attr);
-    errno = code;
-    return code == 0 ? ERR_OK : ERR_TEMP;
-}
-
-static int64_t monotonic_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Until the end of its output. ERR_TEMP: it took too long; ERR_LIMIT: it says too much. */
-static enum err read_answer(int fd, struct buf *out)
-{
-    int64_t deadline = monotonic_ms() + PROGRAM_MS;
-    for (;;) {
-        struct pollfd p = { .fd = fd, .events = POLLIN };
-        int64_t left = deadline - monotonic_ms();
-        if (left <= 0 || poll(&p, 1, (int)left) == 0) {
-            return ERR_TEMP;
-        }
-        char *room = buf_reserve(out, 65536);
-        if (!room) {
-            return ERR_LIMIT;
-        }
-        ssize_t n = read(fd, room, 65536);
-        if (n == 0) {
-            return ERR_OK;
-        }
-        if (n > 0) {
-            buf_commit(out, (size_t)n);
-        } else if (errno != EINTR) {
-            return ERR_TEMP;
-        }
-    }
-}
-
-static enum err run_command(const struct command *c, struct buf *out, char *why, size_t size)
-{
-    int pipe_fds[2], status = 0;
-    pid_t pid;
-    CHECK(pipe2(pipe_fds, O_CLOEXEC) == 0);
-    enum err e = spawn(c, pipe_fds[1], &pid);
-    close(pipe_fds[1]);
-    if (e != ERR_OK) {
-        snprintf(why, size, "%s: %s", c->words[0], strerror(errno));
-        close(pipe_fds[0]);
-        return e;
-    }
-    e = read_answer(pipe_fds[0], out);
-    close(pipe_fds[0]);
-    if (e != ERR_OK) {
-        kill(-pid, SIGKILL);
-        snprintf(why, size, "%s: %s", c->words[0],
-                 e == ERR_LIMIT ? "says too much" : "no answer within a minute");
-    }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    if (e == ERR_OK && status != 0) {
-        snprintf(why, size, "%s failed; what it said is on standard error", c->words[0]);
-        e = ERR_TEMP;
-    }
-    return e;
-}
-
 /* One question; its answer into *out, which the caller has made. */
 static enum err ask(struct admin *a, const char *const *question, struct buf *out, char *why,
                     size_t size)
@@ -197,7 +111,7 @@ static enum err ask(struct admin *a, const char *const *question, struct buf *ou
     struct command c;
     enum err e = ERR_INVALID;
     if (make_command(&c, a->config->backup_command, question)) {
-        e = run_command(&c, out, why, size);
+        e = program_ask(c.words, PROGRAM_MS, out, why, size);
     } else {
         snprintf(why, size, "backup.command has no word, or too many");
     }

@@ -6,12 +6,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "base/check.h"
 
@@ -249,9 +251,10 @@ bool log_line_number(const struct log_line *l, const char *key, uint64_t *out)
 /* --- many ------------------------------------------------------------------------------------ */
 
 struct log_reader {
-    char **paths; /* none: only file, the copy of standard input */
+    char **paths;
     size_t n, next;
-    FILE *file;
+    FILE *copy; /* of standard input, which is the only path then; else NULL */
+    gzFile file;
     char why[512];
     size_t from, to; /* what is in the buffer and was not given out */
     bool skipping;   /* the rest of a line that is too long */
@@ -273,10 +276,12 @@ static void add_path(struct log_reader *r, const char *folder, const char *name)
     r->paths[r->n++] = path;
 }
 
+/* As it is written, or under a name that logrotate gives it: .log.1, .log.2.gz, .log-20260131.gz.
+ */
 static int is_log(const struct dirent *d)
 {
     const char *at = strstr(d->d_name, ".log");
-    return at && (at[4] == '\0' || at[4] == '.');
+    return at && strchr(".-", at[4]); /* or the end of the name */
 }
 
 static bool list_folder(struct log_reader *r, const char *path)
@@ -291,25 +296,26 @@ static bool list_folder(struct log_reader *r, const char *path)
         free(names[i]);
     }
     free(names);
-    return n > 0 ? true : fail(r, path, "no file *.log or *.log.* is in it");
+    return n > 0 ? true : fail(r, path, "no file *.log, *.log.* or *.log-* is in it");
 }
 
 static bool copy_stdin(struct log_reader *r)
 {
     size_t n;
-    r->file = tmpfile();
-    if (!r->file) {
+    r->copy = tmpfile();
+    if (!r->copy) {
         return fail(r, "temporary file", strerror(errno));
     }
     while ((n = fread(r->buffer, 1, sizeof r->buffer, stdin)) > 0) {
-        if (fwrite(r->buffer, 1, n, r->file) != n) {
+        if (fwrite(r->buffer, 1, n, r->copy) != n) {
             return fail(r, "temporary file", strerror(errno));
         }
     }
     if (ferror(stdin)) {
         return fail(r, "standard input", strerror(errno));
     }
-    return fflush(r->file) == 0 ? true : fail(r, "temporary file", strerror(errno));
+    add_path(r, "", "standard input");
+    return fflush(r->copy) == 0 ? true : fail(r, "temporary file", strerror(errno));
 }
 
 static bool find_files(struct log_reader *r, const char *path)
@@ -341,16 +347,19 @@ bool log_reader_open(const char *path, struct log_reader **out, char *why, size_
     return true;
 }
 
-void log_reader_rewind(struct log_reader *r)
+static void close_file(struct log_reader *r)
 {
-    r->from = r->to = r->next = 0;
-    r->skipping = false;
-    if (r->n == 0) {
-        rewind(r->file);
-    } else if (r->file) {
-        fclose(r->file);
+    if (r->file) {
+        gzclose_r(r->file);
         r->file = NULL;
     }
+}
+
+void log_reader_rewind(struct log_reader *r)
+{
+    close_file(r);
+    r->from = r->to = r->next = 0;
+    r->skipping = false;
 }
 
 const char *log_reader_failed(const struct log_reader *r)
@@ -365,8 +374,9 @@ void log_reader_close(struct log_reader **pr)
         return;
     }
     *pr = NULL;
-    if (r->file) {
-        fclose(r->file);
+    close_file(r);
+    if (r->copy) {
+        fclose(r->copy);
     }
     for (size_t i = 0; i < r->n; i++) {
         free(r->paths[i]);
@@ -375,14 +385,46 @@ void log_reader_close(struct log_reader **pr)
     free(r);
 }
 
-/* Compressed octets have no lines: nothing would be found, and nobody told. */
-static bool is_compressed(const struct log_reader *r)
+/* What zlib does not read has no lines: nothing would be found, and nobody told. */
+static bool is_unreadable(const struct log_reader *r)
 {
     struct span s = span_of(r->buffer, r->to);
-    return span_starts(s, SPAN("\x1f\x8b")) ||
-           span_starts(s, SPAN("\xfd"
+    return span_starts(s, SPAN("\xfd"
                                "7zXZ")) ||
-           span_starts(s, SPAN("\x28\xb5\x2f\xfd"));
+           span_starts(s, SPAN("\x28\xb5\x2f\xfd")) || span_starts(s, SPAN("BZh"));
+}
+
+/* The file that is open goes on in the buffer. False: it has ended, or failed. */
+static bool read_on(struct log_reader *r)
+{
+    int n = gzread(r->file, r->buffer + r->to, (unsigned)(sizeof r->buffer - r->to));
+    if (n > 0) {
+        r->to += (size_t)n;
+        return true;
+    }
+    int code = Z_OK;
+    const char *what = gzerror(r->file, &code);
+    if (code == Z_BUF_ERROR) {
+        return fail(r, r->paths[r->next - 1], "compressed, and cut off");
+    }
+    return code == Z_OK ? false
+                        : fail(r, r->paths[r->next - 1], code == Z_ERRNO ? strerror(errno) : what);
+}
+
+/* Plain or compressed, as gzip does it. NULL: errno has why. */
+static gzFile open_file(const struct log_reader *r, const char *path)
+{
+    if (!r->copy) {
+        return gzopen(path, "re");
+    }
+    int fd = fcntl(fileno(r->copy), F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        return NULL;
+    }
+    off_t at = lseek(fd, 0, SEEK_SET);
+    gzFile file = gzdopen(fd, "r");
+    CHECK(at == 0 && file);
+    return file;
 }
 
 /* False: no further file, or it failed. */
@@ -392,18 +434,16 @@ static bool next_file(struct log_reader *r)
         return false;
     }
     const char *path = r->paths[r->next++];
-    if (r->file) {
-        fclose(r->file);
-    }
+    close_file(r);
     r->from = r->to = 0;
     r->skipping = false;
-    r->file = fopen(path, "re");
+    r->file = open_file(r, path);
     if (!r->file) {
         return fail(r, path, strerror(errno));
     }
-    r->to = fread(r->buffer, 1, sizeof r->buffer, r->file);
-    return is_compressed(r) ? fail(r, path, "it is compressed: zcat it, and read it with --log -")
-                            : true;
+    read_on(r);
+    return is_unreadable(r) ? fail(r, path, "compressed, and not by gzip: unpack it into --log -")
+                            : !*r->why;
 }
 
 /* More octets behind those that are there. False: the end of all, or it failed. */
@@ -418,12 +458,7 @@ static bool fill(struct log_reader *r)
         r->to = 0;
         r->skipping = true;
     }
-    size_t n = r->file ? fread(r->buffer + r->to, 1, sizeof r->buffer - r->to, r->file) : 0;
-    r->to += n;
-    if (n == 0 && r->file && ferror(r->file)) {
-        return fail(r, r->n ? r->paths[r->next - 1] : "temporary file", strerror(errno));
-    }
-    return n > 0 || next_file(r);
+    return (r->file && read_on(r)) || (!*r->why && next_file(r));
 }
 
 bool log_reader_next(struct log_reader *r, struct log_line *out)

@@ -1,6 +1,6 @@
 /*
  * log_lines: reads the lines that base/log.c writes, and nothing else, from a file, a folder of
- * files or standard input.
+ * files or standard input, plain or compressed by gzip.
  *
  * What strangers typed stands in such lines between quotes, so a line is taken only when all of it
  * has the log's form: `TIME LEVEL EVENT KEY=VALUE ...`, alone or behind the words that journald or
@@ -40,8 +40,8 @@ bool log_line_is(const struct log_line *l, const char *event);
 struct log_reader; /* one owner */
 
 /*
- * A file, a folder (its files *.log and *.log.*, by name), or `-`, which is copied to a temporary
- * file, for it may be read twice. False: why has it, at least 256 octets.
+ * A file, a folder (its files *.log, *.log.* and *.log-*, by name), or `-`, which is copied to a
+ * temporary file, for it may be read twice. False: why has it, at least 256 octets.
  */
 bool log_reader_open(const char *path, struct log_reader **out, char *why, size_t why_size);
 /* The next line of our log; valid until the next call. False: the end, or log_reader_failed. */

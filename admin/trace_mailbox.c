@@ -234,8 +234,9 @@ static void take_deleted(struct question *q, const struct log_line *l)
     }
 }
 
-static void take_first(struct question *q, const struct log_line *l)
+static void take_first(void *arg, const struct log_line *l)
 {
+    struct question *q = arg;
     if (log_line_is(l, "pop3.login")) {
         take_login(q, l);
     } else if (log_line_is(l, "message")) {
@@ -248,8 +249,9 @@ static void take_first(struct question *q, const struct log_line *l)
 /* --- the log, again: what the sessions did -----------------------------------------------------
  */
 
-static void take_again(struct question *q, const struct log_line *l)
+static void take_again(void *arg, const struct log_line *l)
 {
+    struct question *q = arg;
     bool retr = log_line_is(l, "pop3.retr");
     struct blob_id id;
     if (!retr && !log_line_is(l, "pop3.session")) {
@@ -270,22 +272,6 @@ static void take_again(struct question *q, const struct log_line *l)
             snprintf(s->retrieved_by, sizeof s->retrieved_by, "%s", session->peer);
         }
     }
-}
-
-static int read_log(struct question *q, void (*take)(struct question *, const struct log_line *))
-{
-    struct log_line l;
-    if (!q->log) {
-        return EX_OK;
-    }
-    log_reader_rewind(q->log);
-    while (log_reader_next(q->log, &l)) {
-        if (l.ms >= q->since_ms) {
-            take(q, &l);
-        }
-    }
-    const char *why = log_reader_failed(q->log);
-    return why ? admin_fail(EX_NOINPUT, "%s", why) : EX_OK;
 }
 
 /* --- telling --------------------------------------------------------------------------------- */
@@ -390,9 +376,9 @@ static int collect(struct question *q)
         code = trace_names_read(q->admin, &q->names);
     }
     if (code == EX_OK) {
-        code = read_log(q, take_first);
+        code = trace_read_log(q->log, q->since_ms, take_first, q);
     }
-    return code == EX_OK ? read_log(q, take_again) : code;
+    return code == EX_OK ? trace_read_log(q->log, q->since_ms, take_again, q) : code;
 }
 
 int trace_mailbox(struct admin *a, const struct address *addr, int64_t since_ms,

@@ -202,8 +202,9 @@ static void take_other(struct question *q, const struct log_line *l)
     }
 }
 
-static void take_first(struct question *q, const struct log_line *l)
+static void take_first(void *arg, const struct log_line *l)
 {
+    struct question *q = arg;
     if (log_line_is(l, "pop3.deleted")) {
         take_deleted(q, l);
         return;
@@ -269,8 +270,9 @@ static void take_listing(struct question *q, const struct log_line *l)
     }
 }
 
-static void take_again(struct question *q, const struct log_line *l)
+static void take_again(void *arg, const struct log_line *l)
 {
+    struct question *q = arg;
     if (log_line_is(l, "pop3.login")) {
         struct trace_session *s = trace_session_of(&q->sessions, l);
         if (s && span_eq(log_line_word(l, "result"), SPAN("ok"))) {
@@ -293,22 +295,6 @@ static void take_again(struct question *q, const struct log_line *l)
             log_line_text(l, "helo", q->helo, sizeof q->helo);
         }
     }
-}
-
-static int read_log(struct question *q, void (*take)(struct question *, const struct log_line *))
-{
-    struct log_line l;
-    if (!q->log) {
-        return EX_OK;
-    }
-    log_reader_rewind(q->log);
-    while (log_reader_next(q->log, &l)) {
-        if (l.ms >= q->since_ms) {
-            take(q, &l);
-        }
-    }
-    const char *why = log_reader_failed(q->log);
-    return why ? admin_fail(EX_NOINPUT, "%s", why) : EX_OK;
 }
 
 /* --- the database ---------------------------------------------------------------------------- */
@@ -596,7 +582,7 @@ static int collect(struct question *q)
     for (size_t i = 0; i < q->file.n_mailboxes; i++) {
         trace_names_add(&q->names, q->file.mailboxes[i]);
     }
-    code = read_log(q, take_first);
+    code = trace_read_log(q->log, q->since_ms, take_first, q);
     if (code == EX_OK) {
         code = ask_ledger(q);
     }
@@ -606,7 +592,7 @@ static int collect(struct question *q)
     if (code == EX_OK) {
         code = trace_names_read(q->admin, &q->names);
     }
-    return code == EX_OK ? read_log(q, take_again) : code;
+    return code == EX_OK ? trace_read_log(q->log, q->since_ms, take_again, q) : code;
 }
 
 static int tell(struct question *q)

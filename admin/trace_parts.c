@@ -13,6 +13,24 @@
 #include "table.h"
 #include "tree.h"
 
+/* --- the log --------------------------------------------------------------------------------- */
+
+int trace_read_log(struct log_reader *log, int64_t since_ms, trace_line_fn *take, void *arg)
+{
+    struct log_line l;
+    if (!log) {
+        return EX_OK;
+    }
+    log_reader_rewind(log);
+    while (log_reader_next(log, &l)) {
+        if (l.ms >= since_ms) {
+            take(arg, &l);
+        }
+    }
+    const char *why = log_reader_failed(log);
+    return why ? admin_fail(EX_NOINPUT, "%s", why) : EX_OK;
+}
+
 /* --- sessions -------------------------------------------------------------------------------- */
 
 void trace_session_key(const struct log_line *l, char out[SESSION_KEY])

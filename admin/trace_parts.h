@@ -10,6 +10,12 @@
 #include "admin.h"
 #include "log_lines.h"
 
+/* --- the log --------------------------------------------------------------------------------- */
+
+typedef void trace_line_fn(void *arg, const struct log_line *l);
+/* From its beginning: the lines since then. log may be NULL. EX_OK, or a code after a message. */
+int trace_read_log(struct log_reader *log, int64_t since_ms, trace_line_fn *take, void *arg);
+
 /* --- sessions -------------------------------------------------------------------------------- */
 
 #define SESSION_KEY 128 /* of `NODE SESSION`, as the ledger writes it behind `pop3` */

@@ -11,6 +11,7 @@ import configparser
 import contextlib
 import datetime
 import glob
+import gzip
 import json
 import os
 import re
@@ -109,10 +110,17 @@ def id_uuid(text):
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
+def open_log(name):
+    """Plain, or as logrotate leaves it."""
+    with open(name, "rb") as log:
+        packed = log.read(2) == b"\x1f\x8b"
+    return (gzip.open if packed else open)(name, "rt", errors="replace")
+
+
 def deleted_in_logs(files):
     """(mailbox, uuid) of what sessions deleted, as front-ends have logged it at QUIT."""
     for name in files:
-        with open(name, errors="replace") as log:
+        with open_log(name) as log:
             for line in log:
                 line = line.split('"', 1)[0]  # what is in quotes may be a stranger's
                 if " pop3.deleted " not in line:

@@ -56,6 +56,7 @@ DOORS = {
     "jose/": {"common/store"},
     "jansson.h": {"common/store", "admin"},
     "bsd/": {"admin"},
+    "zlib.h": {"admin"},
     "sys/socket.h": {"common/net", "common/store", "common/daemon", "admin"},
 }
 

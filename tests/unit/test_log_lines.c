@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -198,11 +199,100 @@ static void test_folder(void **state)
     assert_null(log_reader_failed(r));
     log_reader_close(&r);
     assert_false(log_reader_open("/nowhere", &r, why, sizeof why));
-    put_file(folder, "e.log.gz", "\x1f\x8b\x08\n");
-    assert_true(log_reader_open(folder, &r, why, sizeof why));
-    while (log_reader_next(r, &l)) {
+}
+
+/* n lines, as logrotate leaves them; cut: without its last octets. */
+static void put_compressed(const char *folder, const char *name, int n, size_t cut)
+{
+    char path[128];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    gzFile f = gzopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < n; i++) {
+        assert_true(gzprintf(f, AT "info e n=%d\n", i) > 0);
     }
-    assert_non_null(strstr(log_reader_failed(r), "e.log.gz: it is compressed"));
+    assert_int_equal(gzclose_w(f), Z_OK);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, st.st_size - (off_t)cut), 0);
+}
+
+/* Lines with n=0, n=1, ... from the beginning; how many, until something else. */
+static uint64_t count_lines(struct log_reader *r)
+{
+    struct log_line l;
+    uint64_t n, lines = 0;
+    while (log_reader_next(r, &l) && log_line_number(&l, "n", &n) && n == lines) {
+        lines++;
+    }
+    return lines;
+}
+
+#define MANY 100000 /* lines, which are more than a buffer */
+
+static void test_compressed(void **state)
+{
+    char folder[64], why[256];
+    struct log_reader *r;
+    snprintf(folder, sizeof folder, "%s/packed", (char *)*state);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    put_compressed(folder, "mail.log-20260131.gz", MANY, 0);
+    put_file(folder, "mail.log-20260201", AT "info last\n");
+    assert_true(log_reader_open(folder, &r, why, sizeof why));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(count_lines(r), MANY);
+        assert_null(log_reader_failed(r));
+        log_reader_rewind(r);
+    }
+    log_reader_close(&r);
+}
+
+/* What was cut off on the way, or is compressed in a way that is not known, is an error. */
+static void test_unreadable(void **state)
+{
+    static const struct {
+        const char *name, *octets, *says;
+    } bad[] = {
+        { "a.log.1.xz",
+          "\xfd"
+          "7zXZ",
+          "not by gzip" },
+        { "a.log.1.zst", "\x28\xb5\x2f\xfd", "not by gzip" },
+        { "a.log.1.bz2", "BZh9", "not by gzip" },
+        { "a.log.1.gz", "\x1f\x8b\x07\n", "unknown compression" },
+    };
+    char path[128], why[256];
+    struct log_reader *r;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        put_file(*state, bad[i].name, bad[i].octets);
+        snprintf(path, sizeof path, "%s/%s", (char *)*state, bad[i].name);
+        assert_true(log_reader_open(path, &r, why, sizeof why));
+        assert_int_equal(count_lines(r), 0);
+        assert_non_null(strstr(log_reader_failed(r), bad[i].says));
+        log_reader_close(&r);
+    }
+    put_compressed(*state, "cut.log.gz", MANY, 20);
+    snprintf(path, sizeof path, "%s/cut.log.gz", (char *)*state);
+    assert_true(log_reader_open(path, &r, why, sizeof why));
+    assert_true(count_lines(r) > 0);
+    assert_non_null(strstr(log_reader_failed(r), "cut off"));
+    log_reader_close(&r);
+}
+
+/* A pipe cannot be read twice. */
+static void test_standard_input(void **state)
+{
+    char path[128], why[256];
+    struct log_reader *r;
+    put_compressed(*state, "pipe.gz", MANY, 0);
+    snprintf(path, sizeof path, "%s/pipe.gz", (char *)*state);
+    assert_non_null(freopen(path, "r", stdin));
+    assert_true(log_reader_open("-", &r, why, sizeof why));
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(count_lines(r), MANY);
+        assert_null(log_reader_failed(r));
+        log_reader_rewind(r);
+    }
     log_reader_close(&r);
 }
 
@@ -223,9 +313,10 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),     cmocka_unit_test(test_in_front),
-        cmocka_unit_test(test_not_whole), cmocka_unit_test(test_hostile),
-        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_plain),      cmocka_unit_test(test_in_front),
+        cmocka_unit_test(test_not_whole),  cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_folder),     cmocka_unit_test(test_compressed),
+        cmocka_unit_test(test_unreadable), cmocka_unit_test(test_standard_input),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

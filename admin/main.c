@@ -108,7 +108,7 @@ static const struct command {
       command_undelete, "give deleted messages back, while the grace period lasts" },
     { "reap", "", 0, 0, ARG_BIT(limit) | ARG_BIT(rate) | ARG_BIT(no_fuse) | ARG_BIT(yes), false,
       command_reap, "expire messages, and unlink the files that the grace period has released" },
-    { "reaping", "[STATE]", 0, 1, 0, false, command_reaping,
+    { "reaping", "[on|off]", 0, 1, 0, false, command_reaping,
       "show whether reapers may unlink; hold them, or let them run after a restore" },
     FOR("Whether the disk and the database agree, and what to do when they do not"),
     { "fsck", "", 0, 0, FSCK_ARGS, false, command_fsck,

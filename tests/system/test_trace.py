@@ -2,6 +2,7 @@
 """`mailfleet trace` over a message's whole life on two nodes of each kind, and over an address: each
 event once, in order, with who it was; and nobody can put words into it by what he types."""
 
+import gzip
 import json
 import re
 import socket
@@ -197,12 +198,14 @@ class TraceTest(harness.FleetTest):
             f"{at}+0000 host sshd[7]: {at}.400Z info reap.unlinked id={NOBODYS} volume=1",
             f"{front}.500Z info reap.unlinked id={NOBODYS} volume",  # was not written to its end
         ]
-        events = self.trace(NOBODYS, log="-", stdin="".join(f"{x}\n" for x in lines).encode())
+        journal = "".join(f"{x}\n" for x in lines).encode()
+        events = self.trace(NOBODYS, log="-", stdin=journal)
         self.assertEqual(sorted((e["event"], e["node"], e["what"]) for e in events), [
             ("filtered", "d", 'reject by clam: a "virus"'),
             ("received", "d", "from <a@b.example>, 2 recipients, by a client that called itself "
                               "b.example"),
             ("refused", "d", "not accepted: filtered")])
+        self.assertEqual(self.trace(NOBODYS, log="-", stdin=gzip.compress(journal)), events)
 
     def test_expired(self):
         ann = self.account("reader", "--read-retention", "0")

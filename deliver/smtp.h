@@ -104,7 +104,7 @@ struct smtp_action smtp_step(struct smtp *s, struct span *in, struct buf *out);
 /* TLS is up: the peer must greet again (RFC 3207, section 4.2). */
 void smtp_tls_answer(struct smtp *s);
 
-/* What became of a recipient or a message. Each is one reply, whose words are in smtp.c. */
+/* What became of a recipient or a message. Each is one reply, whose words are in replies.h. */
 /* clang-format off */
 #define SMTP_VERDICT_LIST(X)                                                        \
     X(OK,         "ok")         /* 250 2.1.5 for a recipient, 2.0.0 for a message */ \

@@ -1,11 +1,11 @@
 /*
  * filter: walks through the milters of the configuration, one stage of the transaction at a time.
  *
- * A filter owns its peers (a connection and an engine for each milter), the message and copies of
- * what it was told. A callback records a fact and calls run, which asks one peer after the other
- * until one has to wait; the end of a stage is told as the very last thing, since the owner may
- * close the filter in it. It knows no byte of the protocol (milter.c) nor of the message
- * (rewrite.c).
+ * A filter owns its peers (a connection and an engine for each milter), the message and the facts
+ * of the transaction (filter_facts.c). A callback records a fact and calls run, which asks one peer
+ * after the other until one has to wait; the end of a stage is told as the very last thing, since
+ * the owner may close the filter in it. It knows no byte of the protocol (milter.c) nor of the
+ * message (rewrite.c).
  *
  * A milter that could not be reached, at any of its addresses, is left alone for a moment by the
  * whole worker, so that a dead one costs neither time nor connections. One that has no room just
@@ -17,10 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/arena.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/stats.h"
+#include "filter_facts.h"
 #include "milter.h"
 #include "net/dial.h"
 #include "net/lookup.h"
@@ -36,7 +36,6 @@
 #define END_TIMES   10
 #define STAGE_TIMES 20
 #define LINGER_MS   1000
-#define TEXT_MOST   (8u << 10) /* of one command's path and parameters */
 
 struct target {
     const char *name; /* the configuration's */
@@ -91,11 +90,8 @@ struct filter {
     bool busy;        /* a stage has begun and not ended */
     enum milter_stage stage;
     size_t at; /* the peer whose turn it is */
-    struct arena arena;
-    struct milter_facts facts;
+    struct filter_facts facts;
     char sid[64];
-    char client_port[8];
-    struct buf helo, mail, rcpt, id;
     struct rewrite *message;
     uint64_t octets; /* of the message, counted in filters */
     bool overflow;   /* and did not fit */
@@ -288,7 +284,7 @@ static enum err peer_connect(struct peer *p)
         }
     }
     if (e == ERR_OK) {
-        p->engine = milter_new(&f->facts);
+        p->engine = milter_new(&f->facts.told);
         p->asked = 0;
         conn_own(p->conn, on_conn, p);
     }
@@ -406,7 +402,7 @@ static enum outcome fail(struct peer *p, const char *why)
 static void log_verdict(const struct peer *p, const char *verdict, const char *text)
 {
     LOG(LOG_INFO, "filter.verdict", F_STR("sid", p->filter->sid), F_STR("milter", p->target->name),
-        F_SPAN("id", span_first(buf_span(&p->filter->id), 64)), F_STR("verdict", verdict),
+        F_SPAN("id", span_first(filter_facts_id(&p->filter->facts), 64)), F_STR("verdict", verdict),
         F_STR("text", text));
 }
 
@@ -771,91 +767,6 @@ static void begin(struct filter *f, enum milter_stage s)
     loop_post(f->all->loop, &f->task);
 }
 
-/* --- facts ----------------------------------------------------------------------------------- */
-
-static struct span keep(struct filter *f, struct span s)
-{
-    char *copy = arena_dup(&f->arena, span_first(s, span_find(s, '\0')));
-    return span_str(copy);
-}
-
-/* Appends a text with its NUL; what does not fit is left out as a whole. */
-static bool add_text(struct buf *b, struct span before, struct span s, struct span after)
-{
-    s = span_first(s, span_find(s, '\0'));
-    if (buf_room(b) <= before.n + s.n + after.n) {
-        return false;
-    }
-    buf_add(b, before);
-    buf_add(b, s);
-    buf_add(b, after);
-    buf_addc(b, '\0');
-    return true;
-}
-
-/* `<path>` and the parameters, as milters get them; the two macros are spans of it. */
-static void set_path(struct filter *f, struct buf *b, struct span path, const struct span *params,
-                     size_t n, enum milter_macro address, enum milter_macro host)
-{
-    buf_clear(b);
-    path = span_first(path, span_find(path, '\0'));
-    size_t length = add_text(b, SPAN("<"), path, SPAN(">")) ? path.n : 0;
-    for (size_t i = 0; i < n; i++) {
-        add_text(b, SPAN(""), params[i], SPAN(""));
-    }
-    struct span written = span_first(span_skip(buf_span(b), 1), length);
-    const char *at = length ? memrchr(written.p, '@', length) : NULL;
-    f->facts.macros[address] = written;
-    f->facts.macros[host] = at ? span_skip(written, (size_t)(at - written.p) + 1) : SPAN("");
-}
-
-static void set_client(struct filter *f, const struct filter_client *c)
-{
-    struct milter_facts *t = &f->facts;
-    char host[NETADDR_TEXT], bracketed[NETADDR_TEXT + 2];
-    netaddr_host(c->address, host);
-    snprintf(bracketed, sizeof bracketed, "[%s]", host);
-    t->client_address = keep(f, span_str(host));
-    t->client_name = keep(f, span_str(bracketed));
-    t->client_family = c->address->sa_family != AF_INET && c->address->sa_family != AF_INET6 ? 'U'
-                       : strchr(host, ':')                                                   ? '6'
-                                                                                             : '4';
-    t->client_port = netaddr_port(c->address);
-    snprintf(f->client_port, sizeof f->client_port, "%u", t->client_port);
-    t->macros[MILTER_CLIENT_ADDR] = t->client_address;
-    t->macros[MILTER_CLIENT_NAME] = SPAN("unknown"); /* no name is looked up */
-    t->macros[MILTER_CLIENT_PORT] = span_str(f->client_port);
-    if (c->local) {
-        netaddr_host(c->local, host);
-        t->macros[MILTER_IF_ADDR] = keep(f, span_str(host));
-    }
-}
-
-static void set_facts(struct filter *f, const struct filter_client *c)
-{
-    struct milter_facts *t = &f->facts;
-    set_client(f, c);
-    t->macros[MILTER_J] = keep(f, c->hostname);
-    t->macros[MILTER_DAEMON_NAME] = t->macros[MILTER_J];
-    t->macros[MILTER_V] = SPAN("mailfleet " MAILFLEET_VERSION);
-    t->macros[MILTER_TLS_VERSION] = keep(f, c->tls_version);
-    t->macros[MILTER_CIPHER] = keep(f, c->tls_cipher);
-    t->message = f->message;
-    snprintf(f->sid, sizeof f->sid, "%.*s", SPAN_ARG(span_first(c->sid, sizeof f->sid - 1)));
-}
-
-/* A greeting that is not the last one's is told anew. */
-static void set_helo(struct filter *f, struct span helo)
-{
-    helo = span_first(span_first(helo, span_find(helo, '\0')), TEXT_MOST);
-    if (f->facts.greetings == 0 || !span_eq(helo, buf_span(&f->helo))) {
-        buf_clear(&f->helo);
-        buf_add(&f->helo, helo);
-        f->facts.helo = buf_span(&f->helo);
-        f->facts.greetings++;
-    }
-}
-
 /* --- what the owner calls -------------------------------------------------------------------- */
 
 struct filter *filter_open(struct filters *fs, const struct filter_client *c, filter_fn *done,
@@ -867,18 +778,14 @@ struct filter *filter_open(struct filters *fs, const struct filter_client *c, fi
     f->arg = arg;
     f->task.run = on_task;
     list_init(&f->task.link);
-    arena_init(&f->arena, 4096);
-    buf_init(&f->helo, TEXT_MOST);
-    buf_init(&f->mail, TEXT_MOST);
-    buf_init(&f->rcpt, TEXT_MOST);
-    buf_init(&f->id, 256);
     f->message = rewrite_new(settings(f)->smtp_max_size);
+    filter_facts_init(&f->facts, c, f->message);
+    snprintf(f->sid, sizeof f->sid, "%.*s", SPAN_ARG(span_first(c->sid, sizeof f->sid - 1)));
     f->n = fs->n;
     for (size_t i = 0; i < f->n; i++) {
         f->peers[i] = (struct peer){ .filter = f, .target = &fs->v[i] };
         list_init(&f->peers[i].waiting);
     }
-    set_facts(f, c);
     return f;
 }
 
@@ -886,16 +793,13 @@ void filter_mail(struct filter *f, struct span helo, struct span reverse_path,
                  const struct span *parameters, size_t n)
 {
     filter_reset(f);
-    set_helo(f, helo);
-    set_path(f, &f->mail, reverse_path, parameters, n, MILTER_MAIL_ADDR, MILTER_MAIL_HOST);
-    f->facts.mail = buf_span(&f->mail);
+    filter_facts_mail(&f->facts, helo, reverse_path, parameters, n);
     begin(f, MILTER_MAIL);
 }
 
 void filter_rcpt(struct filter *f, struct span forward_path)
 {
-    set_path(f, &f->rcpt, forward_path, NULL, 0, MILTER_RCPT_ADDR, MILTER_RCPT_HOST);
-    f->facts.rcpt = buf_span(&f->rcpt);
+    filter_facts_rcpt(&f->facts, forward_path);
     begin(f, MILTER_RCPT);
 }
 
@@ -934,9 +838,7 @@ enum err filter_append(struct filter *f, struct span octets)
 
 void filter_end(struct filter *f, struct span id, struct span received)
 {
-    buf_clear(&f->id);
-    buf_add(&f->id, span_first(span_first(id, span_find(id, '\0')), 255));
-    f->facts.macros[MILTER_I] = buf_span(&f->id);
+    filter_facts_name(&f->facts, id);
     begin(f, MILTER_END);
     if (!f->overflow && !f->discarded && rewrite_parse(f->message, received) != ERR_OK) {
         stop(f, FILTER_REFUSE, 552, "5.3.4", "Message header too large");
@@ -953,8 +855,7 @@ void filter_reset(struct filter *f)
 {
     list_del(&f->task.link);
     f->busy = f->overflow = f->discarded = f->quarantined = false;
-    f->facts.macros[MILTER_I] = SPAN("");
-    buf_clear(&f->id);
+    filter_facts_name(&f->facts, SPAN(""));
     drop_message(f);
     for (size_t i = 0; i < f->n; i++) {
         peer_settle(&f->peers[i]);
@@ -973,10 +874,6 @@ void filter_close(struct filter **fp)
         peer_quit(&f->peers[i]);
     }
     rewrite_free(&f->message);
-    buf_fini(&f->helo);
-    buf_fini(&f->mail);
-    buf_fini(&f->rcpt);
-    buf_fini(&f->id);
-    arena_fini(&f->arena);
+    filter_facts_fini(&f->facts);
     free(f);
 }

@@ -22,10 +22,10 @@
 #include <stdlib.h>
 
 #include "base/check.h"
-#include "downgrade.h"
+#include "pop3_reply.h"
 #include "proto/base64.h"
-#include "proto/dot.h"
 #include "proto/line.h"
+#include "retrieval.h"
 
 #define USER_MAX_OCTETS     320   /* local part, @ and domain (RFC 5321, section 4.5.3.1) */
 #define PASSWORD_MAX_OCTETS 512   /* what crypt(3) takes */
@@ -78,11 +78,7 @@ struct pop3 {
     bool list_uidl;
     size_t listed;
 
-    struct dot_encoder dot; /* of the message being sent */
-    uint64_t fetched;       /* octets of it so far, as it is stored */
-    bool begun;             /* +OK has been said, or -ERR */
-    bool converted;
-    bool whole; /* its end was reached without a fault */
+    struct retrieval retrieval; /* the reply to RETR or TOP */
 };
 
 struct command {
@@ -92,10 +88,8 @@ struct command {
     void (*run)(struct pop3 *p, struct span args, struct buf *out);
 };
 
-static const char fault_text[] = "[SYS/TEMP] something is down here, try again later";
 static const char no_utf8_text[] = "this is not UTF-8";
 static const char no_mechanism_text[] = "there is no such mechanism here";
-static const char utf8_text[] = "[UTF8] the message can be had after UTF8 only";
 static const char no_tls_text[] = "a password is taken over TLS only: use STLS first";
 
 /* RFC 3206; RFC 2449, section 8.1. */
@@ -106,13 +100,7 @@ static const char *const verdict_texts[LOGIN_VERDICTS] = {
     [LOGIN_DELAYED] = "[LOGIN-DELAY] too soon after the last login, try again later",
     [LOGIN_BLOCKED] = "[SYS/TEMP] too many failed logins from your address, try again later",
     [LOGIN_OVERLOAD] = "[SYS/TEMP] too many logins are waiting, try again later",
-    [LOGIN_FAULT] = fault_text,
-};
-
-/* What an err of the store means to the client; where there is nothing, it is a fault. */
-static const char *const fetch_texts[ERR_COUNT] = {
-    [ERR_NOTFOUND] = "another session has removed the message",
-    [ERR_CORRUPT] = "[SYS/PERM] the message is damaged",
+    [LOGIN_FAULT] = POP3_REPLY_FAULT,
 };
 
 const char *pop3_close_text(enum pop3_close c)
@@ -123,40 +111,6 @@ const char *pop3_close_text(enum pop3_close c)
 #undef X
     };
     return texts[c];
-}
-
-/* --- replies --------------------------------------------------------------------------------- */
-
-/* Never fails: a step begins with POP3_OUT_MIN octets of room, and no single reply is as long. */
-static void put(struct buf *out, struct span s)
-{
-    enum err e = buf_add(out, s);
-    CHECK(e == ERR_OK);
-}
-
-static void put_text(struct buf *out, const char *s)
-{
-    put(out, span_str(s));
-}
-
-static void put_number(struct buf *out, uint64_t n)
-{
-    enum err e = buf_addu(out, n);
-    CHECK(e == ERR_OK);
-}
-
-static void reply_ok(struct buf *out, const char *text)
-{
-    put_text(out, "+OK ");
-    put_text(out, text);
-    put_text(out, "\r\n");
-}
-
-static void reply_err(struct buf *out, const char *text)
-{
-    put_text(out, "-ERR ");
-    put_text(out, text ? text : fault_text);
-    put_text(out, "\r\n");
 }
 
 /* --- actions --------------------------------------------------------------------------------- */
@@ -182,7 +136,7 @@ static void close_session(struct pop3 *p, enum pop3_close reason)
 /* The client has broken the protocol: only so many times. */
 static void bad(struct pop3 *p, const char *text, struct buf *out)
 {
-    reply_err(out, text);
+    pop3_reply_err(out, text);
     if (++p->errors >= p->opt.max_errors) {
         close_session(p, POP3_CLOSE_ERRORS);
     }
@@ -245,11 +199,11 @@ void pop3_offer(struct pop3 *p, const char *const *mechanisms, size_t n)
 
 static void put_maildrop(const struct pop3 *p, struct buf *out)
 {
-    put_text(out, "+OK ");
-    put_number(out, p->drop->count - p->marked_n);
-    put_text(out, " messages, ");
-    put_number(out, p->drop->octets - p->marked_octets);
-    put_text(out, " octets\r\n");
+    pop3_reply_text(out, "+OK ");
+    pop3_reply_number(out, p->drop->count - p->marked_n);
+    pop3_reply_text(out, " messages, ");
+    pop3_reply_number(out, p->drop->octets - p->marked_octets);
+    pop3_reply_text(out, " octets\r\n");
 }
 
 void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m,
@@ -268,7 +222,7 @@ void pop3_login_answer(struct pop3 *p, enum login_verdict v, struct maildrop **m
         return;
     }
     CHECK(v < LOGIN_VERDICTS && verdict_texts[v]);
-    reply_err(out, verdict_texts[v]);
+    pop3_reply_err(out, verdict_texts[v]);
     bool guessed = v == LOGIN_DENIED || v == LOGIN_BLOCKED; /* either costs us the same */
     if (guessed && ++p->failed_logins >= p->opt.login_tries) {
         close_session(p, POP3_CLOSE_LOGIN_TRIES);
@@ -286,7 +240,7 @@ static void run_user(struct pop3 *p, struct span args, struct buf *out)
         bad(p, "the user name is too long", out);
     } else {
         secret_set(&p->user, args);
-        reply_ok(out, "now PASS");
+        pop3_reply_ok(out, "now PASS");
     }
 }
 
@@ -334,13 +288,13 @@ void pop3_auth_challenge(struct pop3 *p, struct span challenge, struct buf *out)
     answered(p, POP3_AUTH);
     secret_forget(&p->response);
     if (challenge.n > POP3_CHALLENGE_MAX) {
-        reply_err(out, fault_text);
+        pop3_reply_err(out, POP3_REPLY_FAULT);
         return;
     }
-    put_text(out, "+ ");
+    pop3_reply_text(out, "+ ");
     enum err e = base64_encode(challenge, out);
     CHECK(e == ERR_OK);
-    put_text(out, "\r\n");
+    pop3_reply_text(out, "\r\n");
     p->step = STEP_RESPONSE;
 }
 
@@ -355,9 +309,9 @@ static void put_mechanisms(const struct pop3 *p, const char *before, const char 
                            struct buf *out)
 {
     for (size_t i = 0; i < p->n_mechanisms; i++) {
-        put_text(out, before);
-        put_text(out, p->mechanisms[i]);
-        put_text(out, after);
+        pop3_reply_text(out, before);
+        pop3_reply_text(out, p->mechanisms[i]);
+        pop3_reply_text(out, after);
     }
 }
 
@@ -377,9 +331,9 @@ static void run_auth(struct pop3 *p, struct span args, struct buf *out)
 {
     struct span mechanism = span_word(&args);
     if (mechanism.n == 0) {
-        reply_ok(out, "mechanisms:");
+        pop3_reply_ok(out, "mechanisms:");
         put_mechanisms(p, "", "\r\n", out);
-        put_text(out, ".\r\n");
+        pop3_reply_text(out, ".\r\n");
     } else if (!find_mechanism(p, mechanism)) {
         bad(p, may_start_tls(p) ? "there is no such mechanism here without TLS" : no_mechanism_text,
             out);
@@ -409,7 +363,7 @@ static void run_stls(struct pop3 *p, struct span args, struct buf *out)
     } else if (!p->opt.tls_offered) {
         bad(p, "there is no TLS here", out);
     } else {
-        reply_ok(out, "begin TLS");
+        pop3_reply_ok(out, "begin TLS");
         ask(p, (struct pop3_action){ .kind = POP3_STARTTLS });
     }
 }
@@ -428,7 +382,7 @@ static void run_utf8(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
     p->utf8 = true;
-    reply_ok(out, "headers come in UTF-8");
+    pop3_reply_ok(out, "headers come in UTF-8");
 }
 
 /* --- both states ----------------------------------------------------------------------------- */
@@ -449,21 +403,21 @@ static void put_expire(const struct pop3 *p, struct buf *out)
     bool before = p->state == AUTHORIZATION;
     bool differs = before && p->opt.expire_differs;
     int days = before ? p->opt.expire_min : kept_days(p);
-    put_text(out, "EXPIRE ");
+    pop3_reply_text(out, "EXPIRE ");
     if (days >= 0 || differs) {
-        put_number(out, days >= 0 ? (uint64_t)days : 0);
+        pop3_reply_number(out, days >= 0 ? (uint64_t)days : 0);
     } else {
-        put_text(out, "NEVER");
+        pop3_reply_text(out, "NEVER");
     }
-    put_text(out, differs ? " USER\r\n" : "\r\n");
+    pop3_reply_text(out, differs ? " USER\r\n" : "\r\n");
 }
 
 static void put_login_delay(const struct pop3 *p, struct buf *out)
 {
     if (p->opt.login_delay > 0) {
-        put_text(out, "LOGIN-DELAY ");
-        put_number(out, p->opt.login_delay);
-        put_text(out, "\r\n");
+        pop3_reply_text(out, "LOGIN-DELAY ");
+        pop3_reply_number(out, p->opt.login_delay);
+        pop3_reply_text(out, "\r\n");
     }
 }
 
@@ -471,22 +425,22 @@ static void put_login_delay(const struct pop3 *p, struct buf *out)
 static void run_capa(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
-    reply_ok(out, "capabilities:");
-    put_text(out, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n");
+    pop3_reply_ok(out, "capabilities:");
+    pop3_reply_text(out, "TOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n");
     put_expire(p, out);
     put_login_delay(p, out);
     if (may_login(p)) {
-        put_text(out, "USER\r\n");
+        pop3_reply_text(out, "USER\r\n");
     }
     if (p->n_mechanisms > 0) {
-        put_text(out, "SASL");
+        pop3_reply_text(out, "SASL");
         put_mechanisms(p, " ", "", out);
-        put_text(out, "\r\n");
+        pop3_reply_text(out, "\r\n");
     }
     if (may_start_tls(p)) {
-        put_text(out, "STLS\r\n");
+        pop3_reply_text(out, "STLS\r\n");
     }
-    put_text(out, "UTF8 USER\r\nLANG\r\nIMPLEMENTATION mailfleet\r\n.\r\n");
+    pop3_reply_text(out, "UTF8 USER\r\nLANG\r\nIMPLEMENTATION mailfleet\r\n.\r\n");
 }
 
 /* The languages of replies (RFC 6856, section 3); both are the same here. */
@@ -508,7 +462,7 @@ static void choose_language(struct pop3 *p, struct span range, struct buf *out)
     bool any = span_eq(range, SPAN("*"));
     for (size_t i = 0; i < ARRAY_LEN(languages); i++) {
         if (any || language_suits(range, span_str(languages[i].tag))) {
-            reply_ok(out, languages[i].chosen);
+            pop3_reply_ok(out, languages[i].chosen);
             return;
         }
     }
@@ -521,12 +475,12 @@ static void run_lang(struct pop3 *p, struct span args, struct buf *out)
         choose_language(p, args, out);
         return;
     }
-    reply_ok(out, "languages:");
+    pop3_reply_ok(out, "languages:");
     for (size_t i = 0; i < ARRAY_LEN(languages); i++) {
-        put_text(out, languages[i].listing);
-        put_text(out, "\r\n");
+        pop3_reply_text(out, languages[i].listing);
+        pop3_reply_text(out, "\r\n");
     }
-    put_text(out, ".\r\n");
+    pop3_reply_text(out, ".\r\n");
 }
 
 /* --- TRANSACTION ----------------------------------------------------------------------------- */
@@ -544,9 +498,9 @@ static bool find_message(struct pop3 *p, struct span word, struct buf *out, size
     if (e == ERR_INVALID) {
         bad(p, "a message number is digits only", out);
     } else if (e != ERR_OK || n == 0) {
-        reply_err(out, "there is no such message");
+        pop3_reply_err(out, "there is no such message");
     } else if (is_marked(p, n - 1)) {
-        reply_err(out, "the message is deleted");
+        pop3_reply_err(out, "the message is deleted");
     } else {
         *index = n - 1;
         return true;
@@ -557,24 +511,24 @@ static bool find_message(struct pop3 *p, struct span word, struct buf *out, size
 static void run_stat(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
-    put_text(out, "+OK ");
-    put_number(out, p->drop->count - p->marked_n);
-    put_text(out, " ");
-    put_number(out, p->drop->octets - p->marked_octets);
-    put_text(out, "\r\n");
+    pop3_reply_text(out, "+OK ");
+    pop3_reply_number(out, p->drop->count - p->marked_n);
+    pop3_reply_text(out, " ");
+    pop3_reply_number(out, p->drop->octets - p->marked_octets);
+    pop3_reply_text(out, "\r\n");
 }
 
 static void put_listing_line(const struct pop3 *p, bool uidl, size_t i, struct buf *out)
 {
-    put_number(out, i + 1);
-    put_text(out, " ");
+    pop3_reply_number(out, i + 1);
+    pop3_reply_text(out, " ");
     if (uidl) {
         char text[UIDL_MAX + 1];
-        put(out, span_of(text, maildrop_uidl(p->drop, i, text)));
+        pop3_reply_put(out, span_of(text, maildrop_uidl(p->drop, i, text)));
     } else {
-        put_number(out, p->drop->msgs[i].size);
+        pop3_reply_number(out, p->drop->msgs[i].size);
     }
-    put_text(out, "\r\n");
+    pop3_reply_text(out, "\r\n");
 }
 
 static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf *out)
@@ -586,7 +540,7 @@ static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf 
         p->listed = 0;
         p->step = STEP_LISTING;
     } else if (find_message(p, args, out, &i)) {
-        put_text(out, "+OK ");
+        pop3_reply_text(out, "+OK ");
         put_listing_line(p, uidl, i, out);
     }
 }
@@ -602,7 +556,7 @@ static bool list_on(struct pop3 *p, struct buf *out)
             put_listing_line(p, p->list_uidl, p->listed, out);
         }
     }
-    put_text(out, ".\r\n");
+    pop3_reply_text(out, ".\r\n");
     p->step = STEP_COMMAND;
     return true;
 }
@@ -619,8 +573,6 @@ static void run_uidl(struct pop3 *p, struct span args, struct buf *out)
 
 static void begin_fetch(struct pop3 *p, size_t index, bool top)
 {
-    p->begun = false;
-    p->fetched = 0;
     ask(p, (struct pop3_action){ .kind = POP3_FETCH, .u.fetch = { .index = index, .top = top } });
 }
 
@@ -628,7 +580,7 @@ static void run_retr(struct pop3 *p, struct span args, struct buf *out)
 {
     size_t i;
     if (find_message(p, args, out, &i)) {
-        dot_encode_init(&p->dot);
+        retrieval_retr(&p->retrieval, p->drop->msgs[i].size, p->utf8);
         begin_fetch(p, i, false);
     }
 }
@@ -645,30 +597,9 @@ static void run_top(struct pop3 *p, struct span args, struct buf *out)
                            : "the number of lines is digits only",
             out);
     } else if (find_message(p, number, out, &i)) {
-        dot_encode_top_init(&p->dot, lines);
+        retrieval_top(&p->retrieval, lines, p->drop->msgs[i].size, p->utf8);
         begin_fetch(p, i, true);
     }
-}
-
-/*
- * LIST has promised a size. A file that has another is not what was delivered, and a client that
- * gets it with a terminator would take it for the message and delete it.
- */
-static bool size_is_right(const struct pop3 *p, bool last)
-{
-    uint64_t size = p->drop->msgs[p->action.u.fetch.index].size;
-    return last ? p->fetched == size : p->fetched <= size;
-}
-
-static void put_fetch_ok(const struct pop3 *p, uint64_t size, struct buf *out)
-{
-    if (p->action.u.fetch.top) {
-        reply_ok(out, "the top of the message");
-        return;
-    }
-    put_text(out, "+OK ");
-    put_number(out, size);
-    put_text(out, " octets\r\n");
 }
 
 /* All of the message is in out; what comes next tells whether it arrived. */
@@ -709,96 +640,38 @@ size_t pop3_read(struct pop3 *p, const size_t **which)
     return n;
 }
 
-/* A piece of the message, encoded; more is wanted of it unless it was the last. */
-static void put_piece(struct pop3 *p, struct span piece, bool last, struct buf *out)
+void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
 {
-    if (dot_encode(&p->dot, piece, out) && !last) {
+    answered(p, p->action.kind == POP3_FETCH ? POP3_FETCH : POP3_FETCH_MORE);
+    switch (retrieval_piece(&p->retrieval, e, piece, last, out)) {
+    case RETRIEVAL_MORE:
         p->action.kind = POP3_FETCH_MORE;
         p->step = STEP_ANSWER;
         return;
-    }
-    dot_encode_end(&p->dot, out);
-    p->step = last ? STEP_SENT : STEP_STOP;
-    if (last) {
-        p->whole = true;
+    case RETRIEVAL_SENT:
+        p->step = STEP_SENT;
         note_sent(p);
-    }
-}
-
-static void refuse_fetch(struct pop3 *p, const char *text, bool last, struct buf *out)
-{
-    reply_err(out, text);
-    p->step = last ? STEP_COMMAND : STEP_STOP;
-}
-
-/* The first piece of a message that has something above 127 in its header, or may have: end is 0 if
- * the piece does not have all of it. */
-static void put_converted(struct pop3 *p, struct span piece, size_t end, bool last, struct buf *out)
-{
-    struct buf header;
-    struct span body = span_skip(piece, end);
-    buf_init(&header, (buf_room(out) - POP3_OUT_MIN) / 2 - body.n);
-    if (end == 0 || downgrade_header(span_first(piece, end), &header) != ERR_OK) {
-        refuse_fetch(p, utf8_text, last, out);
-    } else {
-        p->converted = true;
-        uint64_t stored = p->drop->msgs[p->action.u.fetch.index].size;
-        put_fetch_ok(p, stored - end + buf_len(&header), out);
-        dot_encode(&p->dot, buf_span(&header), out);
-        put_piece(p, body, last, out);
-    }
-    buf_fini(&header);
-}
-
-static void put_first_piece(struct pop3 *p, struct span piece, bool last, struct buf *out)
-{
-    if (!p->utf8 && downgrade_concerns(piece)) {
-        size_t end = downgrade_header_end(piece);
-        if (end == 0 && last) {
-            end = piece.n; /* there is no body */
-        }
-        if (end == 0 || downgrade_needed(span_first(piece, end))) {
-            put_converted(p, piece, end, last, out);
-            return;
-        }
-    }
-    put_fetch_ok(p, p->drop->msgs[p->action.u.fetch.index].size, out);
-    put_piece(p, piece, last, out);
-}
-
-void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
-{
-    bool first = !p->begun;
-    answered(p, p->action.kind == POP3_FETCH ? POP3_FETCH : POP3_FETCH_MORE);
-    p->begun = piece.n > 0 || last;
-    p->converted = false;
-    p->whole = false;
-    p->fetched += piece.n;
-    if (e == ERR_OK && !size_is_right(p, last)) {
-        e = ERR_CORRUPT;
-    }
-    if (e == ERR_OK && !p->begun) {
-        p->action.kind = POP3_FETCH_MORE; /* the envelope was longer than the piece */
-        p->step = STEP_ANSWER;
-    } else if (e == ERR_OK && first) {
-        put_first_piece(p, piece, last, out);
-    } else if (e == ERR_OK) {
-        put_piece(p, piece, last, out);
-    } else if (first) {
-        refuse_fetch(p, fetch_texts[e], last, out);
-    } else {
+        return;
+    case RETRIEVAL_REFUSED:
+        return;
+    case RETRIEVAL_STOP:
+        p->step = STEP_STOP;
+        return;
+    case RETRIEVAL_BROKEN:
         close_session(p, POP3_CLOSE_FETCH_FAULT);
+        return;
     }
+    UNREACHABLE();
 }
 
 bool pop3_converted(const struct pop3 *p)
 {
-    return p->converted;
+    return p->retrieval.converted;
 }
 
 bool pop3_sent(const struct pop3 *p)
 {
-    return p->whole;
+    return p->retrieval.whole;
 }
 
 static void run_dele(struct pop3 *p, struct span args, struct buf *out)
@@ -813,14 +686,14 @@ static void run_dele(struct pop3 *p, struct span args, struct buf *out)
     p->marked[i] = true;
     p->marked_n++;
     p->marked_octets += p->drop->msgs[i].size;
-    reply_ok(out, "deleted at QUIT");
+    pop3_reply_ok(out, "deleted at QUIT");
 }
 
 static void run_noop(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)p;
     (void)args;
-    reply_ok(out, "nothing done");
+    pop3_reply_ok(out, "nothing done");
 }
 
 static void run_rset(struct pop3 *p, struct span args, struct buf *out)
@@ -856,7 +729,7 @@ static void run_quit(struct pop3 *p, struct span args, struct buf *out)
         begin_commit(p);
         return;
     }
-    reply_ok(out, "bye");
+    pop3_reply_ok(out, "bye");
     close_session(p, POP3_CLOSE_QUIT);
 }
 
@@ -865,9 +738,9 @@ void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out)
     answered(p, POP3_COMMIT);
     p->committed = e == ERR_OK;
     if (p->committed) {
-        reply_ok(out, "messages deleted, bye");
+        pop3_reply_ok(out, "messages deleted, bye");
     } else {
-        reply_err(out, "[SYS/TEMP] the deleted messages may still be there");
+        pop3_reply_err(out, "[SYS/TEMP] the deleted messages may still be there");
     }
     close_session(p, POP3_CLOSE_QUIT);
 }
@@ -1028,16 +901,16 @@ void pop3_free(struct pop3 **p)
 void pop3_greet(struct pop3 *p, struct span hostname, struct buf *out)
 {
     (void)p;
-    put_text(out, "+OK ");
-    put(out, hostname);
-    put_text(out, " mailfleet POP3 ready\r\n");
+    pop3_reply_text(out, "+OK ");
+    pop3_reply_put(out, hostname);
+    pop3_reply_text(out, " mailfleet POP3 ready\r\n");
 }
 
 void pop3_refuse(struct span text, struct buf *out)
 {
-    put_text(out, "-ERR [SYS/TEMP] ");
-    put(out, text);
-    put_text(out, "\r\n");
+    pop3_reply_text(out, "-ERR [SYS/TEMP] ");
+    pop3_reply_put(out, text);
+    pop3_reply_text(out, "\r\n");
 }
 
 const struct maildrop *pop3_maildrop(const struct pop3 *p)

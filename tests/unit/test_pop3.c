@@ -503,6 +503,22 @@ static void begins_with_a_piece_that_is_not_empty(void **state)
     fixture_fini(&f);
 }
 
+/* Nor does one in the middle: +OK is said once. */
+static void goes_on_behind_an_empty_piece(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, POP3_OUT_MIN * 4);
+    login(&f, 1, 6);
+    fetch(&f, "RETR 1\r\n", "a\r\nb\r\n", 3);
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_MORE);
+    pop3_fetch_answer(f.p, ERR_OK, SPAN(""), false, &f.out);
+    assert_int_equal(go_on(&f).kind, POP3_FETCH_MORE);
+    pop3_fetch_answer(f.p, ERR_OK, SPAN("b\r\n"), true, &f.out);
+    assert_true(span_eq(buf_span(&f.out), SPAN("+OK 6 octets\r\na\r\nb\r\n.\r\n")));
+    fixture_fini(&f);
+}
+
 /* Whatever room there is, a header that has grown fits or is refused. */
 static void converts_within_the_room(void **state)
 {
@@ -596,6 +612,7 @@ int main(void)
         cmocka_unit_test(bounds_a_challenge),
         cmocka_unit_test(tells_of_a_conversion_once),
         cmocka_unit_test(begins_with_a_piece_that_is_not_empty),
+        cmocka_unit_test(goes_on_behind_an_empty_piece),
         cmocka_unit_test(converts_within_the_room),
         cmocka_unit_test(can_be_freed_in_any_step),
         cmocka_unit_test(refuses_instead_of_greeting),

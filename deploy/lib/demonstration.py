@@ -110,8 +110,8 @@ with SSL/TLS
         print(f"  account    {address}, password {fleet.password(address)}")
     print(f"""\
   trust      {fleet.ca}, the authority that signed the servers' certificate
-The balancer answers on these ports; `deploy/quickstart status` shows every part, \
-`deploy/quickstart down` stops them.""")
+The balancer answers on these ports. `deploy/quickstart status --state {fleet.state}` shows every
+part, `deploy/quickstart down --state {fleet.state}` stops them.""")
 
 
 def say(line):

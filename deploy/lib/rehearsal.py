@@ -432,6 +432,8 @@ def show(report):
     ]
     for title, text in told:
         print(f"{title + ':':16}{text.format(**report)}")
+    for blob in report["lost_before_point_ids"]:
+        print(f"{'':16}older: {blob}")
     if report["resurrected"] is None:
         print(f"{'':16}(not known: neither logs nor the live database)")
 
@@ -480,6 +482,8 @@ def parse(argv):
     options.database.setdefault("dbname", options.database.get("user", ""))
     if not options.stanza:
         parser.error("the configuration has no backup.stanza: give --stanza")
+    if not os.path.isdir(options.scratch):
+        parser.error(f"--scratch: {options.scratch} is not a folder")
     return options
 
 

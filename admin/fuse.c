@@ -123,7 +123,7 @@ static void say(const struct fuse *f)
 {
     if (f->blown) {
         admin_say("volume %u: %llu octets are due and %llu were unlinked today, of %llu in use: "
-                  "more than the %llu that reap.fuse allows; nothing of it is unlinked",
+                  "more than the %llu that reap.fuse allows; without --no-fuse nothing of it goes",
                   f->volume, (unsigned long long)f->due, (unsigned long long)f->today,
                   (unsigned long long)f->used, (unsigned long long)f->limit);
     }

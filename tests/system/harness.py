@@ -272,6 +272,10 @@ def main():
         suite.addTest(unittest.TestSuite(
             test for test in group
             if not wanted or test._testMethodName.removeprefix("test_") in wanted))
+    known = {test._testMethodName.removeprefix("test_") for group in tests for test in group}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        sys.exit(f"no such test: {' '.join(unknown)}")
     result = TapResult()
     suite.run(result)
     print(f"1..{result.count}")

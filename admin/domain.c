@@ -28,11 +28,7 @@ struct totals {
 static bool total_parse(const char *text, bool *given, uint64_t *out)
 {
     *given = text != NULL;
-    if (text && admin_parse_size(text, out) != ERR_OK) {
-        admin_fail(EX_DATAERR, "%s: a number, with K, M, G or T, or none", text);
-        return false;
-    }
-    return true;
+    return !text || limit_parse(text, out);
 }
 
 static bool totals_parse(const struct args *args, struct totals *out)

@@ -31,11 +31,21 @@ bool read_retention_parse(const char *text, int64_t *days)
     return days_parse(text, 0, -1, days);
 }
 
+bool limit_parse(const char *text, uint64_t *limit)
+{
+    uint64_t n;
+    if (admin_parse_size(text, &n) != ERR_OK || (n == 0 && strcmp(text, "none") != 0)) {
+        admin_fail(EX_DATAERR, "%s: a number from 1, with K, M, G or T, or none", text);
+        return false;
+    }
+    *limit = n;
+    return true;
+}
+
 static bool size_parse(const char *text, int64_t *size)
 {
     uint64_t n;
-    if (admin_parse_size(text, &n) != ERR_OK) {
-        admin_fail(EX_DATAERR, "%s: a number, with K, M, G or T, or none", text);
+    if (!limit_parse(text, &n)) {
         return false;
     }
     *size = (int64_t)n;

@@ -19,6 +19,8 @@ struct quota {
 /* False after a message. */
 bool quota_parse(const struct args *args, struct quota *out);
 bool quota_any(const struct quota *q);
+/* `2G`, or `none`, which is 0; a 0 is refused, as it could mean either. False after a message. */
+bool limit_parse(const char *text, uint64_t *limit);
 /* `30` or `never`, which is 0; false after a message. */
 bool retention_parse(const char *text, int64_t *days);
 /* `0`, `30` or `never`, which is -1; false after a message. */

@@ -670,7 +670,7 @@ class Accounts(AdminTest):
                          self.fleet.sql("SELECT count(*) FROM account"))
 
     def test_bad_values(self):
-        for value in ("", "-1", "1.5", "1k", "M", "1MB", "99999999999999999999",
+        for value in ("", "0", "-1", "1.5", "1k", "M", "1MB", "99999999999999999999",
                       "9223372036854775807K"):
             with self.subTest(value=value):
                 self.fails(EX_DATAERR, "a number", "account", "quota", self.alice.address,

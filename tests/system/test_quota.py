@@ -337,7 +337,7 @@ class QuotaTest(harness.FleetTest):
         self.assertIsNone(self.domain(DOMAIN)["usage_octets"])
 
     def test_bad_totals(self):
-        for value in "-1", "many", "1P":
+        for value in "0", "-1", "many", "1P":
             with self.assertRaises(FleetError):
                 self.fleet.admin("domain", "set", DOMAIN, "--total-octets", value)
         with self.assertRaises(Refused):

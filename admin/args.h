@@ -35,7 +35,7 @@
     X(rate, "rate", "N", "at most so many files a second")                                        \
     X(jobs, "jobs", "N", "so many at once")                                                       \
     X(resume, "resume", "FILE", "note in FILE how far it came, and go on from there")             \
-    X(list, "list", "FILE", "one a line; - is standard input")                                    \
+    X(list, "list", "FILE", "accounts, one a line; - is standard input")                                    \
     X(log, "log", "FILE", "log lines of the nodes: a file, a folder, or - for standard input")            \
     X(id, "id", "ID", "this message alone")                                                       \
     X(reuse, "reuse", "", "though another account had this address before")                       \
@@ -46,12 +46,12 @@
     X(total_messages, "total-messages", "N", "most messages of all mailboxes of a domain")        \
     X(existing, "existing", "", "a volume that is there already, with its files")                 \
     X(accounts, "accounts", "FILE", "what mailfleet account dump wrote")                           \
-    X(format, "format", "FORMAT", "of the UIDLs, or of what is written")                          \
+    X(format, "format", "FORMAT", "how the old server makes UIDLs; of export: maildir or mbox")                          \
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
     X(ca, "ca", "FILE", "authorities of the old server's certificate, not the system's (PEM)")    \
     X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
-    X(all, "all", "", "every account; of fsck: every file that waits to be unlinked, too")
+    X(all, "all", "", "every file that waits to be unlinked, too")
 
 enum arg {
 #define X(name, option, value, help) ARG_##name,

@@ -121,12 +121,16 @@ void admin_close_beside(struct admin *beside)
     admin_close(beside);
 }
 
+/* Who started the command, though it is root no more. */
+static uid_t started_by = (uid_t)-1;
+
 bool admin_drop_root(struct admin *a)
 {
     const char *name = a->config->node_user;
     if (geteuid() != 0 || !*name) {
         return true;
     }
+    started_by = getuid();
     const struct passwd *pw = getpwnam(name);
     if (!pw) {
         admin_fail(EX_CONFIG, "node.user: no such user: %s", name);
@@ -473,7 +477,7 @@ int64_t admin_clock(const struct admin *a)
 void admin_who(char out[64])
 {
     const char *name = getenv("SUDO_USER");
-    struct passwd *pw = name ? NULL : getpwuid(getuid());
+    struct passwd *pw = name ? NULL : getpwuid(started_by == (uid_t)-1 ? getuid() : started_by);
     snprintf(out, 64, "operator %s", name ? name : pw ? pw->pw_name : "unknown");
 }
 

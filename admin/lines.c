@@ -7,13 +7,14 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "given.h"
 
 #define LINE_MOST 4096 /* octets; a line of more is no line of a list */
 
 int lines_open(struct lines *l, const char *path)
 {
     *l = (struct lines){ .path = path };
-    l->file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    l->file = strcmp(path, "-") == 0 ? stdin : given_open(path);
     return l->file ? EX_OK : admin_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
 }
 

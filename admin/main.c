@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "commands.h"
+#include "given.h"
 
 #define DEFAULT_CONFIG "/etc/mailfleet/mailfleet.conf"
 
@@ -244,6 +246,15 @@ static bool take_common(int *argc, char **argv, struct common *out)
     return true;
 }
 
+/* What options name may be for root alone, who the command is not for long. */
+static void keep_files(const struct args *args)
+{
+    static const enum arg files[] = { ARG_list, ARG_password_file, ARG_accounts, ARG_log };
+    for (size_t i = 0; i < ARRAY_LEN(files) && geteuid() == 0; i++) {
+        given_keep(args->opt[files[i]]);
+    }
+}
+
 static int run(const struct command *c, const struct common *common, const struct args *args)
 {
     struct admin a = { 0 };
@@ -251,6 +262,7 @@ static int run(const struct command *c, const struct common *common, const struc
     if (config_load(common->config, &a.config, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CONFIG, "%s", why);
     }
+    keep_files(args);
     log_set_level(LOG_ERROR); /* what a command does it says itself */
     admin_open(&a, common->config, common->json);
     int code = c->keeps_root || admin_drop_root(&a) ? c->run(&a, args) : EX_CONFIG;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "given.h"
 
 static char *dup_word(struct span word)
 {
@@ -115,7 +116,7 @@ int move_list_read(const char *path, struct move_list *out)
 {
     struct move_list l = { 0 };
     bool standard = strcmp(path, "-") == 0;
-    FILE *f = standard ? stdin : fopen(path, "re");
+    FILE *f = standard ? stdin : given_open(path);
     if (!f) {
         return admin_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
     }
@@ -156,14 +157,15 @@ int move_password(const char *path, char **out)
     if (!path) {
         return EX_OK;
     }
-    FILE *f = fopen(path, "re");
-    ssize_t n = f ? getline(&line, &size, f) : -1;
-    if (f) {
-        fclose(f);
+    FILE *f = given_open(path);
+    if (!f) {
+        return admin_fail(EX_NOINPUT, "%s: %s", path, strerror(errno));
     }
+    ssize_t n = getline(&line, &size, f);
+    fclose(f);
     if (n < 0) {
         free(line);
-        return admin_fail(EX_NOINPUT, "%s: no password can be read", path);
+        return admin_fail(EX_NOINPUT, "%s: no password is in it", path);
     }
     line[strcspn(line, "\r\n")] = '\0';
     *out = line;

@@ -11,6 +11,7 @@
 
 #include "accounts_file.h"
 #include "base/check.h"
+#include "given.h"
 
 #define LINES_AT_ONCE 200  /* of one transaction */
 #define BOXES_AT_ONCE 1000 /* the same, and of one look-up */
@@ -55,7 +56,7 @@ static int bad_line(const struct dump_reader *r, const char *why)
 
 static int dump_open(struct dump_reader *r, struct admin *a, const char *name)
 {
-    *r = (struct dump_reader){ .admin = a, .name = name, .file = fopen(name, "re") };
+    *r = (struct dump_reader){ .admin = a, .name = name, .file = given_open(name) };
     return r->file ? EX_OK : admin_fail(EX_NOINPUT, "%s: %s", name, strerror(errno));
 }
 

@@ -496,6 +496,26 @@ class Accounts(AdminTest):
         self.warm(account)
         self.assertEqual(self.mailbox(account), [HELLO])
 
+    def test_files_that_nobody_else_may_read(self):
+        """What options name is read as whoever started the command, who also is the one who did it."""
+        folder = self.fleet.state / "private"
+        folder.mkdir(mode=0o700)
+        account = self.account("private")
+        files = {"list": f"{account.address}\n", "password": "secret\n",
+                 "log": "2026-01-31T12:00:00.000Z info pop3.login node=x\n"}
+        for name, text in files.items():
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o600)
+        self.ok("adopt", "--log", folder / "log", as_started=True)
+        done = self.run_admin("verify", "pop3+plain://127.0.0.1:1", "--list", folder / "list",
+                              "--password-file", folder / "password", as_started=True)
+        self.assertEqual(done.returncode, EX_TEMPFAIL, done.stderr)
+        self.ok("account", "remove", "--list", folder / "list", "--yes", as_started=True)
+        env = self.fleet.env
+        who = env.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+        [receipt] = self.json("account", "receipt", account.address)
+        self.assertEqual(receipt["by"], f"operator {who}")
+
     def test_limits_are_in_force_at_once(self):
         account = self.account("limits")
         self.warm(account)

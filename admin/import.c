@@ -25,7 +25,7 @@
 #include "table.h"
 
 #define BATCH        32   /* messages in a transaction */
-#define PAGE         5000 /* rows in one answer: a statement has a deadline */
+#define PAGE         1000 /* rows in one answer: a statement has a deadline */
 #define COMMIT_TRIES 30   /* a second apart: a fail-over takes up to half a minute */
 #define TOLD_MOST    10   /* messages of an account that are left out and named one by one */
 #define ERROR_SIZE   300
@@ -228,7 +228,7 @@ static bool read_page(struct lane *l, enum known which, const struct old_place *
 {
     static const char *const pages[] = {
         [KNOWN_MESSAGE] = "SELECT blob_id, seq, uidl FROM message WHERE mailbox_id = $1 "
-                          "AND (seq, blob_id) > ($3, $2) ORDER BY seq, blob_id LIMIT $4",
+                          "AND (seq, blob_id) > ($3, $2) ORDER BY seq LIMIT $4",
         [KNOWN_LEDGER] = "SELECT blob_id, seq, uidl FROM ledger WHERE mailbox_id = $1 "
                          "AND (blob_id, seq) > ($2, $3) ORDER BY blob_id, seq LIMIT $4",
         [KNOWN_PAST] = "SELECT blob_id, seq, uidl FROM ledger_past WHERE mailbox_id = $1 "

@@ -254,7 +254,7 @@ bool log_line_number(const struct log_line *l, const char *key, uint64_t *out)
 struct log_reader {
     char **paths;
     size_t n, next;
-    FILE *copy; /* of standard input, which is the only path then; else NULL */
+    FILE *copy; /* of standard input or a pipe, which is the only path then; else NULL */
     gzFile file;
     char why[512];
     size_t from, to; /* what is in the buffer and was not given out */
@@ -300,30 +300,41 @@ static bool list_folder(struct log_reader *r, const char *path)
     return n > 0 ? true : fail(r, path, "no file *.log, *.log.* or *.log-* is in it");
 }
 
-static bool copy_stdin(struct log_reader *r)
+/* What can be read once alone: standard input, or a pipe that has a name. */
+static bool copy(struct log_reader *r, const char *name, FILE *from)
 {
     size_t n;
     r->copy = tmpfile();
     if (!r->copy) {
         return fail(r, "temporary file", strerror(errno));
     }
-    while ((n = fread(r->buffer, 1, sizeof r->buffer, stdin)) > 0) {
+    while ((n = fread(r->buffer, 1, sizeof r->buffer, from)) > 0) {
         if (fwrite(r->buffer, 1, n, r->copy) != n) {
             return fail(r, "temporary file", strerror(errno));
         }
     }
-    if (ferror(stdin)) {
-        return fail(r, "standard input", strerror(errno));
+    if (ferror(from)) {
+        return fail(r, name, strerror(errno));
     }
-    add_path(r, "", "standard input");
+    add_path(r, "", name);
     return fflush(r->copy) == 0 ? true : fail(r, "temporary file", strerror(errno));
+}
+
+static bool copy_pipe(struct log_reader *r, const char *path)
+{
+    FILE *f = given_open(path);
+    bool ok = f ? copy(r, path, f) : fail(r, path, strerror(errno));
+    if (f) {
+        fclose(f);
+    }
+    return ok;
 }
 
 static bool find_files(struct log_reader *r, const char *path)
 {
     struct stat st;
     if (strcmp(path, "-") == 0) {
-        return copy_stdin(r);
+        return copy(r, "standard input", stdin);
     }
     bool known = stat(path, &st) == 0;
     if (!known && errno != EACCES) { /* what only root may see may have been opened: given.h */
@@ -331,6 +342,9 @@ static bool find_files(struct log_reader *r, const char *path)
     }
     if (known && S_ISDIR(st.st_mode)) {
         return list_folder(r, path);
+    }
+    if (known && S_ISFIFO(st.st_mode)) {
+        return copy_pipe(r, path);
     }
     add_path(r, "", path);
     return true;

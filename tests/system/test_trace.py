@@ -4,9 +4,11 @@ event once, in order, with who it was; and nobody can put words into it by what 
 
 import gzip
 import json
+import os
 import re
 import socket
 import subprocess
+import threading
 from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
 
 import harness
@@ -72,6 +74,17 @@ class TraceTest(harness.FleetTest):
             pop3.ok(f"DELE {number}")
             pop3.quit()
         self.wait_for("pop3.deleted", uidl)
+
+    def pipe(self):
+        """Of all nodes' logs, as `<(zcat ...)` of a shell: what can be read once."""
+        path = self.fleet.state / "pipe"
+        os.mkfifo(path)
+        path.chmod(0o666)
+        octets = b"".join(log.read_bytes() for log in sorted(self.logs.glob("*.log")))
+        writer = threading.Thread(target=path.write_bytes, args=(octets,), daemon=True)
+        writer.start()
+        self.addCleanup(writer.join, 10)
+        return path
 
     def reap(self):
         """With its lines where a timer's unit has them."""
@@ -182,6 +195,7 @@ class TraceTest(harness.FleetTest):
         self.assertEqual([e["what"] for e in logins],
                          ["ok, 2 messages; retrieved 1, deleted 1", "denied"])
         self.assertEqual({e["address"] for e in logins}, {ann.address})
+        self.assertEqual(self.trace(ann.address, log=self.pipe()), events)
         # Nothing is from the time to come.
         self.assertEqual(self.trace(ann.address, "--since", "2100-01-01", log=self.logs), [])
 

@@ -971,9 +971,10 @@ END $$;
 -- Each step may be repeated after a crash: an unlink finds no file, release() and forget() raise
 -- MF002 and take unshare() and reaped() back with them.
 
--- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox. vols:
--- on these volumes alone. due_ms: due at that time, which may be long ago when a run is long. The
--- lock is what keeps undelete() from giving back one row of a file while another is handed out.
+-- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox; those of
+-- mailbox 0 are of one file on each volume, and wait for none on another. vols: on these volumes
+-- alone. due_ms: due at that time, which may be long ago when a run is long. The lock is what keeps
+-- undelete() from giving back one row of a file while another is handed out.
 CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint,
                       vols bigint[] DEFAULT NULL, due_ms bigint DEFAULT NULL)
 RETURNS SETOF ledger LANGUAGE plpgsql AS $$
@@ -996,6 +997,7 @@ BEGIN
                             WHERE m.mailbox_id = box AND m.blob_id = d.blob_id)
            AND NOT EXISTS (SELECT FROM ledger y
                             WHERE y.mailbox_id = box AND y.blob_id = d.blob_id
+                              AND (box <> 0 OR y.volume_id = d.volume_id)
                               AND y.unlink_after > due)
          LIMIT most FOR UPDATE OF d SKIP LOCKED)
     RETURNING l.*;

@@ -402,6 +402,18 @@ class Reaping(LedgerTest):
                          [["2", str(octets)]])
         self.assertEqual(self.count("ledger_past"), 4)
 
+    def test_a_copy_that_was_given_up_waits_for_no_other(self):
+        """Rows of mailbox 0 with one id are of files on several volumes."""
+        self.fleet.sql("""
+            INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, deleted_at,
+                                unlink_after, by_whom)
+            SELECT 0, id, place, 9, 9, abs(place), false, now(), now() + wait, 'test'
+              FROM gen_random_uuid() id,
+                   (VALUES (-1, interval '0'), (2, interval '14 d')) f (place, wait)""")
+        self.assertEqual(self.reap()["rows"], 1)
+        self.assertEqual(self.fleet.sql("SELECT seq FROM ledger WHERE mailbox_id = 0"), [["2"]])
+        self.fleet.sql("DELETE FROM ledger WHERE mailbox_id = 0")
+
     def test_the_past_is_forgotten(self):
         account = self.account("past")
         self.deliver(HELLO, account)

@@ -432,10 +432,10 @@ def show(report):
     ]
     for title, text in told:
         print(f"{title + ':':16}{text.format(**report)}")
-    for blob in report["lost_before_point_ids"]:
-        print(f"{'':16}older: {blob}")
     if report["resurrected"] is None:
         print(f"{'':16}(not known: neither logs nor the live database)")
+    for blob in report["lost_before_point_ids"]:
+        print(f"{'lost, older:':16}{blob}")
 
 
 # --- the command ---------------------------------------------------------------------------------

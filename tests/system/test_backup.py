@@ -9,6 +9,7 @@ listed, nothing that was deleted comes back, and no pointer is without its file.
 import contextlib
 import datetime
 import grp
+import gzip
 import json
 import random
 import subprocess
@@ -271,7 +272,7 @@ class Restore(BackupTest):
     def rehearse(self, point):
         """While mail flows: its numbers."""
         report = json.loads(self.rehearsal(
-            "--json", "--time", point, *(word for log in self.logs() for word in ("--log", log))))
+            "--json", "--time", point, *(word for log in self.rotated() for word in ("--log", log))))
         for key, value in report.items():
             print(f"# {key}: {value}")
         self.assertEqual(report["dangling"], 0)
@@ -285,13 +286,23 @@ class Restore(BackupTest):
     def logs(self):
         return [node.log for node in self.fleet.front_ends]
 
+    def rotated(self):
+        """As logrotate leaves them, one not yet compressed."""
+        first, *rest = self.logs()
+        for log in rest:
+            packed = self.folder / f"{log.name}.1.gz"
+            packed.write_bytes(gzip.compress(log.read_bytes()))
+            packed.chmod(0o644)
+            yield packed
+        yield first
+
     def reaping_is_held(self):
         self.assertIn("restored or promoted",
                       self.admin("reap", "--yes", code=EX_TEMPFAIL).stderr)
 
     def adopt(self):
-        log = self.fleet.state / "log" / "all"
-        log.write_text("".join(path.read_text() for path in self.logs()))
+        log = self.fleet.state / "log" / "all.gz"
+        log.write_bytes(b"".join(gzip.compress(path.read_bytes()) for path in self.logs()))
         log.chmod(0o644)
         self.admin("adopt", "--log", log, "--older", "0s")  # without --yes: nothing happens
         self.admin("adopt", "--log", log, "--older", "0s", "--yes")

@@ -35,6 +35,7 @@
     X(rebuild_day, "rebuild has made all pointers of a day and noted it") \
     X(fsck_snapshot, "fsck has its snapshot of the database, and has not looked at a file") \
     X(fsck_directory, "fsck is done with a directory, and has noted it")      \
+    X(drain_heard, "a drain takes it that all nodes know the volume's state at once") \
     X(move_marked, "a drain has noted what it is going to copy")              \
     X(move_copied, "copies for a drain are durable, no pointer has followed") \
     X(move_moved, "pointers have followed their copies")                      \

@@ -136,15 +136,30 @@ class FleetTest(unittest.TestCase):
                     raise
                 time.sleep(0.05)
 
-    def run_admin(self, *words, stdin="", env=None):
-        """The operator's command as the daemons' user: its status, and what it said and showed."""
-        process = subprocess.Popen(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words)],
-            cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True,
-            env={**self.fleet.env, **(env or {})}, **self.fleet.run_as(self.fleet.user))
+    # --- the operator's command -----------------------------------------------------------------
+
+    @classmethod
+    def admin_command(cls, *words, config=None):
+        return [str(word) for word in
+                (cls.fleet.admin_program, "--config", config or cls.fleet.config, *words)]
+
+    @classmethod
+    def popen_admin(cls, *words, config=None, env=None, as_started=False):
+        """As the daemons' user, or as whoever runs the tests."""
+        return subprocess.Popen(cls.admin_command(*words, config=config), cwd="/", text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True,
+                                env={**cls.fleet.env, **(env or {})},
+                                **cls.fleet.run_as(None if as_started else cls.fleet.user))
+
+    @classmethod
+    def run_admin(cls, *words, stdin="", **options):
+        """Its status, and what it said and showed."""
+        process = cls.popen_admin(*words, **options)
         out, err = process.communicate(stdin, timeout=200)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    # --- the fleet ------------------------------------------------------------------------------
 
     def raise_epoch(self):
         """Nothing that is cached counts any more, on any node, when this returns: until a node has

@@ -14,15 +14,33 @@ random_bits = random.SystemRandom().getrandbits
 def new_id(ms=None):
     """(text, number) of a message's id: 48 bits of time, 80 random ones."""
     number = (int(time.time() * 1000) if ms is None else ms) << 80 | random_bits(80)
-    return "".join(ALPHABET[number >> 5 * place & 31] for place in range(25, -1, -1)), number
+    return id_text(number), number
+
+
+def id_text(number):
+    return "".join(ALPHABET[number >> 5 * place & 31] for place in range(25, -1, -1))
+
+
+def id_number(text):
+    number = 0
+    for digit in text:
+        number = number << 5 | ALPHABET.index(digit)
+    return number
 
 
 def id_ms(text):
     """When a message of this id came, in milliseconds since 1970."""
-    number = 0
-    for digit in text:
-        number = number << 5 | ALPHABET.index(digit)
-    return number >> 80
+    return id_number(text) >> 80
+
+
+def uuid_of(text):
+    """A message's id as the database takes it."""
+    return f"{id_number(text):032x}"
+
+
+def text_of(uuid):
+    """An id that the database shows."""
+    return id_text(int(uuid.replace("-", ""), 16))
 
 
 def path_of(spool, text, number, fanout=2):

@@ -16,47 +16,14 @@ from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOHOST, EX_NOUS
     EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 
 import harness
+from commands import CommandTest
 from harness import DOMAIN, Account
 from mail import Refused, plain, without_trace
 
 HELLO = b"Subject: hello\r\n\r\nhello\r\n"
 
 
-class AdminTest(harness.FleetTest):
-    @classmethod
-    def command(cls, *words, config=None):
-        return [str(word) for word in
-                (cls.fleet.admin_program, "--config", config or cls.fleet.config, *words)]
-
-    @classmethod
-    def popen(cls, *words, config=None, env=None, as_started=False):
-        """As the daemons' user, or as whoever runs the tests."""
-        return subprocess.Popen(cls.command(*words, config=config), cwd="/", text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, start_new_session=True,
-                                env={**cls.fleet.env, **(env or {})},
-                                **cls.fleet.run_as(None if as_started else cls.fleet.user))
-
-    @classmethod
-    def run_admin(cls, *words, stdin="", **options):
-        process = cls.popen(*words, **options)
-        out, err = process.communicate(stdin, timeout=60)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def ok(self, *words, **options):
-        done = self.run_admin(*words, **options)
-        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
-        return done.stdout
-
-    def fails(self, code, says, *words, **options):
-        """It fails with this status, says so in one or more lines of its own, and shows nothing."""
-        done = self.run_admin(*words, **options)
-        self.assertEqual((done.returncode, done.stdout), (code, ""), f"{words}: {done.stderr}")
-        self.assertIn(says, done.stderr)
-        for line in done.stderr.splitlines():
-            self.assertTrue(line.startswith("mailfleet: "), line)
-            self.assertTrue(line.isprintable(), line)
-
+class AdminTest(CommandTest):
     def config(self, name, **settings):
         """A configuration that differs from the fleet's in this."""
         path = self.fleet.state / "config" / f"{name}.conf"
@@ -68,12 +35,6 @@ class AdminTest(harness.FleetTest):
         """Again, after something was broken."""
         for node in self.fleet.delivery_nodes + self.fleet.front_ends:
             self.eventually(30, lambda: self.assertIsNone(node.probe()))
-
-    def json(self, *words, **options):
-        return json.loads(self.ok(*words, "--json", **options))
-
-    def show(self, account):
-        return self.json("account", "show", account.address)
 
 
 # --- setting up -----------------------------------------------------------------------------------
@@ -129,7 +90,7 @@ class Setup(AdminTest):
 
     def test_two_migrations_at_once_are_one(self):
         config = self.config("race", database__url=self.empty_database("race"))
-        both = [self.popen("migrate", config=config) for _ in range(2)]
+        both = [self.popen_admin("migrate", config=config) for _ in range(2)]
         codes = [process.wait(60) for process in both]
         for process in both:
             process.communicate()
@@ -295,23 +256,6 @@ class Accounts(AdminTest):
         super().setUpClass()
         cls.alice = cls.account("alice")
 
-    def rcpt(self, address, node=0):
-        with self.smtp(node) as smtp:
-            smtp.mail()
-            return smtp.rcpt(address)[0]
-
-    def refused_everywhere(self, account):
-        for node in 0, 1:
-            with self.assertRaises(Refused) as caught:
-                self.pop3(account, node)
-            self.assertIn("[AUTH]", caught.exception.reply)
-
-    def warm(self, account):
-        """Every node has its entry from the cache, and remembers that the password was right."""
-        for node in 0, 1, 0, 1:
-            self.mailbox(account, node)
-            self.assertEqual(self.rcpt(account.address, node), 250)
-
     def type_passwords(self, *words, typed):
         """Runs it on a terminal and answers each prompt; what the terminal showed, and the code."""
         user = pwd.getpwnam(self.fleet.user)
@@ -323,7 +267,7 @@ class Accounts(AdminTest):
                     os.setgid(user.pw_gid)
                     os.setuid(user.pw_uid)
                 os.chdir("/")
-                os.execve(self.fleet.admin_program, self.command(*words), self.fleet.env)
+                os.execve(self.fleet.admin_program, self.admin_command(*words), self.fleet.env)
             os._exit(126)
         shown = b""
         with contextlib.suppress(OSError):  # EIO: the other end has closed
@@ -449,7 +393,7 @@ class Accounts(AdminTest):
                                 (("--scram", both), ["", both])):
             self.ok("account", "passwd", address, *options)
             self.assertEqual(self.stored(address), stored)
-            self.refused_everywhere(Account(address, "rubber"))
+            self.assert_shut(Account(address, "rubber"))
             if stored[0]:
                 self.mailbox(Account(address, "pencil"))
         for bad in ("", "pencil", " ", self.KEYS[:-1], f"{self.KEYS} ", f"{self.KEYS} x",
@@ -478,7 +422,7 @@ class Accounts(AdminTest):
         for password in "second", "third":
             self.ok("account", "passwd", account.address, "--password-stdin",
                     stdin=password + "\n")
-            self.refused_everywhere(account)
+            self.assert_shut(account)
             account = account._replace(password=password)
             self.warm(account)
 
@@ -488,8 +432,8 @@ class Accounts(AdminTest):
         for _ in range(2):
             self.warm(account)
             self.ok("account", "suspend", account.address)
-            self.refused_everywhere(account)
-            self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [550, 550])
+            self.assert_shut(account)
+            self.assertEqual(self.everywhere(account.address), [550, 550])
             self.assertEqual(self.show(account)["state"], "suspended")
             self.ok("account", "resume", account.address)
             self.assertEqual(self.show(account)["state"], "active")
@@ -521,7 +465,7 @@ class Accounts(AdminTest):
         self.warm(account)
         self.deliver(HELLO, account)
         self.ok("account", "quota", account.address, "--quota-messages", "1")
-        self.assertEqual([self.rcpt(account.address, node) for node in (0, 1)], [452, 452])
+        self.assertEqual(self.everywhere(account.address), [452, 452])
         self.ok("account", "quota", account.address, "--quota-messages", "none",
                 "--quota-octets", "1K", "--max-size", "2K")
         shown = self.show(account)
@@ -759,7 +703,7 @@ class Accounts(AdminTest):
         self.fails(EX_USAGE, "--limit makes no sense here", "domain", "list", "--limit", "1")
         self.assertEqual(self.run_admin("domain", "list", "--frobnicate").returncode, EX_USAGE)
         self.assertEqual(self.run_admin("--config").returncode, EX_USAGE)
-        full = subprocess.run(self.command("settings"), stdin=subprocess.DEVNULL,
+        full = subprocess.run(self.admin_command("settings"), stdin=subprocess.DEVNULL,
                               stdout=open("/dev/full", "w"), stderr=subprocess.PIPE, text=True,
                               check=False)
         self.assertEqual(full.returncode, EX_IOERR)
@@ -1024,7 +968,7 @@ class Reaper(AdminTest):
         self.killed("reap_expired:3")
         before = len(self.expired())
         self.assertGreater(before, 0)
-        reapers = [self.popen("reap", "--yes", "--json") for _ in range(3)]
+        reapers = [self.popen_admin("reap", "--yes", "--json") for _ in range(3)]
         done = [reaper.communicate(timeout=100) for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 3, done)
         self.assertEqual(before + sum(json.loads(out)["expired"] for out, _ in done), total)
@@ -1064,7 +1008,7 @@ class Reaper(AdminTest):
         for account in accounts:
             self.delete_all(account)
         self.pass_time(15 * self.DAY)
-        reapers = [self.popen("reap", "--yes", "--json") for _ in range(4)]
+        reapers = [self.popen_admin("reap", "--yes", "--json") for _ in range(4)]
         done = [reaper.communicate(timeout=100) for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 4, done)
         self.assertEqual(sum(json.loads(out)["rows"] for out, _ in done), 605)

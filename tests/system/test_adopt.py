@@ -7,19 +7,15 @@ from os import EX_DATAERR, EX_NOINPUT, EX_OK
 
 import harness
 import stored
+from commands import CommandTest
 from messages import some_messages
 
 OLD = b"Subject: from elsewhere\r\n\r\nold\r\n"
 
 
-class Adopt(harness.FleetTest):
+class Adopt(CommandTest):
     settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
     time_limit = 300
-
-    def json(self, *words):
-        done = self.run_admin(*words, "--json")
-        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
-        return json.loads(done.stdout)
 
     def adopt(self, *words, only=None):
         """(id, address) -> outcome, of these accounts. Files of this second are old enough."""
@@ -37,27 +33,9 @@ class Adopt(harness.FleetTest):
         self.assertEqual("--yes does it" in done.stderr, "--yes" not in words)
         return rows
 
-    def no_drift(self):
-        self.assertEqual(self.json("recount"), [])
-
-    def box(self, account):
-        return self.json("account", "show", account.address)["mailbox_id"]
-
-    def ids(self, account):
-        return [row["id"] for row in self.json("messages", account.address)]
-
-    def uids(self, account, node=0):
-        with self.pop3(account, node) as pop3:
-            uids = list(pop3.uidl().values())
-            pop3.quit()
-        return uids
-
     def forget(self, text):
         """The database as it was before the message came."""
-        number = 0
-        for digit in text:
-            number = number << 5 | stored.ALPHABET.index(digit)
-        uuid = f"{number:032x}"
+        uuid = stored.uuid_of(text)
         self.fleet.sql(f"""
             WITH gone AS (DELETE FROM message WHERE blob_id = '{uuid}' RETURNING *)
             UPDATE mailbox b SET version = b.version + 1, msgs = msgs - 1, octets = octets - g.size
@@ -75,7 +53,7 @@ class Adopt(harness.FleetTest):
         return f"{when} info pop3.deleted node=f1 sid={sid} mailbox={box} ids={','.join(ids)}"
 
     def store(self, account, message=OLD, **options):
-        return stored.store(self.fleet.spool, [(self.box(account), account.address)], message,
+        return stored.store(self.fleet.spool, [(self.mailbox_id(account), account.address)], message,
                             **options)
 
     # --- what comes back -------------------------------------------------------------------------
@@ -103,7 +81,7 @@ class Adopt(harness.FleetTest):
                 self.assertEqual(self.uids(account, node), expected)
             self.assertEqual(self.mailbox(account),
                              messages[:1] + messages[2:] + messages[1:2])
-        self.no_drift()
+        self.assert_exact()
         self.assertEqual(self.adopt("--yes", only=accounts), {})
 
     def test_no_limit_stops_it_and_the_uidl_is_kept(self):
@@ -115,7 +93,7 @@ class Adopt(harness.FleetTest):
         self.assertEqual(sorted(found.values()), ["adopted", "has it already"])
         self.assertEqual(found.keys(), {(text, account.address), (again, account.address)})
         self.assertEqual(self.uids(account)[1:], ["0000abcd4f2b"])
-        self.no_drift()
+        self.assert_exact()
 
     def test_the_time_and_the_volume_choose(self):
         account = self.account("times")
@@ -141,8 +119,8 @@ class Adopt(harness.FleetTest):
         self.forget(text)
         self.fleet.sql("UPDATE account SET created_at = now() + interval '1 hour' "
                        f"WHERE addr = '{young.address}';"
-                       f"UPDATE mailbox SET state = 2 WHERE mailbox_id = {self.box(removed)};"
-                       f"SELECT remove_mailbox({self.box(gone)}, 0, 0, 'test');"
+                       f"UPDATE mailbox SET state = 2 WHERE mailbox_id = {self.mailbox_id(removed)};"
+                       f"SELECT remove_mailbox({self.mailbox_id(gone)}, 0, 0, 'test');"
                        f"DELETE FROM address WHERE addr = '{gone.address}'")
         self.assertEqual(self.adopt("--yes", only=accounts), {
             (text, young.address): "account is younger",
@@ -151,14 +129,14 @@ class Adopt(harness.FleetTest):
             (text, right.address): "adopted"})
         self.assertEqual(self.uids(right), [text])
         self.assertEqual(self.ids(young), [])
-        self.no_drift()
+        self.assert_exact()
 
     def test_what_the_ledger_knows_stays_deleted(self):
         account = self.account("ledger")
         for message in some_messages(9, 3):
             self.deliver(message, account)
         kept, purged, shared = self.ids(account)
-        box = self.box(account)
+        box = self.mailbox_id(account)
         uuid = self.forget(purged)
         self.fleet.sql("INSERT INTO ledger_past (mailbox_id, blob_id, seq, size, volume_id, "
                        "deleted_at, by_whom, unlinked_at) "
@@ -190,14 +168,14 @@ class Adopt(harness.FleetTest):
         for text in third, fourth:
             self.forget(text)
         log = self.log_of(
-            "Nov 22 09:00:00 host mailfleet-frontend[7]: " + self.deleted(self.box(one), first,
+            "Nov 22 09:00:00 host mailfleet-frontend[7]: " + self.deleted(self.mailbox_id(one), first,
                                                                           third),
             "2026-01-01T00:00:00.000Z info pop3.login user=\" info pop3.deleted "
-            f"mailbox={self.box(two)} ids={second}\"",
-            self.deleted(self.box(two), second, when="2025-12-01T00:00:00.000Z"),
-            self.deleted(self.box(two), third, "nonsense", sid="s2"), "garbage",
+            f"mailbox={self.mailbox_id(two)} ids={second}\"",
+            self.deleted(self.mailbox_id(two), second, when="2025-12-01T00:00:00.000Z"),
+            self.deleted(self.mailbox_id(two), third, "nonsense", sid="s2"), "garbage",
             "Nov 22 09:00:00 host other[7]: heard \"x " +
-            self.deleted(self.box(two), first) + " \"")
+            self.deleted(self.mailbox_id(two), first) + " \"")
         for account in accounts:
             self.until_cached(account)
         would = self.adopt("--log", log, only=accounts)
@@ -215,7 +193,7 @@ class Adopt(harness.FleetTest):
             "ON a.mailbox_id = l.mailbox_id WHERE a.addr LIKE 'log_@%' "
             "GROUP BY 1, 2 ORDER BY 1, 2"),
             [[one.address, "restore: pop3 f1 s1", "2"], [two.address, "restore: pop3 f1 s2", "1"]])
-        self.no_drift()
+        self.assert_exact()
         self.assertEqual(self.adopt("--log", log, "--yes", only=accounts), {})
 
     def test_killed_anywhere_it_goes_on(self):
@@ -225,7 +203,7 @@ class Adopt(harness.FleetTest):
         ids = self.ids(accounts[0])
         for text in ids[1:]:
             self.forget(text)
-        log = self.log_of(self.deleted(self.box(accounts[0]), ids[0], ids[2]))
+        log = self.log_of(self.deleted(self.mailbox_id(accounts[0]), ids[0], ids[2]))
         words = "adopt", "--older", "0s", "--yes", "--log", log
         for fault in "adopt_deleted", "adopt_committed", "adopt_committed:2":
             done = self.run_admin(*words, env={"MAILFLEET_FAULT": f"{fault}=kill"})
@@ -233,7 +211,7 @@ class Adopt(harness.FleetTest):
         self.adopt("--log", log, "--yes")
         self.assertEqual(sorted(self.ids(accounts[0])), sorted(ids[1:2] + ids[3:]))
         self.assertEqual(sorted(self.ids(accounts[1])), sorted(ids))
-        self.no_drift()
+        self.assert_exact()
 
 
 if __name__ == "__main__":

@@ -18,27 +18,12 @@ from os import EX_DATAERR, EX_IOERR, EX_NOUSER, EX_OK
 
 import harness
 from mail import Refused
+from stored import id_number, id_text, uuid_of
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 SIGKILLED = -9
 DAY_MS = 86_400_000
 BITS = {"orphan": 1, "missing": 2, "wrong-size": 4, "wrong-hash": 8, "wrong-volume": 16,
         "foreign": 32, "unfinished": 0, "garbage": 0}
-
-
-def id_text(number):
-    return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-def id_number(text):
-    number = 0
-    for c in text:
-        number = number << 5 | ALPHABET.index(c)
-    return number
-
-
-def uuid(text):
-    return f"{id_number(text):032x}"
 
 
 class FsckTest(harness.FleetTest):
@@ -178,7 +163,7 @@ class FsckTest(harness.FleetTest):
 
     def forget(self, path):
         """Every pointer to it."""
-        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid(path.name)}'")
+        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid_of(path.name)}'")
 
     def delete(self, account):
         """The way of POP3, all of it."""
@@ -342,9 +327,9 @@ class Classes:
         single, shared = self.delivered(a), self.delivered(a, b)
         half = self.delivered(a, b)
         self.delete(a)
-        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid(shared.name)}'; "
-                       f"DELETE FROM ledger WHERE blob_id = '{uuid(shared.name)}'; "
-                       f"UPDATE blob_shared SET refs = 0 WHERE blob_id = '{uuid(shared.name)}'")
+        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid_of(shared.name)}'; "
+                       f"DELETE FROM ledger WHERE blob_id = '{uuid_of(shared.name)}'; "
+                       f"UPDATE blob_shared SET refs = 0 WHERE blob_id = '{uuid_of(shared.name)}'")
         self.tells([])
         self.assertEqual((self.totals["garbage"], self.totals["files"]), (2, 3))
         self.tells([("garbage", *self.place(path)) for path in (single, shared)], "--all")
@@ -352,7 +337,7 @@ class Classes:
         drained = self.make_file(1, [(self.mailbox_id(b), b.address)])
         self.fleet.sql(
             "INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, "
-            f"deleted_at, unlink_after, by_whom) VALUES (0, '{uuid(drained.name)}', 1, 1, 1, 1, "
+            f"deleted_at, unlink_after, by_whom) VALUES (0, '{uuid_of(drained.name)}', 1, 1, 1, 1, "
             "false, now(), now() + interval '1 day', 'operator x: drain')")
         self.tells([])
         self.assertEqual(self.totals["garbage"], 3)
@@ -385,7 +370,7 @@ class Classes:
                 size = len(b"Subject: x\r\n\r\nx\r\n")
                 self.fleet.sql(
                     "INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared)"
-                    f" VALUES ({box}, {n + 1000}, '{uuid(path.name)}', {size}, "
+                    f" VALUES ({box}, {n + 1000}, '{uuid_of(path.name)}', {size}, "
                     f"{path.stat().st_size - size}, {volume}, false)")
             if n % 3 == 0:
                 expected.append(("orphan", volume, below))
@@ -437,11 +422,11 @@ class Classes:
         self.make_dirs(other.parent)
         shutil.move(moved, other)
         self.fleet.sql(f"UPDATE message SET volume_id = {3 - number} "
-                       f"WHERE blob_id = '{uuid(moved.name)}'")
-        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid(deleted.name)}'")
+                       f"WHERE blob_id = '{uuid_of(moved.name)}'")
+        self.fleet.sql(f"DELETE FROM message WHERE blob_id = '{uuid_of(deleted.name)}'")
         deleted.unlink()
         self.fleet.sql("INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, "
-                       f"shared) VALUES ({self.mailbox_id(a)}, 1000, '{uuid(back.name)}', 1, 1, "
+                       f"shared) VALUES ({self.mailbox_id(a)}, 1000, '{uuid_of(back.name)}', 1, 1, "
                        f"{self.place(back)[0]}, true)")
         self.delivered(b)
         # Longer than database.timeout: the asking again has a deadline of its own all the same.

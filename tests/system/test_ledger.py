@@ -12,28 +12,16 @@ import time
 from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
 
 import harness
+from commands import CommandTest
 from mail import Refused, without_trace
+from stored import uuid_of
 
 HELLO = b"Subject: hello\r\n\r\nhello\r\n"
 DAY = 24 * 60 * 60
 STANDS, DELETED, LOST, UNKNOWN = range(4)
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def uuid_of(message_id):
-    """The id as the database has it."""
-    number = 0
-    for char in message_id:
-        number = number * 32 + ALPHABET.index(char)
-    return f"{number:032x}"
-
-
-class LedgerTest(harness.FleetTest):
-    def json(self, *words, code=EX_OK):
-        done = self.run_admin(*words, "--json")
-        self.assertEqual(done.returncode, code, f"{words}: {done.stderr}")
-        return json.loads(done.stdout)
-
+class LedgerTest(CommandTest):
     def reap(self, *words, code=EX_OK):
         return self.json("reap", "--yes", *words, code=code)
 
@@ -67,22 +55,12 @@ class LedgerTest(harness.FleetTest):
             pop3.quit()
         return uidls
 
-    def count(self, table):
-        return int(self.fleet.sql(f"SELECT count(*) FROM {table}")[0][0])
-
     def files(self):
         return {path.name for path in self.spool_files()}
 
     def consistent(self):
         """Counters are what a recount gives, and each file has what names it, and the other way."""
-        self.assertEqual(self.fleet.sql("""
-            SELECT mailbox_id FROM mailbox b WHERE (msgs, octets) <>
-                (SELECT count(*), coalesce(sum(size), 0) FROM message m
-                  WHERE m.mailbox_id = b.mailbox_id)"""), [])
-        self.assertEqual(self.fleet.sql("""
-            SELECT blob_id, refs FROM blob_shared s WHERE refs <>
-                (SELECT count(*) FROM message m WHERE m.blob_id = s.blob_id) +
-                (SELECT count(*) FROM ledger l WHERE l.blob_id = s.blob_id)"""), [])
+        self.assert_exact()
         self.assertEqual(self.fleet.sql("""
             SELECT mailbox_id, blob_id FROM message GROUP BY 1, 2 HAVING count(*) > 1"""), [])
         files = {uuid_of(name) for name in self.files()}

@@ -50,13 +50,9 @@ class MoveTest(harness.FleetTest):
     def user(self, use, name):
         return self.accounts[f"{use}.{name}@{harness.DOMAIN}"]
 
-    def run_admin(self, *words, stdin="", code=EX_OK):
-        """The rows of what it printed as JSON, and what it said."""
-        done = subprocess.run(
-            [str(word) for word in (self.fleet.admin_program, "--config", self.fleet.config, *words,
-                                    "--json")],
-            cwd="/", text=True, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            timeout=200, check=False, env=self.fleet.env, **self.fleet.run_as(self.fleet.user))
+    def rows(self, *words, stdin="", code=EX_OK):
+        """What it printed as JSON, and what it said."""
+        done = self.run_admin(*words, "--json", stdin=stdin)
         self.assertEqual(done.returncode, code, (words, done.stdout, done.stderr))
         return json.loads(done.stdout) if done.stdout else [], done.stderr
 
@@ -66,7 +62,7 @@ class MoveTest(harness.FleetTest):
 
     def move(self, command, url, user, *options, code=EX_OK):
         """One account, with its password from a list: the row, and what was said."""
-        [row], said = self.run_admin(command, url, "--list", "-", "--ca", self.fleet.ca, *options,
+        [row], said = self.rows(command, url, "--list", "-", "--ca", self.fleet.ca, *options,
                                      stdin=f"{user.address} {user.password}\n", code=code)
         return row, said
 
@@ -285,10 +281,10 @@ received = false
         url = self.url(old, "pop3")
         listed = f"{good.address}\n"
         for separator in "", "*":
-            [row], _ = self.run_admin("import", url, *login, separator + old.master, "--yes",
+            [row], _ = self.rows("import", url, *login, separator + old.master, "--yes",
                                       stdin=listed)
             self.assertEqual(row["messages"], 1)
-        rows, said = self.run_admin("verify", url, *login, old.master, "--jobs", 2, "--cut-over",
+        rows, said = self.rows("verify", url, *login, old.master, "--jobs", 2, "--cut-over",
                                     "--yes", stdin=f"{bad.address}\n{listed}", code=EX_TEMPFAIL)
         self.assertEqual([(row["result"], row["resumed"]) for row in rows],
                          [("failed", False), ("same", True)], said)
@@ -312,12 +308,12 @@ received = false
             row, _ = self.move("import", self.url(old), wrong, code=EX_TEMPFAIL)
             self.assertIn("the login was refused", row["error"])
             # Its certificate is of no authority that the system trusts.
-            [row], _ = self.run_admin("import", self.url(old), "--list", "-",
+            [row], _ = self.rows("import", self.url(old), "--list", "-",
                                       stdin=f"{user.address} {user.password}\n", code=EX_TEMPFAIL)
             self.assertIn("certificate", row["error"])
-            [row], _ = self.run_admin("import", self.url(old), user.address, code=EX_DATAERR)
+            [row], _ = self.rows("import", self.url(old), user.address, code=EX_DATAERR)
             self.assertIn("password", row["error"])
-            self.run_admin("verify", self.url(old), user.address, "--yes", code=EX_USAGE)
+            self.rows("verify", self.url(old), user.address, "--yes", code=EX_USAGE)
 
     # --- old servers that are not well ----------------------------------------------------------
 

@@ -9,6 +9,7 @@ from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_OK
 
 import harness
 import stored
+from commands import CommandTest
 from harness import DOMAIN
 from mail import Refused
 from messages import some_messages
@@ -17,22 +18,9 @@ DRIFT = 1
 OLD = b"Subject: from elsewhere\r\n\r\nold\r\n"
 
 
-class RebuildTest(harness.FleetTest):
+class RebuildTest(CommandTest):
     settings = {"cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
     time_limit = 300
-
-    def ok(self, *words, **options):
-        done = self.run_admin(*words, **options)
-        self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
-        return done.stdout
-
-    def fails(self, code, says, *words):
-        done = self.run_admin(*words)
-        self.assertEqual(done.returncode, code, f"{words}: {done.stderr}")
-        self.assertIn(says, done.stderr)
-
-    def json(self, *words):
-        return json.loads(self.ok(*words, "--json"))
 
     def recount(self, *words, expect=EX_OK):
         done = self.run_admin("recount", "--json", *words)
@@ -76,9 +64,6 @@ class RebuildTest(harness.FleetTest):
         for url in self.fleet.volume_urls():
             self.ok("volume", "add", url, "--existing")
 
-    def mailbox_id(self, account):
-        return self.json("account", "show", account.address)["mailbox_id"]
-
     def everything(self):
         return [self.fleet.sql(statement) for statement in (
             "SELECT mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl FROM message "
@@ -95,7 +80,7 @@ class Recount(RebuildTest):
         with self.pop3(accounts[0]) as pop3:
             pop3.ok("DELE 2")
             pop3.quit()
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
 
     def test_damage_is_told_and_mended(self):
         one, two = self.account("d1"), self.account("d2")
@@ -118,7 +103,7 @@ class Recount(RebuildTest):
                          {("mailbox", "messages"), ("mailbox", "octets"), ("mailbox", "next_seq")})
         self.assertEqual(self.recount(expect=DRIFT), found)  # nothing was changed until now
         self.assertEqual(self.recount("--yes", expect=DRIFT), found)
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
         self.assertEqual(self.json("account", "show", one.address), before)
         self.assertEqual({refs for _, refs in self.fleet.sql(
             "SELECT blob_id, refs FROM blob_shared WHERE blob_id IN "
@@ -177,7 +162,7 @@ class Rebuild(RebuildTest):
         self.assertEqual((done["damaged"], done["foreign"], done["unfinished"]), (1, 0, 0))
         self.assertNotIn(cut, [row["id"] for row in self.json("messages", one.address)])
         self.assertGreater(int(self.fleet.sql("SELECT epoch FROM fleet")[0][0]), minute)
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
         self.start_nodes()
         found = self.seen([one])
         self.assertEqual(found[one.address], seen[one.address])
@@ -251,7 +236,7 @@ class Rebuild(RebuildTest):
         self.assertEqual(self.lists(leaver), seen)
         self.assertEqual(self.fleet.sql("SELECT count(*) FROM address WHERE targets @> "
                                         f"ARRAY['{leaver.address}']"), [[str(2 + len(many))]])
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
 
     def test_from_envelopes_with_what_the_logs_say_was_deleted(self):
         accounts = self.fill()
@@ -266,10 +251,9 @@ class Rebuild(RebuildTest):
         path.write_bytes(path.read_bytes()[:-3] + b"?\r\n")
         seen = {a.address: [(uid, size) for uid, size, _ in self.lists(a)] for a in accounts}
         ids = {a.address: self.mailbox_id(a) for a in accounts}
-        deleted = self.fleet.sql("SELECT l.mailbox_id, m.addr FROM ledger l JOIN account m "
-                                 f"ON m.mailbox_id = l.mailbox_id WHERE m.addr = '{two.address}'")
-        self.assertEqual(len(deleted), 2)
-        gone = [row["id"] for row in self.ids_in_ledger(two)]
+        gone = [stored.text_of(uuid) for uuid, in self.fleet.sql(
+            f"SELECT blob_id FROM ledger WHERE mailbox_id = {ids[two.address]}")]
+        self.assertEqual(len(gone), 2)
         log = self.fleet.state / "deleted.log"
         log.write_text("2026-01-01T00:00:00.000Z info pop3.login sid=1 user=\"x pop3.deleted "
                        f"mailbox={ids[one.address]} ids={seen[one.address][0][0]}\"\n"
@@ -290,21 +274,10 @@ class Rebuild(RebuildTest):
             self.assertEqual(self.mailbox_id(account), ids[account.address])
         self.assertEqual(self.fleet.sql("SELECT DISTINCT by_whom FROM ledger"),
                          [["restore: pop3 f1 abc"]])
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
         for bad in unfinished, damaged, changed:
             self.assertNotIn(bad, [uid for uid, _ in seen[one.address]])
         self.start_nodes()
-
-    def ids_in_ledger(self, account):
-        rows = self.fleet.sql("SELECT l.blob_id FROM ledger l JOIN account a "
-                              "ON a.mailbox_id = l.mailbox_id "
-                              f"WHERE a.addr = '{account.address}'")
-        return [{"id": self.text_of(row[0])} for row in rows]
-
-    @staticmethod
-    def text_of(uuid):
-        number = int(uuid.replace("-", ""), 16)
-        return "".join(stored.ALPHABET[number >> 5 * place & 31] for place in range(25, -1, -1))
 
     def test_killed_anywhere_it_goes_on(self):
         accounts = self.fill()
@@ -326,7 +299,7 @@ class Rebuild(RebuildTest):
             self.assertEqual(done.returncode, -9, f"{fault}: {done.stderr}")
         self.json(*words)
         self.assertEqual(self.everything(), whole)
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
         self.start_nodes()
 
     def test_bad_dumps_are_refused_and_nothing_is_changed(self):
@@ -411,7 +384,7 @@ class RebuildNas(RebuildTest):
         done = self.json("rebuild", "--accounts", dump, "--deep", "--yes")
         self.assertEqual(done["twice"], 1)
         self.assertEqual(self.everything(), before)
-        self.assertEqual(self.recount(), {})
+        self.assert_exact()
         self.start_nodes()
         self.assertEqual({account.address: self.lists(account) for account in accounts}, seen)
 

@@ -10,37 +10,12 @@ from os import EX_CANTCREAT, EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK, EX_USAGE
 import harness
 import test_admin
 from harness import DOMAIN
-from mail import Refused
 from test_admin import HELLO
 
 
 class RemovalTest(test_admin.AdminTest):
     settings = {"reap.removal_grace": "10d"}
     DAY = 24 * 60 * 60
-
-    def rcpt(self, address, node=0):
-        with self.smtp(node) as smtp:
-            smtp.mail()
-            return smtp.rcpt(address)[0]
-
-    def everywhere(self, address):
-        return [self.rcpt(address, node) for node in (0, 1)]
-
-    def assert_shut(self, account):
-        for node in 0, 1:
-            with self.assertRaises(Refused) as caught:
-                self.pop3(account, node)
-            self.assertIn("[AUTH]", caught.exception.reply)
-
-    def warm(self, account):
-        """Each node has it from the cache, and remembers the password."""
-        for node in 0, 1, 0, 1:
-            self.mailbox(account, node)
-            self.assertEqual(self.rcpt(account.address, node), 250)
-
-    def uidl(self, account, node=0):
-        with self.pop3(account, node) as pop3:
-            return pop3.uidl()
 
     def targets(self, *aliases):
         return sorted((row["alias"], row["target"]) for row in self.json("alias", "list", DOMAIN)
@@ -66,9 +41,6 @@ class RemovalTest(test_admin.AdminTest):
         self.assertEqual(done.returncode, EX_OK, done.stderr)
         return "".join(line for line in done.stderr.splitlines(True) if "accounts" in line)
 
-    def count(self, what):
-        return int(self.fleet.sql(f"SELECT count(*) FROM {what}")[0][0])
-
 
 class Removal(RemovalTest):
     def setUp(self):
@@ -92,7 +64,7 @@ class Removal(RemovalTest):
         self.ok("alias", "add", among, account.address, bob.address)
         for _ in range(3):
             self.deliver(HELLO, account)
-        uidl = self.uidl(account)
+        uidl = self.uids(account)
         self.warm(account)
         self.remove(account.address)
         self.assert_shut(account)
@@ -126,7 +98,7 @@ class Removal(RemovalTest):
         self.assertEqual(self.reap(), "")
         self.ok("account", "restore", account.address)
         for node in 0, 1:
-            self.assertEqual(self.uidl(account, node), uidl)
+            self.assertEqual(self.uids(account, node), uidl)
         for address in account.address, alone, among:
             self.assertEqual(self.everywhere(address), [250, 250])
         self.assertEqual(self.targets(alone, among),
@@ -292,7 +264,7 @@ class Removal(RemovalTest):
                 SELECT 3000000 + n, seq, (lpad('3', 12, '0') || lpad(to_hex(n * 10 + seq), 20,
                        '0'))::uuid, 10, 0, 1, false
                   FROM generate_series(1, {accounts}) n, generate_series(1, {each}) seq""")
-        reapers = [self.popen("reap", "--yes") for _ in range(3)]
+        reapers = [self.popen_admin("reap", "--yes") for _ in range(3)]
         done = [reaper.communicate(timeout=100)[1] for reaper in reapers]
         self.assertEqual([reaper.returncode for reaper in reapers], [EX_OK] * 3, done)
         said = re.findall(r"(\d+) removed accounts purged, (\d+) of", " ".join(done))
@@ -418,11 +390,7 @@ class Reading(RemovalTest):
             pop3.quit()
         self.eventually_marked(account, [2])
         self.assertEqual(self.json("reap", "--yes")["expired"], 1)
-        self.assertEqual(len(self.uidl_of(account)), 2)
-
-    def uidl_of(self, account):
-        with self.pop3(account) as pop3:
-            return pop3.uidl()
+        self.assertEqual(len(self.uids(account)), 2)
 
     def test_before_login_the_least_of_all(self):
         """Nodes know some seconds later."""

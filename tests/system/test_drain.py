@@ -319,7 +319,7 @@ class Drain(DrainTest):
 
     def test_a_volume_that_is_closed_meanwhile(self):
         """It gets no more pointers, at once, and no more copies some seconds later."""
-        accounts = self.fill("closed", 60)
+        accounts = self.fill("closed", 40)
         before, all_of_them = self.everything(accounts), self.on(1)
         drains = threading.Thread(target=lambda: self.drain(1, "--rate", "4", "--jobs", "1"))
         drains.start()

@@ -973,13 +973,15 @@ END $$;
 
 -- Rows that are due and not named otherwise: no pointer and no younger row of the mailbox; those of
 -- mailbox 0 are of one file on each volume, and wait for none on another. vols: on these volumes
--- alone. due_ms: due at that time, which may be long ago when a run is long. The lock is what keeps
--- undelete() from giving back one row of a file while another is handed out.
+-- alone, but on none that has become readonly since. due_ms: due at that time, which may be long ago
+-- when a run is long. The lock is what keeps undelete() from giving back one row of a file while
+-- another is handed out.
 CREATE FUNCTION claim(box bigint, now_ms bigint, stale_ms bigint, most bigint,
                       vols bigint[] DEFAULT NULL, due_ms bigint DEFAULT NULL)
 RETURNS SETOF ledger LANGUAGE plpgsql AS $$
 DECLARE
-    due timestamptz := ms_time(coalesce(due_ms, now_ms));
+    due   timestamptz := ms_time(coalesce(due_ms, now_ms));
+    fixed bigint[]    := ARRAY(SELECT v.volume_id FROM volume v WHERE v.state = 1);
 BEGIN
     IF NOT reaping_here() THEN
         RETURN;
@@ -992,6 +994,7 @@ BEGIN
          WHERE d.mailbox_id = box
            AND d.unlink_after <= due
            AND (vols IS NULL OR d.volume_id = ANY (vols))
+           AND d.volume_id <> ALL (fixed)
            AND (d.claimed_at IS NULL OR d.claimed_at < ms_time(now_ms - stale_ms))
            AND NOT EXISTS (SELECT FROM message m
                             WHERE m.mailbox_id = box AND m.blob_id = d.blob_id)
@@ -1044,6 +1047,8 @@ END $$;
 -- Shared files behind this id that nobody names any more become the caller's, as by claim().
 CREATE FUNCTION claim_free(last uuid, now_ms bigint, stale_ms bigint, most bigint, vols bigint[])
 RETURNS SETOF blob_shared LANGUAGE plpgsql AS $$
+DECLARE
+    fixed bigint[] := ARRAY(SELECT v.volume_id FROM volume v WHERE v.state = 1);
 BEGIN
     IF NOT reaping_here() THEN
         RETURN;
@@ -1053,6 +1058,7 @@ BEGIN
      WHERE s.blob_id IN (
         SELECT f.blob_id FROM blob_shared f
          WHERE f.refs = 0 AND f.blob_id > last AND f.volume_id = ANY (vols)
+           AND f.volume_id <> ALL (fixed)
            AND (f.claimed_at IS NULL OR f.claimed_at < ms_time(now_ms - stale_ms))
          ORDER BY f.blob_id LIMIT most FOR UPDATE SKIP LOCKED)
     RETURNING s.*;

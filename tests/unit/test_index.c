@@ -1592,6 +1592,24 @@ static void test_shared_counts_down_once(void **state)
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past"), 2);
 }
 
+/* A reaper that began before the volume became readonly gets nothing of it any more. */
+static void test_claims_end_on_readonly_volumes(void **state)
+{
+    (void)state;
+    make_volumes();
+    postgres_sql(server,
+                 "UPDATE volume SET state = 1 WHERE volume_id = 1;"
+                 "SELECT discard(1, lpad('7', 32, '0')::uuid, 1, 10, 0, false, 0, 0, 'test'),"
+                 "       discard(1, lpad('8', 32, '0')::uuid, 2, 10, 0, false, 0, 0, 'test'),"
+                 "       share(lpad('9', 32, '0')::uuid, 1, 0, 10)");
+    const char *claim = "SELECT count(*) FROM claim(1, " DUE ", 60000, 9, ARRAY[1, 2]::bigint[])";
+    assert_int_equal(postgres_sql(server, "%s", claim), 1);
+    assert_int_equal(claim_free(0), 0);
+    postgres_sql(server, "UPDATE volume SET state = 2 WHERE volume_id = 1");
+    assert_int_equal(postgres_sql(server, "%s", claim), 1);
+    assert_int_equal(claim_free(0), 10);
+}
+
 static void test_reaped_adds_up_by_day(void **state)
 {
     (void)state;
@@ -1986,6 +2004,7 @@ int main(void)
         TEST(test_reclaimed_copies_do_not_come_back),
         TEST(test_claim_spares_what_is_named),
         TEST(test_shared_counts_down_once),
+        TEST(test_claims_end_on_readonly_volumes),
         TEST(test_reaped_adds_up_by_day),
         TEST(test_undelete),
         TEST(test_undelete_one),

@@ -1071,10 +1071,17 @@ class Reaper(AdminTest):
         self.assertEqual(self.reap(), {"expired": 0, "rows": 2, "files": 2, "failed": 0})
         self.nodes_are_ready()
 
+    def open_volume(self):
+        """Until every node has heard of it, it takes no mail."""
+        self.ok("volume", "set", "1", "--state", "active")
+        probe = self.account("open")
+        for node in 0, 1:
+            self.eventually(30, lambda: self.deliver(HELLO, probe, node=node))
+
     def test_nothing_is_unlinked_on_a_read_only_volume(self):
         files = self.deleted("readonly", 2)
         self.pass_time(15 * self.DAY)
-        self.addCleanup(self.ok, "volume", "set", "1", "--state", "active")
+        self.addCleanup(self.open_volume)
         self.ok("volume", "set", "1", "--state", "readonly")
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.assertEqual(self.there(files), files)

@@ -1,6 +1,7 @@
 /*
- * dns: questions for IPv4 addresses, asked of name servers on the loop (c-ares). For block lists,
- * whose answers are codes (RFC 5782); hosts to connect to are looked up by getaddrinfo on threads.
+ * dns: questions asked of name servers on the loop (c-ares): for IPv4 addresses, which the answers
+ * of block lists are (RFC 5782), and for records as text, which the operator's command compares.
+ * Hosts to connect to are looked up by getaddrinfo on threads.
  *
  * Nothing is remembered and nothing is searched for in other domains. Loop thread only.
  */
@@ -10,6 +11,7 @@
 #include <netinet/in.h>
 
 #include "base/config.h"
+#include "net/dns_records.h"
 #include "net/loop.h"
 
 struct dns;
@@ -35,5 +37,14 @@ void dns_close(struct dns **d);
  */
 typedef void dns_fn(void *arg, enum err e, const struct in_addr *v, size_t n, const char *why);
 void dns_ask(struct dns *d, const char *name, dns_fn *done, void *arg);
+
+/*
+ * The records of a type. OK: r, which lasts until it returns, has some. Else r is NULL, and why is
+ * one line: NOTFOUND as above, TEMP: no server has told, or what came makes no sense. name must be
+ * one that can be asked for (INVALID).
+ */
+typedef void dns_records_fn(void *arg, enum err e, const struct dns_records *r, const char *why);
+void dns_look_up(struct dns *d, const char *name, enum dns_type type, dns_records_fn *done,
+                 void *arg);
 
 #endif

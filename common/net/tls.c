@@ -206,6 +206,22 @@ size_t tls_certificates(const struct tls *t)
     return 1 + tls_certs_count(t->certs);
 }
 
+size_t tls_presented(const struct tls *t, const char *name, X509 **v, size_t max)
+{
+    size_t n = 0;
+    SSL *ssl = SSL_new(t->ctx);
+    CHECK(ssl);
+    tls_certs_use(t->certs, name, ssl); /* as on_name does */
+    for (long more = SSL_set_current_cert(ssl, SSL_CERT_SET_FIRST); more == 1 && n < max;
+         more = SSL_set_current_cert(ssl, SSL_CERT_SET_NEXT)) {
+        X509 *x = SSL_get_certificate(ssl);
+        CHECK(x && X509_up_ref(x) == 1);
+        v[n++] = x;
+    }
+    SSL_free(ssl);
+    return n;
+}
+
 struct tls *tls_ref(struct tls *t)
 {
     t->refs++;

@@ -50,6 +50,12 @@ bool tls_is_pem(const char *name);
 /* Certificates loaded, the default one included. */
 size_t tls_certificates(const struct tls *t);
 
+/*
+ * The certificates that a client gets which asks for this name, one for each kind of key: the
+ * caller frees each. How many, at most max; 0: there is none at all.
+ */
+size_t tls_presented(const struct tls *t, const char *name, X509 **v, size_t max);
+
 struct tls *tls_ref(struct tls *t);
 /* Drops one reference; may be called with *t NULL. Only when no SSL made of it is left. */
 void tls_unref(struct tls **t);

@@ -49,8 +49,13 @@
     X(format, "format", "FORMAT", "how the old server makes UIDLs; of export: maildir or mbox")                          \
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
-    X(ca, "ca", "FILE", "authorities of the old server's certificate, not the system's (PEM)")    \
+    X(ca, "ca", "FILE", "authorities of the other server's certificate, not the system's (PEM)")    \
     X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
+    X(check, "check", "", "compare with what the DNS answers")                                    \
+    X(mta_sts, "mta-sts", "", "print the policy that web servers have for mta-sts.DOMAIN")        \
+    X(also, "also", "FILE", "also the keys of these certificates (PEM), separated by commas")     \
+    X(no_policy, "no-policy", "", "look at no policy (MTA-STS)")                                  \
+    X(policy_from, "policy-from", "HOST:PORT", "ask this web server for policies, wherever names lead") \
     X(all, "all", "", "every file that waits to be unlinked, too")
 
 enum arg {

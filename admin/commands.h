@@ -15,6 +15,8 @@ typedef int command_fn(struct admin *a, const struct args *args);
 command_fn command_init, command_migrate, command_check, command_settings, command_epoch;
 /* domain.c */
 command_fn command_domain_add, command_domain_set, command_domain_remove, command_domain_list;
+/* dns.c */
+command_fn command_dns;
 /* account.c */
 command_fn command_account_add, command_account_passwd, command_account_quota,
     command_account_suspend, command_account_resume, command_account_show, command_account_list,

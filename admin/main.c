@@ -22,6 +22,9 @@
 #define MOVE_ARGS                                                                                  \
     (ARG_BIT(list) | ARG_BIT(jobs) | ARG_BIT(format) | ARG_BIT(password_file) | ARG_BIT(master) |  \
      ARG_BIT(ca))
+#define DNS_ARGS                                                                                   \
+    (ARG_BIT(check) | ARG_BIT(mta_sts) | ARG_BIT(also) | ARG_BIT(no_policy) |                      \
+     ARG_BIT(policy_from) | ARG_BIT(ca) | ARG_BIT(jobs) | ARG_BIT(limit))
 #define VOLUME_ARGS (ARG_BIT(weight) | ARG_BIT(free_floor) | ARG_BIT(state))
 #define FSCK_ARGS                                                                                  \
     (ARG_BIT(volume) | ARG_BIT(since) | ARG_BIT(older) | ARG_BIT(deep) | ARG_BIT(all) |            \
@@ -48,6 +51,8 @@ static const struct command {
     { "check", "", 0, 0, 0, false, command_check, "try the configuration and every connection" },
     { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
     { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },
+    { "dns", "[DOMAIN...]", 0, 1000, DNS_ARGS, false, command_dns,
+      "print what the DNS is to say of the fleet, or compare it with what it says" },
     FOR("Domains that mail is taken for"),
     { "domain add", "NAME", 1, 1, KEEP_ARGS | TOTAL_ARGS | ARG_BIT(catch_all), false,
       command_domain_add, "take mail for a domain" },

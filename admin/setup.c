@@ -14,6 +14,7 @@
 #include "backup.h"
 #include "base/check.h"
 #include "commands.h"
+#include "dns_facts.h"
 #include "migrations.h"
 #include "net/tls.h"
 #include "reaping.h"
@@ -288,6 +289,23 @@ static void check_mechanisms(struct admin *a, struct checks *c)
     report(c, true, "auth.mechanisms", *says ? says : "none: USER and PASS alone");
 }
 
+/* Nothing is said where no command would use it. */
+static void check_public(struct admin *a, struct checks *c)
+{
+    const struct config *g = a->config;
+    struct dns_facts f;
+    char why[256];
+    if (g->public_mx.n + g->public_pop3s.n + g->public_pop3.n + g->public_addresses.n == 0) {
+        return;
+    }
+    enum err e = dns_facts_read(g, &f, why, sizeof why);
+    if (e == ERR_OK) {
+        snprintf(why, sizeof why, "%zu hosts; mailfleet dns --check asks the DNS", f.n_hosts);
+        dns_facts_fini(&f);
+    }
+    report(c, e == ERR_OK, "public", why);
+}
+
 static bool check_database(struct admin *a, struct checks *c)
 {
     char says[128];
@@ -395,6 +413,7 @@ int command_check(struct admin *a, const struct args *args)
     check_tls(a, &c);
     check_sni(a, &c);
     check_mechanisms(a, &c);
+    check_public(a, &c);
     check_caches(a, &c);
     if (check_database(a, &c) && check_schema(a, &c)) {
         check_volumes(a, &c);

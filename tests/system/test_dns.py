@@ -225,6 +225,16 @@ class Dns(harness.FleetTest):
             self.assertEqual((done.returncode, done.stdout), (67, ""), name)
             self.assertIn(f"{name}: no domain of ours", done.stderr)
 
+    def test_more_than_a_page(self):
+        """Thousands of domains are read in pages; each is there once."""
+        self.fleet.sql("INSERT INTO domain (name) SELECT 'p' || n || '.page' "
+                       "FROM generate_series(1, 10500) n")
+        self.addCleanup(self.fleet.sql, "DELETE FROM domain WHERE name LIKE '%.page'")
+        rows = json.loads(self.dns("--json").stdout)
+        names = [row["name"] for row in rows if row["type"] == "MX" and row["data"][:2] == "10"]
+        self.assertEqual(sorted(names),
+                         sorted([*DOMAINS, *(f"p{n}.page" for n in range(1, 10501))]))
+
     def test_international(self):
         self.fleet.admin("domain", "add", "bücher.test")
         self.addCleanup(self.fleet.admin, "domain", "remove", "bücher.test", "--yes")

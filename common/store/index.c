@@ -37,6 +37,7 @@ struct call {
         index_done_fn *done;
         index_changed_fn *changed;
         index_fleet_fn *fleet;
+        index_announce_fn *announce;
         index_volumes_fn *volumes;
     } done;
     uint64_t mailbox_id;
@@ -860,6 +861,47 @@ struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg)
                "       IS DISTINCT FROM (SELECT max(read_days) FROM mailbox),"
                "       coalesce((SELECT max(keyless) FROM account), 0)");
     return call_submit(ix, c, PG_READ, b, on_fleet);
+}
+
+static void on_announce(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    bool drain = false;
+    enum err e = call_err_certain(c, r);
+    if (e == ERR_OK && (!pg_shape(r->r[0], "i") || PQntuples(r->r[0]) != 1)) {
+        e = malformed(c);
+    } else if (e == ERR_OK) {
+        drain = pg_get_i64(r->r[0], 0, 0) != 0;
+    }
+    if (!c->op.cancelled) {
+        c->done.announce(c->op.arg, e, drain);
+    }
+    call_free(c);
+}
+
+/* Not among the reads, whose connections are shared: a row that somebody has locked would hold up
+ * logins. */
+struct op *index_announce(struct index *ix, const struct announcement *n, index_announce_fn *done,
+                          void *arg)
+{
+    struct call *c = call_new("announce", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.announce = done;
+    pg_stmt(b, "SELECT announce($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)");
+    pg_text(b, span_str(n->name));
+    pg_text(b, span_str(n->role));
+    pg_text(b, span_str(n->version));
+    pg_i64(b, n->schema);
+    pg_i64(b, (int64_t)n->up_ms);
+    pg_i64(b, (int64_t)n->every_ms);
+    pg_i64(b, (int64_t)n->sessions);
+    pg_i64(b, (int64_t)n->capacity);
+    pg_i64(b, n->load);
+    pg_bool(b, !*n->why);
+    pg_text(b, span_str(n->why));
+    pg_bool(b, n->stopped);
+    pg_bool(b, n->draining);
+    return call_submit(ix, c, PG_WRITE, b, on_announce);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 #define MAILFLEET_STORE_INDEX_H
 
 #include "base/maildrop.h"
+#include "store/announcement.h"
 #include "store/directory.h"
 #include "store/pg.h"
 #include "store/quota_rules.h"
@@ -135,6 +136,11 @@ struct op *index_has(struct index *ix, uint64_t mailbox_id, const struct pointer
  * million. */
 typedef void index_fleet_fn(void *arg, enum err e, const struct fleet *f);
 struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg);
+
+/* Tells the fleet of this daemon; drain: whether an operator wants it to. */
+typedef void index_announce_fn(void *arg, enum err e, bool drain);
+struct op *index_announce(struct index *ix, const struct announcement *n, index_announce_fn *done,
+                          void *arg);
 
 /* All volumes. What on_epoch is told is asked for with it, so ask now and then. */
 typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);

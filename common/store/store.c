@@ -141,6 +141,17 @@ struct fleet store_fleet(const struct store *s)
     return s->fleet;
 }
 
+struct op *store_announce(struct store *s, const struct announcement *n, store_announce_fn *done,
+                          void *arg)
+{
+    return index_announce(s->index, n, done, arg);
+}
+
+bool store_connected(const struct store *s)
+{
+    return index_ready(s->index);
+}
+
 enum err store_open(struct loop *l, const struct config *c, struct store **out, char *why,
                     size_t why_size)
 {

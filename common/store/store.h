@@ -17,6 +17,7 @@
 #include "base/maildrop.h"
 #include "net/loop.h"
 #include "net/op.h"
+#include "store/announcement.h"
 #include "store/directory.h"
 #include "store/scram.h"
 #include "store/spool.h"
@@ -41,6 +42,14 @@ void store_reload(struct store *s, const struct config *c);
 
 /* As the database told it some seconds ago. */
 struct fleet store_fleet(const struct store *s);
+
+/* Tells the fleet of this daemon; drain: whether an operator wants it to, as the database has it.
+ * False when the answer is not OK. */
+typedef void store_announce_fn(void *arg, enum err e, bool drain);
+struct op *store_announce(struct store *s, const struct announcement *n, store_announce_fn *done,
+                          void *arg);
+/* The database can be asked now. */
+bool store_connected(const struct store *s);
 
 /* --- login (common/store/login.c) ----------------------------------------------------------- */
 

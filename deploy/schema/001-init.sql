@@ -253,14 +253,29 @@ CREATE TABLE rebuild (
     day text    NOT NULL DEFAULT ''
 );
 
+-- A row a daemon of each host, which it renews itself by announce(); times are the database's. A
+-- drain is an operator's wish, and outlives the daemon. State and load are hints: no promise rests on
+-- them.
 CREATE TABLE node (
-    name     text        PRIMARY KEY,
-    roles    text        NOT NULL,
+    name     text COLLATE "C" CHECK (octet_length(name) BETWEEN 1 AND 63),
+    role     text COLLATE "C" CHECK (role IN ('deliver', 'frontend')),
     version  text        NOT NULL,
-    since    timestamptz NOT NULL,
-    seen     timestamptz NOT NULL,
-    sessions integer     NOT NULL
-);
+    schema   smallint    NOT NULL, -- the newest migration that its program knows
+    since    timestamptz NOT NULL, -- it runs
+    seen     timestamptz NOT NULL, -- it announced itself
+    every_ms integer     NOT NULL, -- how often it does
+    sessions integer     NOT NULL,
+    capacity integer     NOT NULL, -- sessions
+    load     smallint    NOT NULL, -- per cent
+    ready    boolean     NOT NULL, -- but for a drain
+    why      text        NOT NULL, -- not; empty when it is
+    stopped  boolean     NOT NULL, -- in good order: no more is to be heard of it
+    drains   boolean     NOT NULL, -- it has heard that it is to drain
+    drain    boolean     NOT NULL DEFAULT false,
+    drain_at timestamptz,
+    drain_by text,
+    PRIMARY KEY (name, role)
+) WITH (fillfactor = 50); -- so that renewing a row stays on its page
 
 -- The timeline of the write-ahead log. Fails on a standby.
 CREATE FUNCTION wal_timeline() RETURNS bigint LANGUAGE plpgsql AS $$
@@ -274,6 +289,58 @@ INSERT INTO fleet (reap_timeline) VALUES (wal_timeline());
 CREATE FUNCTION fleet_epoch() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT (epoch << 32) | wal_timeline() FROM fleet);
+END $$;
+
+-- A daemon tells of itself, and is told whether it is to drain.
+CREATE FUNCTION announce(host text, part text, version_is text, schema_is bigint, up_ms bigint,
+                         next_ms bigint, open bigint, most bigint, percent bigint,
+                         is_ready boolean, reason text, is_stopped boolean, is_draining boolean)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    wanted boolean;
+BEGIN
+    INSERT INTO node AS n (name, role, version, schema, since, seen, every_ms, sessions, capacity,
+                           load, ready, why, stopped, drains)
+    VALUES (host, part, version_is, schema_is, now() - up_ms * interval '1 ms', now(), next_ms, open,
+            most, percent, is_ready, reason, is_stopped, is_draining)
+    ON CONFLICT (name, role) DO UPDATE
+       SET version = excluded.version, schema = excluded.schema, since = excluded.since,
+           seen = excluded.seen, every_ms = excluded.every_ms, sessions = excluded.sessions,
+           capacity = excluded.capacity, load = excluded.load, ready = excluded.ready,
+           why = excluded.why, stopped = excluded.stopped, drains = excluded.drains
+    RETURNING drain INTO wanted;
+    RETURN wanted;
+END $$;
+
+-- Whether a node was heard of within three of its intervals, or has said that it stops.
+CREATE FUNCTION heard(n node) RETURNS boolean STABLE LANGUAGE sql
+AS $$ SELECT n.stopped OR n.seen > now() - 3 * n.every_ms * interval '1 ms' $$;
+
+-- Whether a node serves: what the drain of another counts on.
+CREATE FUNCTION serves(n node) RETURNS boolean STABLE LANGUAGE sql
+AS $$ SELECT n.ready AND NOT n.stopped AND NOT n.drain AND heard(n) $$;
+
+-- Drains the daemons of a host; part '' is all of them. `final`: no other is left that serves in this
+-- role, and then nothing is changed, unless forced. The rows of all nodes are locked, so that of two
+-- operators at once one sees what the other did.
+CREATE FUNCTION drain_node(host text, part text, who text, forced boolean)
+RETURNS TABLE (role_is text, final boolean) LANGUAGE plpgsql AS $$
+DECLARE
+    n    node;
+    held boolean := false;
+BEGIN
+    PERFORM 1 FROM node ORDER BY name, role FOR UPDATE;
+    FOR n IN SELECT * FROM node WHERE name = host AND part IN ('', role) ORDER BY role LOOP
+        role_is := n.role;
+        final := serves(n) AND NOT EXISTS (SELECT FROM node AS o WHERE o.role = n.role
+                                              AND o.name <> n.name AND serves(o));
+        held := held OR final;
+        RETURN NEXT;
+    END LOOP;
+    IF forced OR NOT held THEN
+        UPDATE node SET drain = true, drain_at = now(), drain_by = who
+         WHERE name = host AND part IN ('', role) AND NOT drain;
+    END IF;
 END $$;
 
 CREATE FUNCTION ms_time(ms bigint) RETURNS timestamptz IMMUTABLE LANGUAGE sql

@@ -33,6 +33,7 @@ struct answer {
     struct entry *entries[8];
     struct volume volumes[4];
     struct fleet fleet;
+    bool drain;
 };
 
 static void turn(void)
@@ -113,6 +114,13 @@ static void on_fleet(void *arg, enum err e, const struct fleet *r)
     if (r) {
         a->fleet = *r;
     }
+}
+
+static void on_announced(void *arg, enum err e, bool drain)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    a->drain = drain;
 }
 
 static void on_epoch(void *arg, uint64_t e)
@@ -1376,6 +1384,199 @@ static void test_retention(void **state)
     assert_retention(-1, false);
 }
 
+/* --- nodes ----------------------------------------------------------------------------------- */
+
+static struct announcement node(const char *name, const char *why)
+{
+    return (struct announcement){ .name = name,
+                                  .role = "deliver",
+                                  .version = "1.2",
+                                  .schema = 3,
+                                  .up_ms = 60000,
+                                  .every_ms = 5000,
+                                  .sessions = 7,
+                                  .capacity = 100,
+                                  .load = 42,
+                                  .why = why };
+}
+
+/* Whether it is to drain. */
+static bool announce(const struct announcement *n)
+{
+    struct answer a = { 0 };
+    index_announce(ix, n, on_announced, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return a.drain;
+}
+
+static long long nodes(const char *where)
+{
+    return postgres_sql(server, "SELECT count(*) FROM node AS n WHERE %s", where);
+}
+
+static void forget_nodes(void)
+{
+    postgres_sql(server, "DELETE FROM node");
+}
+
+/* A row a daemon, by the database's clock; what it says takes the place of what it said, but for
+ * what the operator has said. */
+static void test_announce(void **state)
+{
+    (void)state;
+    forget_nodes();
+    struct announcement n = node("n1", "");
+    assert_false(announce(&n));
+    assert_int_equal(nodes("name = 'n1' AND role = 'deliver' AND version = '1.2' AND schema = 3"
+                           " AND sessions = 7 AND capacity = 100 AND load = 42 AND ready"
+                           " AND why = '' AND NOT stopped AND NOT drain AND NOT drains"
+                           " AND every_ms = 5000 AND drain_at IS NULL"
+                           " AND now() - seen BETWEEN '0' AND '30 s'"
+                           " AND seen - since = '1 min'"),
+                     1);
+    n.role = "frontend";
+    assert_false(announce(&n));
+    assert_int_equal(nodes("true"), 2);
+
+    postgres_sql(server, "UPDATE node SET drain = true, drain_by = 'me' WHERE role = 'frontend'");
+    n.why = "database: gone";
+    n.stopped = n.draining = true;
+    n.sessions = 0;
+    n.up_ms = 0;
+    assert_true(announce(&n));
+    assert_int_equal(nodes("role = 'frontend' AND NOT ready AND why = 'database: gone' AND stopped"
+                           " AND drains AND sessions = 0 AND seen = since AND drain_by = 'me'"),
+                     1);
+    n.role = "deliver";
+    assert_false(announce(&n));
+    assert_int_equal(nodes("true"), 2);
+    forget_nodes();
+}
+
+/* Three of its own intervals. */
+static void test_heard(void **state)
+{
+    (void)state;
+    forget_nodes();
+    struct announcement n = node("n1", "");
+    announce(&n);
+    assert_int_equal(nodes("heard(n) AND serves(n)"), 1);
+    postgres_sql(server, "UPDATE node SET seen = now() - interval '14 s'");
+    assert_int_equal(nodes("heard(n) AND serves(n)"), 1);
+    postgres_sql(server, "UPDATE node SET seen = now() - interval '16 s'");
+    assert_int_equal(nodes("heard(n) OR serves(n)"), 0);
+    postgres_sql(server, "UPDATE node SET every_ms = 6000");
+    assert_int_equal(nodes("heard(n)"), 1);
+    n.why = "stopped";
+    n.stopped = true;
+    announce(&n);
+    postgres_sql(server, "UPDATE node SET seen = now() - interval '1 day'");
+    assert_int_equal(nodes("heard(n)"), 1); /* it has said so */
+    assert_int_equal(nodes("serves(n)"), 0);
+    forget_nodes();
+}
+
+/* Of n1's roles, in how many nobody else serves; -1: there is no such node. */
+static long long drain(const char *role, bool forced)
+{
+    return postgres_sql(
+        server, "SELECT coalesce(sum(final::int), -1) FROM drain_node('n1', '%s', 'me', %s)", role,
+        forced ? "true" : "false");
+}
+
+static void test_drain(void **state)
+{
+    (void)state;
+    forget_nodes();
+    assert_int_equal(drain("", true), -1);
+    struct announcement n1 = node("n1", ""), n2 = node("n2", "");
+    announce(&n1);
+    announce(&n2);
+    n1.role = "frontend";
+    announce(&n1);
+    assert_int_equal(drain("", false), 1); /* as a front-end it is alone: neither is drained */
+    assert_int_equal(nodes("drain"), 0);
+    assert_int_equal(drain("deliver", false), 0);
+    assert_int_equal(nodes("drain AND name = 'n1' AND role = 'deliver' AND drain_by = 'me'"
+                           " AND drain_at <= now()"),
+                     1);
+    assert_int_equal(drain("deliver", false), 0); /* it does not serve any more */
+    assert_int_equal(drain("", true), 1);
+    assert_int_equal(nodes("drain AND name = 'n1'"), 2);
+    assert_int_equal(nodes("drain"), 2);
+
+    /* Who does not serve can't take over. */
+    postgres_sql(server, "UPDATE node SET drain = false");
+    n2.why = "database: gone";
+    announce(&n2);
+    assert_int_equal(drain("deliver", false), 1);
+    n2.why = "";
+    announce(&n2);
+    postgres_sql(server, "UPDATE node SET drain = true WHERE name = 'n2'");
+    assert_int_equal(drain("deliver", false), 1);
+    postgres_sql(server, "UPDATE node SET drain = false, seen = now() - interval '1 h'"
+                         " WHERE name = 'n2'");
+    assert_int_equal(drain("deliver", false), 1);
+    assert_int_equal(nodes("drain"), 0);
+    forget_nodes();
+}
+
+/* Two operators, each of whom would leave it to the other's node: one of them is told. */
+static void test_drain_at_once(void **state)
+{
+    (void)state;
+    forget_nodes();
+    struct announcement n1 = node("n1", ""), n2 = node("n2", "");
+    announce(&n1);
+    announce(&n2);
+    PGconn *first = PQconnectdb(postgres_url(server)), *second = PQconnectdb(postgres_url(server));
+    PQclear(PQexec(first, "BEGIN"));
+    PGresult *r = PQexec(first, "SELECT final FROM drain_node('n1', '', 'me', false)");
+    assert_string_equal(PQgetvalue(r, 0, 0), "f");
+    PQclear(r);
+    assert_true(PQsendQuery(second, "SELECT final FROM drain_node('n2', '', 'you', false)"));
+    while (postgres_sql(server,
+                        "SELECT count(*) FROM pg_stat_activity WHERE pid = %d"
+                        " AND wait_event_type = 'Lock'",
+                        PQbackendPID(second)) == 0) {
+        assert_true(PQconsumeInput(second));
+        assert_true(PQisBusy(second)); /* it waits for the first */
+    }
+    PQclear(PQexec(first, "COMMIT"));
+    r = PQgetResult(second);
+    assert_string_equal(PQgetvalue(r, 0, 0), "t");
+    PQclear(r);
+    assert_int_equal(nodes("drain"), 1);
+    PQfinish(first);
+    PQfinish(second);
+    forget_nodes();
+}
+
+/* A row that somebody has locked for long costs the announcement, and nothing of the mail path. */
+static void test_announce_holds_up_nobody(void **state)
+{
+    (void)state;
+    forget_nodes();
+    struct announcement n = node("n1", "");
+    announce(&n);
+    PGconn *other = PQconnectdb(postgres_url(server));
+    PQclear(PQexec(other, "BEGIN"));
+    PQclear(PQexec(other, "SELECT FROM node FOR UPDATE"));
+    struct answer late = { 0 }, list = { 0 };
+    index_announce(ix, &n, on_announced, &late);
+    while (postgres_sql(server, "SELECT count(*) FROM pg_stat_activity"
+                                " WHERE wait_event_type = 'Lock'") == 0) {
+        uv_run(loop_uv(loop), UV_RUN_NOWAIT);
+    }
+    index_fleet(ix, on_fleet, &list);
+    assert_int_equal(wait_for(&list), ERR_OK);
+    assert_false(late.done);
+    assert_int_equal(wait_for(&late), ERR_TEMP);
+    assert_true(index_ready(ix));
+    PQfinish(other);
+    forget_nodes();
+}
+
 static bool keyless(void)
 {
     struct answer a = { 0 };
@@ -1998,6 +2199,11 @@ int main(void)
         TEST(test_retention),
         TEST(test_retention_is_cheap),
         TEST(test_keyless),
+        TEST(test_announce),
+        TEST(test_heard),
+        TEST(test_drain),
+        TEST(test_drain_at_once),
+        TEST(test_announce_holds_up_nobody),
         TEST(test_epoch),
         TEST(test_cancel),
         TEST(test_claims),

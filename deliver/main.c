@@ -32,9 +32,12 @@ int main(int argc, char **argv)
 {
     static const struct daemon_service service = {
         .name = "mailfleet-deliver",
+        .role = "deliver",
         .ports = ports,
         .n = sizeof ports / sizeof *ports,
         .health = offsetof(struct config, deliver_health),
+        .agent = offsetof(struct config, deliver_agent),
+        .drain_refuses = true,
         .alpn = alpn,
         .check = gate_check,
         .open = gate_open,

@@ -891,7 +891,10 @@ static bool may_xclient(const struct config *cf, const struct sockaddr *peer)
 
 static void refuse(const struct smtp_options *o, enum refusal why, struct conn **c)
 {
-    if (why == REFUSAL_FULL) {
+    if (why == REFUSAL_DRAIN) {
+        smtp_refuse(o, SPAN("4.3.2"), SPAN("out of service for a while, try another server"),
+                    conn_out(*c));
+    } else if (why == REFUSAL_FULL) {
         smtp_refuse(o, SPAN("4.3.2"), SPAN("too many sessions, try again later"), conn_out(*c));
     } else {
         smtp_refuse(o, SPAN("4.7.0"), SPAN("too many from your address, try again later"),

@@ -32,9 +32,11 @@ int main(int argc, char **argv)
 {
     static const struct daemon_service service = {
         .name = "mailfleet-frontend",
+        .role = "frontend",
         .ports = ports,
         .n = sizeof ports / sizeof *ports,
         .health = offsetof(struct config, frontend_health),
+        .agent = offsetof(struct config, frontend_agent),
         .alpn = alpn,
         .client_certificates = true,
         .check = auth_check,

@@ -37,6 +37,11 @@ void stats_sub(enum stat_id s, uint64_t n)
     atomic_fetch_sub_explicit(&mine->v[s], n, memory_order_relaxed);
 }
 
+void stats_set(enum stat_id s, uint64_t n)
+{
+    atomic_store_explicit(&mine->v[s], n, memory_order_relaxed);
+}
+
 uint64_t stats_get(const struct stats *slot, enum stat_id s)
 {
     return atomic_load_explicit(&slot->v[s], memory_order_relaxed);
@@ -45,6 +50,11 @@ uint64_t stats_get(const struct stats *slot, enum stat_id s)
 void stats_started(void)
 {
     atomic_store(&mine->started, true);
+}
+
+void stats_ending(void)
+{
+    atomic_store(&mine->started, false);
 }
 
 void stats_stopped(struct stats *slot)

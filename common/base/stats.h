@@ -3,7 +3,7 @@
  *
  * The only memory that processes share: the master maps it, each worker writes its own slot with
  * relaxed atomics, the master's health listener reads all slots. Nothing waits on it, and nothing
- * in it decides anything.
+ * in it decides anything but whether the node is drained.
  */
 #ifndef MAILFLEET_BASE_STATS_H
 #define MAILFLEET_BASE_STATS_H
@@ -45,8 +45,25 @@ struct stats {
     _Atomic bool started; /* between stats_started and stats_stopped: the worker serves */
 };
 
+/* Whether an operator wants the node to take nothing new. */
+enum drain { DRAIN_UNKNOWN, DRAIN_NO, DRAIN_YES };
+
+/* All of what is shared. */
+struct stats_block {
+    uint64_t started_ms; /* the daemon, by the monotonic clock */
+    _Atomic int drain;   /* enum drain, as the database told it last, whichever worker asked */
+    struct stats slots[];
+};
+
+static inline size_t stats_block_size(unsigned workers)
+{
+    return sizeof(struct stats_block) + workers * sizeof(struct stats);
+}
+
 /* The worker of this process's slot serves from now on. */
 void stats_started(void);
+/* It serves nobody any more, and is about to end. */
+void stats_ending(void);
 /* For the master, whose worker has ended: its counters stay, its gauges and its health go. */
 void stats_stopped(struct stats *slot);
 
@@ -55,6 +72,8 @@ void stats_use(struct stats *slot);
 void stats_add(enum stat_id s, uint64_t n);
 /* A gauge that falls. */
 void stats_sub(enum stat_id s, uint64_t n);
+/* A gauge that is measured. */
+void stats_set(enum stat_id s, uint64_t n);
 uint64_t stats_get(const struct stats *slot, enum stat_id s);
 
 /*

@@ -56,10 +56,12 @@ struct master {
     struct child *children;
     unsigned workers;
     unsigned running;
-    struct stats *slots;
+    struct stats_block *block;
     int stats_fd;
     struct health_view view;
+    struct netset *health_networks;
     struct health *health;
+    struct agent *agent;
     struct reload *reload;
     uv_signal_t term, intr, hup;
     uv_timer_t kill_timer;
@@ -72,9 +74,10 @@ static const struct config_list *port_list(const struct config *c, const struct 
     return (const struct config_list *)(const void *)((const char *)c + p->setting);
 }
 
-static const char *health_address(const struct daemon_service *s, const struct config *c)
+/* Of the health listener, or of the agent. */
+static const char *text_setting(const struct config *c, size_t offset)
 {
-    return *(const char *const *)(const void *)((const char *)c + s->health);
+    return *(const char *const *)(const void *)((const char *)c + offset);
 }
 
 static bool are_networks(const struct config_list *l, const char *setting, char *why,
@@ -116,6 +119,7 @@ static bool usable(const struct daemon_service *s, struct config *c, char *why, 
     if (!are_networks(&c->proxy_networks, "proxy.networks", why, why_size) ||
         !are_networks(&c->smtp_xclient, "smtp.xclient", why, why_size) ||
         !are_networks(&c->limits_exempt, "limits.exempt", why, why_size) ||
+        !are_networks(&c->node_health_networks, "node.health_networks", why, why_size) ||
         quota_rules_read(c, &quota, why, why_size) != ERR_OK) {
         return false;
     }
@@ -276,14 +280,14 @@ static void raise_descriptors(const struct config *c)
 
 static bool make_stats(struct master *m)
 {
-    size_t size = m->workers * sizeof *m->slots;
+    size_t size = stats_block_size(m->workers);
     m->stats_fd = memfd_create("mailfleet-stats", MFD_CLOEXEC);
     if (m->stats_fd < 0 || ftruncate(m->stats_fd, (off_t)size) != 0) {
         LOG(LOG_ERROR, "stats.memory", F_STR("why", strerror(errno)));
         return false;
     }
-    m->slots = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->stats_fd, 0);
-    if (m->slots == MAP_FAILED) {
+    m->block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, m->stats_fd, 0);
+    if (m->block == MAP_FAILED) {
         LOG(LOG_ERROR, "stats.memory", F_STR("why", strerror(errno)));
         return false;
     }
@@ -319,7 +323,7 @@ static void on_child_exit(uv_process_t *p, int64_t status, int signum)
     struct master *m = k->master;
     k->running = false;
     m->running--;
-    stats_stopped(&m->slots[k->index]);
+    stats_stopped(&m->block->slots[k->index]);
     if (!m->view.draining) {
         LOG(LOG_ERROR, "worker.died", F_U64("worker", k->index), F_I64("status", status),
             F_I64("signal", signum));
@@ -435,16 +439,18 @@ static bool needs_restart(const struct config_doc *d)
 {
     static const char *const sections[] = { "database", "cache",     "spool",
                                             "oauth",    "blocklist", "dns" };
-    static const char *const settings[] = {
-        "node.name",           "node.user",           "node.workers",        "node.fleet_key_file",
-        "node.sandbox",        "auth.threads",        "auth.queue",          "auth.scheme",
-        "limits.ipv4_network", "limits.ipv6_address", "limits.ipv6_network", "filter.milters"
-    };
+    static const char *const settings[] = { "node.name",           "node.user",
+                                            "node.workers",        "node.fleet_key_file",
+                                            "node.sandbox",        "node.health_networks",
+                                            "auth.threads",        "auth.queue",
+                                            "auth.scheme",         "limits.ipv4_network",
+                                            "limits.ipv6_address", "limits.ipv6_network",
+                                            "filter.milters" };
     char name[128];
     snprintf(name, sizeof name, "%s.%s", d->section, d->key);
     return names(sections, ARRAY_LEN(sections), d->section) ||
            names(settings, ARRAY_LEN(settings), name) || strstr(d->key, "listen") ||
-           strcmp(d->key, "health") == 0;
+           strcmp(d->key, "health") == 0 || strcmp(d->key, "agent") == 0;
 }
 
 /* Against what the daemon was started with: a change stays undone until the next start. */
@@ -485,6 +491,7 @@ static void on_reload(void *arg, const struct reload_result *r)
     log_undone(m->config, c);
     log_set_level((enum log_level)c->node_log_level);
     m->drain_time = c->node_drain_time;
+    m->view.capacity = m->workers * c->node_max_sessions;
     config_free(&c);
     signal_children(m, SIGHUP);
 }
@@ -509,10 +516,28 @@ static void open_signals(struct master *m)
 
 /* --- the life of the master ------------------------------------------------------------------ */
 
+/* Those who may ask how the daemon is: monitoring, and balancers. */
+static bool open_listeners(struct master *m)
+{
+    const char *health = text_setting(m->config, m->service->health);
+    const char *agent = text_setting(m->config, m->service->agent), *bad;
+    char why[256];
+    CHECK(netset_parse(&m->config->node_health_networks, &m->health_networks, &bad) == ERR_OK);
+    if (*health && health_open(m->loop, health, m->health_networks, &m->view, &m->health, why,
+                               sizeof why) != ERR_OK) {
+        LOG(LOG_ERROR, "health.failed", F_STR("address", health), F_STR("why", why));
+        return false;
+    }
+    if (*agent && agent_open(m->loop, agent, m->health_networks, &m->view, &m->agent, why,
+                             sizeof why) != ERR_OK) {
+        LOG(LOG_ERROR, "agent.failed", F_STR("address", agent), F_STR("why", why));
+        return false;
+    }
+    return true;
+}
+
 static bool master_open(struct master *m)
 {
-    char why[256];
-    const char *address = health_address(m->service, m->config);
     m->workers = (unsigned)m->config->node_workers;
     m->children = NEW_ARRAY(struct child, m->workers);
     if (!bind_all(m) || !drop_root(m->config) || !make_stats(m)) {
@@ -522,16 +547,13 @@ static bool master_open(struct master *m)
     m->loop = loop_open();
     m->reload = reload_open(m->loop, m->service, m->config_path, NULL, NULL, on_reload, m);
     open_signals(m);
+    m->block->started_ms = loop_now(m->loop);
     m->view = (struct health_view){ .service = m->service->name,
                                     .node = m->config->node_name,
-                                    .slots = m->slots,
-                                    .workers = m->workers };
-    if (*address &&
-        health_open(m->loop, address, &m->view, &m->health, why, sizeof why) != ERR_OK) {
-        LOG(LOG_ERROR, "health.failed", F_STR("address", address), F_STR("why", why));
-        return false;
-    }
-    return true;
+                                    .block = m->block,
+                                    .workers = m->workers,
+                                    .capacity = m->workers * m->config->node_max_sessions };
+    return open_listeners(m);
 }
 
 static int master_main(const struct daemon_service *s, struct config *c, const char *config_path)

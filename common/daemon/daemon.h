@@ -51,8 +51,9 @@ void worker_session_end(struct worker_session *s);
 /* Why a client is turned away as soon as it comes. */
 enum refusal {
     REFUSAL_NONE,
-    REFUSAL_FULL, /* node.max_sessions: whoever it is */
-    REFUSAL_LIMIT /* what its address or network may do */
+    REFUSAL_FULL,  /* node.max_sessions: whoever it is */
+    REFUSAL_DRAIN, /* the node is drained: another is to be tried */
+    REFUSAL_LIMIT  /* what its address or network may do */
 };
 
 /* A group of listening ports: the setting that names them, and what kind they are. */
@@ -66,9 +67,11 @@ struct daemon_port {
 
 struct daemon_service {
     const char *name; /* mailfleet-frontend */
+    const char *role; /* frontend: in the table of nodes */
     const struct daemon_port *ports;
     size_t n;
-    size_t health;            /* offsetof of the config_text with the health address */
+    size_t health, agent;     /* offsetof of the config_text with the address of each listener */
+    bool drain_refuses;       /* what comes although the node is drained goes elsewhere by itself */
     const char *const *alpn;  /* what TLS clients may offer (RFC 7301), NULL at the end */
     bool client_certificates; /* those of tls.client_ca are asked for */
     /* Whether the service can run with its own settings; on any thread. Files of which it needs

@@ -1,13 +1,15 @@
 /*
- * health: the loopback listener for /healthz, /readyz and /metrics (libmicrohttpd, on the master's
+ * health: the listener for /healthz, /readyz and /metrics (libmicrohttpd, on the master's
  * loop through its epoll descriptor). Everything it tells comes out of the workers' counters; it
- * asks nobody and changes nothing.
+ * asks nobody and changes nothing. Who is
+ * not of node.health_networks is let go before anything is read.
  */
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "daemon/parts.h"
 
 #define BODY_MAX       (1u << 20)
@@ -16,6 +18,9 @@
 
 struct health {
     const struct health_view *view;
+    const struct netset *networks;
+    struct log_pace forbidden;
+    struct loop *loop;
     struct MHD_Daemon *mhd;
     uv_poll_t poll;
     uv_timer_t timer; /* libmicrohttpd's time-outs need a turn now and then */
@@ -24,30 +29,96 @@ struct health {
 
 /* --- the bodies ------------------------------------------------------------------------------ */
 
-/* Each worker's items: `ok` or why not. Ready when every worker serves and nothing required fails.
- */
-bool health_ready(const struct health_view *v, struct buf *out)
+/* One thing that fails; empty: every thing is well. */
+static void note(char why[HEALTH_WHY], unsigned worker, const char *name, const char *what)
 {
-    bool ready = !v->draining;
-    if (v->draining) {
-        buf_add(out, SPAN("draining\n"));
+    if (!*why) {
+        snprintf(why, HEALTH_WHY, "worker %u: %s: %s", worker, name, what);
     }
+}
+
+/* Each worker's items: `ok` or why not. out may be NULL. */
+static void look(const struct health_view *v, struct buf *out, char why[HEALTH_WHY])
+{
+    struct buf ignored;
+    buf_init(&ignored, 0);
+    out = out ? out : &ignored;
+    *why = '\0';
     for (unsigned i = 0; i < v->workers; i++) {
         struct health_item items[HEALTH_MAX];
-        if (!atomic_load(&v->slots[i].started)) {
+        const struct stats *slot = &v->block->slots[i];
+        if (!atomic_load(&slot->started)) {
             buf_addf(out, "worker %u: not running\n", i);
-            ready = false;
+            note(why, i, "worker", "not running");
             continue;
         }
-        size_t n = health_read(&v->slots[i], items);
+        size_t n = health_read(slot, items);
         for (size_t k = 0; k < n; k++) {
             buf_addf(out, "worker %u: %s: %s%s\n", i, items[k].name,
                      items[k].ok ? "ok" : items[k].why,
                      items[k].ok || items[k].required ? "" : " (not required)");
-            ready = ready && (items[k].ok || !items[k].required);
+            if (!items[k].ok && items[k].required) {
+                note(why, i, items[k].name, items[k].why);
+            }
         }
     }
-    return ready;
+    buf_fini(&ignored);
+}
+
+bool health_allows(const struct netset *networks, const struct sockaddr *client,
+                   struct log_pace *pace, uint64_t now_ms)
+{
+    char host[NETADDR_TEXT];
+    uint64_t more;
+    bool allowed = netset_has(networks, client);
+    if (!allowed && log_may(pace, now_ms, &more)) {
+        netaddr_host(client, host);
+        LOG(LOG_WARN, "health.forbidden", F_STR("peer", host), F_U64("more", more));
+    }
+    return allowed;
+}
+
+bool health_well(const struct health_view *v, char why[HEALTH_WHY])
+{
+    look(v, NULL, why);
+    return !*why;
+}
+
+/* At the start it waits until it has heard whether it is drained: that outlives a restart. */
+bool health_ready(const struct health_view *v, struct buf *out)
+{
+    char why[HEALTH_WHY];
+    int drain = atomic_load(&v->block->drain);
+    if (v->draining) {
+        buf_add(out, SPAN("draining\n"));
+    } else if (drain == DRAIN_YES) {
+        buf_add(out, SPAN("draining (by the operator)\n"));
+    } else if (drain == DRAIN_UNKNOWN) {
+        buf_add(out, SPAN("not yet known whether the node is drained\n"));
+    }
+    look(v, out, why);
+    return !v->draining && drain == DRAIN_NO && !*why;
+}
+
+static uint64_t sum(const struct health_view *v, enum stat_id id)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < v->workers; i++) {
+        sum += stats_get(&v->block->slots[i], id);
+    }
+    return sum;
+}
+
+uint64_t health_sessions(const struct health_view *v)
+{
+    return sum(v, STAT_sessions);
+}
+
+unsigned health_load(const struct health_view *v)
+{
+    uint64_t full = health_sessions(v) * 100 / v->capacity, busy = sum(v, STAT_busy) / v->workers;
+    uint64_t load = full > busy ? full : busy;
+    return load < 100 ? (unsigned)load : 100;
 }
 
 /* A label's value: backslash, quote and newline are what Prometheus' text format escapes. */
@@ -66,13 +137,9 @@ static void add_stats(const struct health_view *v, struct buf *out)
     for (size_t i = 0; i < STAT_COUNT; i++) {
         const struct stat_doc *d = &stat_docs[i];
         const char *suffix = strcmp(d->kind, "counter") == 0 ? "_total" : "";
-        uint64_t sum = 0;
-        for (unsigned w = 0; w < v->workers; w++) {
-            sum += stats_get(&v->slots[w], (enum stat_id)i);
-        }
         buf_addf(out, "# HELP mailfleet_%s%s %s\n# TYPE mailfleet_%s%s %s\nmailfleet_%s%s %llu\n",
                  d->name, suffix, d->help, d->name, suffix, d->kind, d->name, suffix,
-                 (unsigned long long)sum);
+                 (unsigned long long)sum(v, (enum stat_id)i));
     }
 }
 
@@ -82,7 +149,7 @@ static void add_items(const struct health_view *v, struct buf *out)
                       "# TYPE mailfleet_health gauge\n"));
     for (unsigned w = 0; w < v->workers; w++) {
         struct health_item items[HEALTH_MAX];
-        size_t n = health_read(&v->slots[w], items);
+        size_t n = health_read(&v->block->slots[w], items);
         for (size_t k = 0; k < n; k++) {
             buf_addf(out, "mailfleet_health{worker=\"%u\",item=\"", w);
             add_label(out, items[k].name);
@@ -102,11 +169,16 @@ void health_metrics(const struct health_view *v, struct buf *out)
     buf_addf(out,
              "# HELP mailfleet_ready Whether /readyz says so.\n# TYPE mailfleet_ready gauge\n"
              "mailfleet_ready %d\n"
+             "# HELP mailfleet_drain Whether an operator has drained the node.\n"
+             "# TYPE mailfleet_drain gauge\nmailfleet_drain %d\n"
+             "# HELP mailfleet_load Per cent: sessions or processors, whichever is more.\n"
+             "# TYPE mailfleet_load gauge\nmailfleet_load %u\n"
              "# HELP mailfleet_workers Worker processes configured.\n"
              "# TYPE mailfleet_workers gauge\nmailfleet_workers %u\n"
              "# HELP mailfleet_info The version, always 1.\n# TYPE mailfleet_info gauge\n"
              "mailfleet_info{service=\"%s\",version=\"" MAILFLEET_VERSION "\",node=\"",
-             ready, v->workers, v->service);
+             ready, atomic_load(&v->block->drain) == DRAIN_YES, health_load(v), v->workers,
+             v->service);
     add_label(out, v->node);
     buf_add(out, SPAN("\"} 1\n"));
 }
@@ -156,6 +228,13 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *c, const cha
     return result;
 }
 
+static enum MHD_Result on_client(void *cls, const struct sockaddr *client, socklen_t size)
+{
+    struct health *h = cls;
+    (void)size;
+    return health_allows(h->networks, client, &h->forbidden, loop_now(h->loop)) ? MHD_YES : MHD_NO;
+}
+
 static void on_poll(uv_poll_t *p, int status, int events)
 {
     struct health *h = p->data;
@@ -170,18 +249,20 @@ static void on_timer(uv_timer_t *t)
     MHD_run(h->mhd);
 }
 
-enum err health_open(struct loop *l, const char *address, const struct health_view *v,
-                     struct health **out, char *why, size_t why_size)
+enum err health_open(struct loop *l, const char *address, const struct netset *networks,
+                     const struct health_view *v, struct health **out, char *why, size_t why_size)
 {
     struct sockaddr_storage sa;
-    if (netaddr_parse(address, &sa) != ERR_OK || !netaddr_loopback((const struct sockaddr *)&sa)) {
-        snprintf(why, why_size, "not a loopback address with a port");
+    if (netaddr_parse(address, &sa) != ERR_OK) {
+        snprintf(why, why_size, "not an address with a port");
         return ERR_INVALID;
     }
     struct health *h = NEW(struct health);
     h->view = v;
+    h->networks = networks;
+    h->loop = l;
     unsigned flags = MHD_USE_EPOLL | (sa.ss_family == AF_INET6 ? MHD_USE_IPv6 : 0u);
-    h->mhd = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_SOCK_ADDR, &sa,
+    h->mhd = MHD_start_daemon(flags, 0, on_client, h, on_request, h, MHD_OPTION_SOCK_ADDR, &sa,
                               MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_CONNECTION_LIMIT,
                               (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, CLIENT_SECONDS,
                               MHD_OPTION_END);

@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include "base/log.h"
 #include "base/stats.h"
 #include "daemon/daemon.h"
 
@@ -84,23 +85,65 @@ void watch_set(struct watch *w, const char *const *paths, size_t n);
 
 /* --- health.c -------------------------------------------------------------------------------- */
 
-/* What the health listener reports; the master keeps it true. */
+/* What is told of the daemon; its owner keeps it true. */
 struct health_view {
     const char *service;
     const char *node;
-    const struct stats *slots;
+    const struct stats_block *block;
     unsigned workers;
-    bool draining;
+    uint64_t capacity; /* sessions of all workers */
+    bool draining;     /* it ends */
 };
 
 struct health;
-/* Serves on a loopback address. ERR_INVALID with one line in why. */
-enum err health_open(struct loop *l, const char *address, const struct health_view *v,
-                     struct health **out, char *why, size_t why_size);
+/* Serves clients of these networks, which are borrowed. ERR_INVALID with one line in why. */
+enum err health_open(struct loop *l, const char *address, const struct netset *networks,
+                     const struct health_view *v, struct health **out, char *why, size_t why_size);
 void health_close(struct health **h);
 
 /* The bodies, for the listener and for tests. health_ready returns whether the node is. */
 bool health_ready(const struct health_view *v, struct buf *out);
 void health_metrics(const struct health_view *v, struct buf *out);
+/* Whether a client is of the networks; one that is not is logged, a line a second. */
+bool health_allows(const struct netset *networks, const struct sockaddr *client,
+                   struct log_pace *pace, uint64_t now_ms);
+/* Whether every worker serves and nothing required fails, drained or not; why holds the first thing
+ * that does, or is empty. */
+bool health_well(const struct health_view *v, char why[HEALTH_WHY]);
+/* Sessions of all workers. */
+uint64_t health_sessions(const struct health_view *v);
+/* Per cent, 0 to 100: of the sessions that it may have, or of the processors that its workers may
+ * use, whichever is more. */
+unsigned health_load(const struct health_view *v);
+
+/* --- agent.c --------------------------------------------------------------------------------- */
+
+struct agent;
+/* Answers HAProxy's agent-check. As health_open. */
+enum err agent_open(struct loop *l, const char *address, const struct netset *networks,
+                    const struct health_view *v, struct agent **out, char *why, size_t why_size);
+void agent_close(struct agent **a);
+/* What it says: one line. */
+void agent_line(const struct health_view *v, struct buf *out);
+
+/* --- announcer.c ----------------------------------------------------------------------------- */
+
+struct announcer;
+struct announcer_options {
+    struct loop *loop;
+    struct store *store;
+    const struct config *const *config; /* of now, wherever that is */
+    const char *role;
+    struct stats_block *block;
+    const struct health_view *view;
+    unsigned index; /* of the worker's slot */
+};
+/* Begins at once. What the options point to is borrowed for ever. */
+struct announcer *announcer_open(const struct announcer_options *o);
+/* Something may have changed that the fleet should know at once. */
+void announcer_look(struct announcer *a);
+/* The worker's last session has ended: if it is the daemon's last worker, it says so. True: it has
+ * been said, as far as it can be. To be called until then. */
+bool announcer_end(struct announcer *a);
 
 #endif

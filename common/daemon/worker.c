@@ -44,6 +44,9 @@ struct worker_process {
     uint64_t refused_more;   /* that had no line of their own */
     struct worker_socket sockets[SOCKETS_MAX];
     size_t n;
+    struct stats_block *block;
+    struct health_view view;
+    struct announcer *announcer;
     struct reload *reload;
     struct watch *watch; /* NULL: only SIGHUP tells of new certificates */
     uv_signal_t term, hup;
@@ -140,15 +143,21 @@ static void on_leave(void *arg, const struct conn *c)
 /* Behind implicit TLS it was admitted before the handshake, and its client is counted already. */
 static enum refusal find_room(struct worker_socket *k, const struct conn *c)
 {
-    struct worker *w = &k->process->worker;
-    if (w->session_count >= w->config->node_max_sessions) {
+    struct worker_process *p = k->process;
+    enum refusal refusal = REFUSAL_NONE;
+    if (p->service->drain_refuses && atomic_load(&p->block->drain) == DRAIN_YES) {
+        stats_add(STAT_drain_refused, 1);
+        refusal = REFUSAL_DRAIN;
+    } else if (p->worker.session_count >= p->worker.config->node_max_sessions) {
         stats_add(STAT_sessions_refused, 1);
-        if (k->port->tls) {
-            on_leave(k, c);
-        }
-        return REFUSAL_FULL;
+        refusal = REFUSAL_FULL;
     }
-    return k->port->tls || on_admit(k, c) ? REFUSAL_NONE : REFUSAL_LIMIT;
+    if (refusal != REFUSAL_NONE && k->port->tls) {
+        on_leave(k, c);
+    } else if (refusal == REFUSAL_NONE && !k->port->tls && !on_admit(k, c)) {
+        refusal = REFUSAL_LIMIT;
+    }
+    return refusal;
 }
 
 static void on_accept(void *arg, struct conn *c)
@@ -163,12 +172,13 @@ static void on_accept(void *arg, struct conn *c)
 
 /* --- draining -------------------------------------------------------------------------------- */
 
-/* Sessions first, then the connections that still send a last reply. */
+/* Sessions first, then the connections that still send a last reply, then what the fleet is told.
+ */
 static void on_drain_timer(uv_timer_t *t)
 {
     struct worker_process *p = t->data;
     struct worker *w = &p->worker;
-    if (w->session_count == 0 && conn_count() == 0) {
+    if (w->session_count == 0 && conn_count() == 0 && announcer_end(p->announcer)) {
         loop_stop(w->loop);
         return;
     }
@@ -193,7 +203,7 @@ static void on_term(uv_signal_t *sig, int signum)
     if (w->draining) {
         return;
     }
-    w->draining = true;
+    w->draining = p->view.draining = true;
     LOG(LOG_INFO, "worker.drain", F_U64("sessions", w->session_count));
     for (size_t i = 0; i < p->n; i++) {
         listener_close(&p->sockets[i].listener);
@@ -202,6 +212,7 @@ static void on_term(uv_signal_t *sig, int signum)
         struct worker_session *s = CONTAINER_OF(l, struct worker_session, link);
         s->drain(s);
     }
+    announcer_look(p->announcer);
     p->drain_until = loop_now(w->loop) + w->config->node_drain_time;
     uv_timer_start(&p->drain_timer, on_drain_timer, 0, DRAIN_CHECK_MS);
 }
@@ -287,6 +298,7 @@ static void use(struct worker_process *p, struct config *c, struct tls *t)
     p->configs = mem_grow(p->configs, p->config_count + 1, sizeof(struct config *));
     p->configs[p->config_count++] = c;
     w->config = c;
+    p->view.capacity = p->view.workers * c->node_max_sessions;
     w->hostname = c->smtp_hostname;
     log_set_level((enum log_level)c->node_log_level);
 }
@@ -346,17 +358,33 @@ static void on_hup(uv_signal_t *sig, int signum)
 
 /* --- the start ------------------------------------------------------------------------------- */
 
-static bool map_stats(const struct worker_order *o)
+static bool map_stats(struct worker_process *p, const struct worker_order *o)
 {
-    struct stats *all = mmap(NULL, o->workers * sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED,
-                             WORKER_FD_STATS, 0);
-    if (all == MAP_FAILED) {
+    p->block = mmap(NULL, stats_block_size(o->workers), PROT_READ | PROT_WRITE, MAP_SHARED,
+                    WORKER_FD_STATS, 0);
+    if (p->block == MAP_FAILED) {
         LOG(LOG_ERROR, "worker.stats", F_STR("why", strerror(errno)));
         return false;
     }
     close(WORKER_FD_STATS);
-    stats_use(&all[o->index]);
+    stats_use(&p->block->slots[o->index]);
     return true;
+}
+
+static void open_announcer(struct worker_process *p, const struct worker_order *o)
+{
+    p->view = (struct health_view){ .service = p->service->name,
+                                    .node = p->worker.config->node_name,
+                                    .block = p->block,
+                                    .workers = o->workers,
+                                    .capacity = o->workers * p->worker.config->node_max_sessions };
+    p->announcer = announcer_open(&(struct announcer_options){ .loop = p->worker.loop,
+                                                               .store = p->worker.store,
+                                                               .config = &p->worker.config,
+                                                               .role = p->service->role,
+                                                               .block = p->block,
+                                                               .view = &p->view,
+                                                               .index = o->index });
 }
 
 static bool open_sockets(struct worker_process *p, const struct worker_order *o)
@@ -428,7 +456,7 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
     mem_keep();
     p->worker.loop = loop_open();
     use(p, c, t);
-    if (!map_stats(o)) {
+    if (!map_stats(p, o)) {
         return false;
     }
     if (store_open(p->worker.loop, c, &p->worker.store, why, sizeof why) != ERR_OK) {
@@ -443,6 +471,7 @@ static bool worker_open(struct worker_process *p, const struct worker_order *o)
                             on_read, p);
     p->watch = watch_open(p->worker.loop, on_tls_changed, p);
     watch_tls(p);
+    open_announcer(p, o);
     open_signals(p);
     sandbox_probe();
     return open_sockets(p, o);

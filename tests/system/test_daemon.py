@@ -182,6 +182,7 @@ class Daemon(unittest.TestCase):
                 ("dns", "servers", "localhost", "dns.servers: localhost: not an address"),
                 ("dns", "servers", f"{HOST}:65536", "dns.servers: "),
                 ("smtp", "xclient", "10.0.0.1/8", "smtp.xclient"),
+                ("node", "health_networks", "here", "node.health_networks: here: not a network"),
                 ("limits", "exempt", "all", "limits.exempt")):
             self.expect_bad(DELIVER, *setting)
 
@@ -207,11 +208,30 @@ class Daemon(unittest.TestCase):
         else:
             self.start()
 
-    def test_health_is_for_loopback(self):
+    def test_health_and_agent_need_an_address(self):
+        for setting in "health", "agent":
+            with self.subTest(setting=setting):
+                before = dict(self.settings["frontend"])
+                self.settings["frontend"][setting] = f"localhost:{self.health}"
+                ended = self.run_to_end()
+                self.assertNotEqual(ended.returncode, EX_OK)
+                self.assertIn(f"{setting}.failed", ended.stderr)
+                self.settings["frontend"] = before
+
+    def test_health_is_for_its_networks(self):
+        """On all addresses of the host, and all the same for nobody but those."""
         self.settings["frontend"]["health"] = f"0.0.0.0:{self.health}"
-        ended = self.run_to_end()
-        self.assertNotEqual(ended.returncode, EX_OK)
-        self.assertIn("health.failed", ended.stderr)
+        self.settings["node"]["health_networks"] = "127.0.0.1/32"
+        self.start()
+        self.assertEqual(self.get("/healthz"), (200, "ok\n"))
+        stranger = http.client.HTTPConnection(HOST, self.health, timeout=10,
+                                              source_address=("127.0.0.2", 0))
+        with contextlib.closing(stranger), self.assertRaises((OSError,
+                                                              http.client.HTTPException)):
+            stranger.request("GET", "/healthz")
+            stranger.getresponse()
+        self.eventually(lambda: self.assertEqual(
+            self.log_count("health.forbidden", "peer=127.0.0.2"), 1))
 
     def test_a_port_in_use_is_an_error(self):
         with socket.create_server((HOST, self.pop3)):

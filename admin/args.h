@@ -25,6 +25,9 @@
     X(weight, "weight", "N", "share of new files among active volumes (default 100)")             \
     X(free_floor, "free-floor", "SIZE", "a volume with less free space takes no new file")        \
     X(state, "state", "STATE", "active, readonly or drain")                                       \
+    X(role, "role", "ROLE", "deliver or frontend alone, of a host that is both")                  \
+    X(wait, "wait", "", "until it has no sessions left")                                          \
+    X(forget, "forget", "NODE", "remove what is known of a node that is gone")                    \
     X(limit, "limit", "N", "stop after so many")                                                  \
     X(dry_run, "dry-run", "", "only say what would be done")                                      \
     X(yes, "yes", "", "do it; without it, only say what would be done")                           \

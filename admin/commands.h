@@ -13,6 +13,10 @@ typedef int command_fn(struct admin *a, const struct args *args);
 
 /* setup.c */
 command_fn command_init, command_migrate, command_check, command_settings, command_epoch;
+/* nodes.c */
+command_fn command_nodes;
+/* node_drain.c */
+command_fn command_drain, command_undrain;
 /* domain.c */
 command_fn command_domain_add, command_domain_set, command_domain_remove, command_domain_list;
 /* dns.c */

@@ -17,6 +17,7 @@
 #include "dns_facts.h"
 #include "migrations.h"
 #include "net/tls.h"
+#include "nodes.h"
 #include "reaping.h"
 #include "store/cache_server.h"
 #include "store/quota_rules.h"
@@ -398,7 +399,7 @@ static void check_reaping(struct admin *a, struct checks *c)
     report(c, code == EX_OK, "reaping", says);
 }
 
-static void report_backup(void *arg, bool ok, const char *what, const char *says)
+static void report_to(void *arg, bool ok, const char *what, const char *says)
 {
     report(arg, ok, what, says);
 }
@@ -418,7 +419,8 @@ int command_check(struct admin *a, const struct args *args)
     if (check_database(a, &c) && check_schema(a, &c)) {
         check_volumes(a, &c);
         check_reaping(a, &c);
-        backup_check(a, report_backup, &c);
+        nodes_check(a, report_to, &c);
+        backup_check(a, report_to, &c);
     } else {
         report(&c, false, "volumes", "not looked at before the database is well");
     }

@@ -53,12 +53,13 @@ class Ports:
 
     def deliver(self, n):
         first = self.base + 10 * n
-        return {"smtp": first, "smtp_proxy": first + 1, "lmtp": first + 2, "health": first + 9}
+        return {"smtp": first, "smtp_proxy": first + 1, "lmtp": first + 2, "agent": first + 8,
+                "health": first + 9}
 
     def frontend(self, n):
         first = self.base + 50 + 10 * n
         return {"pop3": first, "pop3s": first + 1, "pop3_proxy": first + 2,
-                "pop3s_proxy": first + 3, "health": first + 9}
+                "pop3s_proxy": first + 3, "agent": first + 8, "health": first + 9}
 
     def all(self):
         nodes = [p for n in range(1, MAX_NODES + 1) for p in (self.deliver(n), self.frontend(n))]
@@ -163,10 +164,12 @@ class Node(Part):
         at = {kind: f"{HOST}:{port}" for kind, port in self.ports.items()}
         if "smtp" in at:
             return {"smtp.listen": at["smtp"], "smtp.proxy_listen": at["smtp_proxy"],
-                    "lmtp.listen": at["lmtp"], "deliver.health": at["health"]}
+                    "lmtp.listen": at["lmtp"], "deliver.health": at["health"],
+                    "deliver.agent": at["agent"]}
         return {"pop3.listen": at["pop3"], "pop3.tls_listen": at["pop3s"],
                 "pop3.proxy_listen": at["pop3_proxy"],
-                "pop3.proxy_tls_listen": at["pop3s_proxy"], "frontend.health": at["health"]}
+                "pop3.proxy_tls_listen": at["pop3s_proxy"], "frontend.health": at["health"],
+                "frontend.agent": at["agent"]}
 
     def prepare(self):
         self.owner.write_config(self.config, {"node.name": self.name, **self.listeners(),
@@ -198,16 +201,21 @@ class Haproxy(Part):
     def __init__(self, fleet, name):
         super().__init__(fleet, name)
         self.config = fleet.state / "config" / "haproxy.cfg"
+        self.socket = fleet.state / "run" / "haproxy.sock"  # of its commands
 
     def servers(self, nodes, kind):
         return "\n".join(f"    server {node.name} {HOST}:{node.ports[kind]} "
-                         f"check port {node.ports['health']}" for node in nodes)
+                         f"check port {node.ports['health']} agent-port {node.ports['agent']}"
+                         for node in nodes)
 
     def prepare(self):
         fleet = self.owner
         template = string.Template((ROOT / "deploy/haproxy/haproxy.cfg").read_text())
         fleet.write(self.config, template.substitute(
             drop_root="    user haproxy\n    group haproxy\n" if fleet.root else "",
+            # A longer path HAProxy would not start with.
+            stats_socket=f"    stats socket {self.socket} mode 600 level admin"
+            if len(str(self.socket)) < 90 else "",
             smtp=f"{HOST}:{fleet.ports.smtp}", pop3=f"{HOST}:{fleet.ports.pop3}",
             pop3s=f"{HOST}:{fleet.ports.pop3s}",
             smtp_servers=self.servers(fleet.delivery_nodes, "smtp_proxy"),

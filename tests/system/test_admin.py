@@ -111,7 +111,7 @@ class Setup(AdminTest):
         self.only_wrong(rows)
         self.assertEqual(
             set(rows), {"configuration", "fleet key", "quota", "tls", "auth.mechanisms", "database", "schema",
-                        "volume 1", "reaping", "backup",
+                        "volume 1", "reaping", "nodes", "backup",
                         f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
         text = self.ok("check").splitlines()
         self.assertEqual(len(text), 1 + len(rows))
@@ -738,7 +738,7 @@ class Accounts(AdminTest):
                  "import": [f"mbox:{mbox}", self.alice.address],
                  "export": [self.alice.address, f"mbox:{mbox}.out"]}
         self.deliver(HELLO, self.alice)
-        self.assertEqual(len(documented), 27)
+        self.assertEqual(len(documented), 28)
         # These want a database that is empty or wrong, volumes, logs or the DNS, and have tests of their own.
         for name in ("rebuild --yes", "recount", "volume drain --yes", "verify", "trace Ar ID",
                      "trace Ar ADDRESS", "dns", "dns --check"):

@@ -50,8 +50,9 @@ enum drain { DRAIN_UNKNOWN, DRAIN_NO, DRAIN_YES };
 
 /* All of what is shared. */
 struct stats_block {
-    uint64_t started_ms; /* the daemon, by the monotonic clock */
-    _Atomic int drain;   /* enum drain, as the database told it last, whichever worker asked */
+    uint64_t started_ms;           /* the daemon, by the monotonic clock */
+    _Atomic uint64_t announced_ms; /* the fleet was told of the daemon last, by whichever worker */
+    _Atomic int drain; /* enum drain, as the database told it last, whichever worker asked */
     struct stats slots[];
 };
 

@@ -2,10 +2,10 @@
  * announcer: a worker's part in telling the fleet of its daemon, in the table of nodes, and in
  * hearing whether an operator has drained it.
  *
- * One worker speaks for all: the one of the lowest slot that serves. It notes the answer in the
- * block of counters, where the others and the master find it. An announcement that fails changes
- * nothing: what was heard last holds. Only at the start, when nothing was heard yet, the daemon is
- * not ready until the database has answered, or could have.
+ * One worker speaks for all: that of slot 0, or the next one that finds the word to be overdue. It
+ * notes the answer in the block of counters, where the others and the master find it. An
+ * announcement that fails changes nothing: what was heard last holds. Only at the start, when
+ * nothing was heard yet, the daemon is not ready until the database has answered, or could have.
  *
  * Each worker also measures how busy it is here, as load is part of what is told. It lives as long
  * as the process; no session waits for it.
@@ -35,7 +35,7 @@ struct announcer {
     bool last, ended;      /* the daemon's last one is wanted; it was said */
     bool failing;          /* which was logged */
     char told[HEALTH_WHY]; /* last */
-    uint64_t due;          /* the next */
+    uint64_t due;          /* the next, if no other worker is faster */
     double busy;           /* per cent of a processor */
     uint64_t cpu_ms, at_ms;
 };
@@ -63,11 +63,11 @@ static void measure(struct announcer *a)
 
 /* --- announcing ------------------------------------------------------------------------------ */
 
-/* How many workers of the slots from first to end serve. */
-static unsigned serving(const struct announcer *a, unsigned first, unsigned end)
+/* How many workers serve. */
+static unsigned serving(const struct announcer *a)
 {
     unsigned n = 0;
-    for (unsigned i = first; i < end; i++) {
+    for (unsigned i = 0; i < a->o.view->workers; i++) {
         n += atomic_load(&a->o.block->slots[i].started);
     }
     return n;
@@ -75,6 +75,7 @@ static unsigned serving(const struct announcer *a, unsigned first, unsigned end)
 
 static void heard(struct announcer *a, bool drain)
 {
+    atomic_store(&a->o.block->announced_ms, loop_now(a->o.loop));
     int is = drain ? DRAIN_YES : DRAIN_NO, was = atomic_exchange(&a->o.block->drain, is);
     if (was != is && (drain || was == DRAIN_YES)) {
         LOG(LOG_INFO, "node.drain", F_STR("role", a->o.role), F_STR("drain", drain ? "yes" : "no"));
@@ -146,17 +147,26 @@ static void announce(struct announcer *a)
     a->op = store_announce(o->store, &n, on_announced, a);
 }
 
-/* What the fleet knows is not so any more, or not for long. */
+/* A worker that is down, stuck or cut off from the database is replaced before the node is silent:
+ * the one of the next slot waits half an interval longer. */
 static bool is_due(const struct announcer *a)
+{
+    uint64_t every = (*a->o.config)->node_announce, now = loop_now(a->o.loop);
+    uint64_t last = atomic_load(&a->o.block->announced_ms);
+    return now >= a->due && (last == 0 || now >= last + every + a->o.index * every / 2);
+}
+
+/* What the fleet knows is not so any more. */
+static bool is_news(const struct announcer *a)
 {
     char why[HEALTH_WHY];
     look(a, why);
-    return loop_now(a->o.loop) >= a->due || strcmp(why, a->told) != 0;
+    return a->o.index == 0 && strcmp(why, a->told) != 0;
 }
 
 void announcer_look(struct announcer *a)
 {
-    if (serving(a, 0, a->o.index) == 0 && store_connected(a->o.store) && is_due(a)) {
+    if (store_connected(a->o.store) && (is_due(a) || is_news(a))) {
         announce(a);
     }
 }
@@ -183,7 +193,7 @@ bool announcer_end(struct announcer *a)
     /* Ours first: of two that end at once one must see that there is no other. */
     stats_ending();
     uv_timer_stop(&a->timer);
-    if (serving(a, 0, a->o.view->workers) > 0 || !store_connected(a->o.store)) {
+    if (serving(a) > 0 || !store_connected(a->o.store)) {
         return true;
     }
     a->last = true;
@@ -195,6 +205,7 @@ struct announcer *announcer_open(const struct announcer_options *o)
 {
     struct announcer *a = NEW(struct announcer);
     a->o = *o;
+    a->told[0] = '?'; /* by the worker before this one, perhaps: whatever it is, it is news */
     CHECK(uv_timer_init(loop_uv(o->loop), &a->timer) == 0);
     a->timer.data = a;
     uv_timer_start(&a->timer, on_timer, 0, 0);

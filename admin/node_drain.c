@@ -72,7 +72,7 @@ static int look(struct waiting *w, bool *over)
         sessions += pg_get_i64(r, i, WAIT_SESSIONS);
     }
     if (sessions != w->sessions) {
-        admin_say("%s: %lld sessions", w->name, (long long)sessions);
+        admin_say("%s: sessions left: %lld", w->name, (long long)sessions);
         w->sessions = sessions;
     }
     return EX_OK;

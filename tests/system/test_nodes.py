@@ -9,6 +9,7 @@ import json
 import re
 import signal
 import socket
+import threading
 from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_UNAVAILABLE, EX_USAGE
 
 import harness
@@ -236,6 +237,45 @@ class NodesTest(harness.FleetTest):
         self.eventually(30, self.all_is_well)
         both = self.through_balancer()
         self.assertTrue(all(both), both)
+
+    def test_wait(self):
+        """It ends after the last session has, and not before."""
+        front = self.fleet.front_ends[0]
+        account = self.account("wait")
+        ended, seen = [], []
+
+        def wait():
+            done = self.run_admin("drain", front.name, "--wait")
+            seen.append((list(ended), done.returncode, done.stderr))
+
+        thread = threading.Thread(target=wait)
+        with self.pop3(account) as pop3:
+            thread.start()
+            self.eventually(20, lambda: self.assertEqual(self.nodes()[front.name]["drain"],
+                                                         "draining"))
+            for _ in range(3):  # further announcements
+                before = self.seen(front)
+                self.eventually(20, lambda before=before: self.assertNotEqual(self.seen(front),
+                                                                              before))
+            ended.append(True)
+            pop3.quit()
+        thread.join(60)
+        self.assertEqual(seen[0][:2], ([True], EX_OK))
+        self.assertRegex(seen[0][2], r"(?s)sessions left: 1\n.*sessions left: 0\n.*no sessions left")
+
+        # Who takes it back meanwhile ends the wait, too.
+        with self.pop3(account) as pop3:
+            thread = threading.Thread(target=wait)
+            thread.start()
+            self.eventually(20, lambda: self.assertEqual(self.nodes()[front.name]["drain"],
+                                                         "draining"))
+            self.admin("undrain", front.name)
+            thread.join(60)
+            self.assertEqual(seen[1][1], EX_UNAVAILABLE)
+            self.assertIn("somebody has undrained it", seen[1][2])
+
+    def seen(self, node):
+        return self.fleet.sql(f"SELECT seen FROM node WHERE name = '{node.name}'")
 
     def test_a_drained_delivery_node_refuses(self):
         account = self.account("refuses")

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "store/schema_version.h"
 
 #define PASSWORD_MAX 511   /* of crypt(3), less what no client sends */
 #define CLOCK_OFF_MS 60000 /* that a node's clock may be off before it is said */
@@ -58,6 +59,9 @@ static bool is_schema_missing(const struct pg_reply *r)
 int admin_fail_reply(const struct admin *a, const char *what)
 {
     const char *text = a->reply.message[0] ? a->reply.message : err_text(a->reply.err);
+    if (a->schema_misfit) {
+        return admin_fail(EX_CONFIG, "%s", text);
+    }
     if (is_schema_missing(&a->reply)) {
         return admin_fail(EX_CONFIG, "database: %s: run mailfleet migrate", text);
     }
@@ -111,7 +115,10 @@ void admin_close(struct admin *a)
 
 void admin_open_beside(struct admin *beside, const struct admin *a, uint64_t timeout_ms)
 {
-    *beside = (struct admin){ .config = a->config, .timeout_ms = timeout_ms };
+    *beside = (struct admin){ .config = a->config,
+                              .timeout_ms = timeout_ms,
+                              .any_schema = a->any_schema,
+                              .schema_known = a->schema_known };
     admin_open(beside, a->config_path, a->json);
 }
 
@@ -204,13 +211,45 @@ static void on_reply(void *arg, const struct pg_reply *r)
     w->done = true;
 }
 
-enum err admin_run(struct admin *a, enum pg_lane lane)
+static enum err send_batch(struct admin *a, enum pg_lane lane)
 {
     struct wait_reply w = { .admin = a };
     wake_loop(a);
     pg_submit(admin_pg(a), lane, &a->batch, on_reply, &w);
     admin_wait(a, &w.done);
     return a->reply.err;
+}
+
+static enum err learn_schema(struct admin *a)
+{
+    struct pg_batch *later = a->batch;
+    struct schema found;
+    a->batch = NULL;
+    admin_sql(a, SCHEMA_SQL);
+    enum err e = send_batch(a, PG_READ);
+    if (e == ERR_OK && !schema_read(admin_result(a, 0), &found)) {
+        e = ERR_CORRUPT;
+    } else if (e == ERR_OK && !schema_fits(&found, a->reply.message, sizeof a->reply.message)) {
+        a->schema_misfit = true;
+        e = ERR_TEMP;
+    }
+    a->reply.err = e;
+    free_results(a);
+    a->batch = later;
+    return e;
+}
+
+enum err admin_run(struct admin *a, enum pg_lane lane)
+{
+    if (!a->any_schema && !a->schema_known) {
+        enum err e = learn_schema(a);
+        if (e != ERR_OK) {
+            pg_batch_free(&a->batch);
+            return e;
+        }
+        a->schema_known = true;
+    }
+    return send_batch(a, lane);
 }
 
 const PGresult *admin_result(const struct admin *a, size_t i)

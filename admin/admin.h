@@ -24,6 +24,9 @@ struct admin {
     struct loop *loop;
     struct pg *pg;
     uint64_t timeout_ms; /* of its statements; 0: database.timeout */
+    bool any_schema;     /* the command works whatever state the schema is in; it says so first */
+    bool schema_known;   /* it was asked for, and fits */
+    bool schema_misfit;  /* so the batch was not sent; reply says why */
     struct seal *seal;   /* the cache's */
     struct cache *cache;
     bool cache_was_late;    /* and that was said */
@@ -59,7 +62,8 @@ bool admin_drop_root(struct admin *a);
 
 /*
  * A batch: admin_sql begins a statement, pg_* of store/pg.h add arguments to a->batch, admin_run
- * sends it and waits. Results stay valid until the next admin_sql after it.
+ * sends it and waits. Results stay valid until the next admin_sql after it. The first one asks
+ * before whether the schema is one that this program works with, and else is TEMP.
  */
 void admin_sql(struct admin *a, const char *sql);
 enum err admin_run(struct admin *a, enum pg_lane lane);

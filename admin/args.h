@@ -53,6 +53,9 @@
     X(password_file, "password-file", "FILE", "its first line is the old server's password")      \
     X(master, "master", "NAME", "log in to the old server as ADDRESS*NAME")                       \
     X(ca, "ca", "FILE", "authorities of the other server's certificate, not the system's (PEM)")    \
+    X(status, "status", "", "show what is applied, and which nodes need what")                     \
+    X(contract, "contract", "", "take away what only older programs use")                         \
+    X(revert, "revert", "VERSION", "go back to this version of the schema")                        \
     X(cut_over, "cut-over", "", "resume the accounts that are the same on both sides")            \
     X(check, "check", "", "compare with what the DNS answers")                                    \
     X(mta_sts, "mta-sts", "", "print the policy that web servers have for mta-sts.DOMAIN")        \

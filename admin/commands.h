@@ -12,7 +12,9 @@
 typedef int command_fn(struct admin *a, const struct args *args);
 
 /* setup.c */
-command_fn command_init, command_migrate, command_check, command_settings, command_epoch;
+command_fn command_init, command_check, command_settings, command_epoch;
+/* migrate.c */
+command_fn command_migrate;
 /* nodes.c */
 command_fn command_nodes;
 /* node_drain.c */

@@ -46,8 +46,9 @@ static const struct command {
     }
     FOR("Setting a fleet up, and whether all is well"),
     { "init", "", 0, 0, 0, true, command_init, "make the fleet key and the database's tables" },
-    { "migrate", "", 0, 0, ARG_BIT(dry_run), false, command_migrate,
-      "bring the database's schema up to this version" },
+    { "migrate", "", 0, 0,
+      ARG_BIT(dry_run) | ARG_BIT(status) | ARG_BIT(contract) | ARG_BIT(revert) | ARG_BIT(yes),
+      false, command_migrate, "bring the database's schema up to this version, or back" },
     { "check", "", 0, 0, 0, false, command_check, "try the configuration and every connection" },
     { "settings", "", 0, 0, 0, false, command_settings, "show every setting in force" },
     { "epoch", "", 0, 0, 0, false, command_epoch, "put everything that is cached out of reach" },

@@ -1,5 +1,5 @@
 /*
- * setup: init, migrate, check, settings, epoch: what an operator runs when a node or a fleet is
+ * setup: init, check, settings, epoch: what an operator runs when a node or a fleet is
  * made, and when something is wrong.
  */
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include "base/check.h"
 #include "commands.h"
 #include "dns_facts.h"
-#include "migrations.h"
+#include "migrate.h"
 #include "net/tls.h"
 #include "nodes.h"
 #include "reaping.h"
@@ -23,108 +23,6 @@
 #include "store/quota_rules.h"
 #include "store/warning.h"
 #include "table.h"
-
-/* --- migrations ------------------------------------------------------------------------------ */
-
-static int64_t newest_version(void)
-{
-    return migrations[migrations_count - 1].number;
-}
-
-/* The newest migration that was applied; -1 after a message. */
-static int64_t schema_version(struct admin *a)
-{
-    admin_sql(a,
-              "SELECT count(*) FROM pg_catalog.pg_tables "
-              "WHERE tablename = 'schema_version' AND schemaname = ANY (current_schemas(false))");
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        admin_fail_reply(a, "database");
-        return -1;
-    }
-    if (pg_get_i64(admin_result(a, 0), 0, 0) == 0) {
-        return 0;
-    }
-    admin_sql(a, "SELECT coalesce(max(version), 0) FROM schema_version");
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        admin_fail_reply(a, "database");
-        return -1;
-    }
-    return pg_get_i64(admin_result(a, 0), 0, 0);
-}
-
-/* In place; libpq's messages end with a newline, or have further lines. */
-static const char *first_line(char *text)
-{
-    text[strcspn(text, "\n")] = '\0';
-    return text;
-}
-
-/*
- * One migration and its record are one transaction: a script has many statements, which a
- * parameterised one may not, so it goes as a simple query on a connection of its own. Of two
- * operators at once the second fails at the first thing that exists, and undoes all of its own.
- */
-static int apply(struct admin *a, const struct migration *m)
-{
-    PGconn *c = PQconnectdb(a->config->database_url);
-    PGresult *r = NULL;
-    int code = EX_OK;
-    char *sql = NULL;
-    if (PQstatus(c) != CONNECTION_OK) {
-        code = admin_fail(EX_TEMPFAIL, "database: %s", first_line(PQerrorMessage(c)));
-    } else if (asprintf(&sql,
-                        "BEGIN; SET LOCAL client_min_messages = warning; %s; "
-                        "INSERT INTO schema_version (version, name) VALUES (%u, '%s'); COMMIT",
-                        m->sql, m->number, m->name) < 0) {
-        sql = NULL;
-        code = admin_fail(EX_OSERR, "out of memory");
-    } else {
-        r = PQexec(c, sql);
-        if (PQresultStatus(r) != PGRES_COMMAND_OK) {
-            code = admin_fail(EX_SOFTWARE, "migration %03u-%s: %s", m->number, m->name,
-                              first_line(PQerrorMessage(c)));
-        }
-    }
-    PQclear(r);
-    free(sql);
-    PQfinish(c);
-    if (code == EX_OK) {
-        admin_say("applied %03u-%s", m->number, m->name);
-    }
-    return code;
-}
-
-int command_migrate(struct admin *a, const struct args *args)
-{
-    int64_t version = schema_version(a);
-    if (version < 0) {
-        return EX_TEMPFAIL;
-    }
-    if (version > newest_version()) {
-        return admin_fail(EX_SOFTWARE, "the database has version %lld, this program knows %lld",
-                          (long long)version, (long long)newest_version());
-    }
-    size_t n = 0;
-    for (size_t i = 0; i < migrations_count; i++) {
-        const struct migration *m = &migrations[i];
-        if ((int64_t)m->number <= version) {
-            continue;
-        }
-        n++;
-        if (args->opt[ARG_dry_run]) {
-            admin_say("would apply %03u-%s", m->number, m->name);
-            continue;
-        }
-        int code = apply(a, m);
-        if (code != EX_OK) {
-            return code;
-        }
-    }
-    if (n == 0) {
-        admin_say("the schema is up to date: version %lld", (long long)version);
-    }
-    return EX_OK;
-}
 
 /* --- init ------------------------------------------------------------------------------------ */
 
@@ -325,15 +223,10 @@ static bool check_database(struct admin *a, struct checks *c)
 
 static bool check_schema(struct admin *a, struct checks *c)
 {
-    char says[128];
-    int64_t version = schema_version(a);
-    snprintf(says, sizeof says, "version %lld of %lld%s", (long long)version,
-             (long long)newest_version(),
-             version < newest_version()   ? ": run mailfleet migrate"
-             : version > newest_version() ? ": this program is older"
-                                          : "");
-    report(c, version == newest_version(), "schema", says);
-    return version == newest_version();
+    char says[256];
+    bool ok = migrate_check(a, says, sizeof says);
+    report(c, ok, "schema", says);
+    return ok;
 }
 
 static void check_cache(struct admin *a, struct checks *c, const char *name)
@@ -408,6 +301,7 @@ int command_check(struct admin *a, const struct args *args)
 {
     struct checks c = { .table = table_new(check_columns, ARRAY_LEN(check_columns)), .all = true };
     (void)args;
+    a->any_schema = true;
     report(&c, true, "configuration", a->config_path);
     check_key(a, &c);
     check_quota(a, &c);

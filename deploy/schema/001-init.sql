@@ -1,7 +1,8 @@
 -- The schema of mailfleet: accounts, and a pointer for every message of every mailbox. Message
 -- content is never here.
 --
--- Applied by `mailfleet migrate` in one transaction, which also records it in schema_version.
+-- Applied by `mailfleet migrate` in one transaction, which also records it in schema_version; how the
+-- schema is changed later is told by CONTRIBUTING.md.
 -- Names are unqualified: the schema in front of the role's search_path is used.
 --
 -- The same tables and functions are meant for plain PostgreSQL and, when one machine is outgrown,
@@ -28,10 +29,13 @@
 --   of its address row.
 -- A domain is a row of domain and a row '@name' of address, which holds its catch-all.
 
+-- The migrations that are applied; the contracted ones have taken away what older programs use, and
+-- can't be taken back.
 CREATE TABLE schema_version (
-    version    integer     PRIMARY KEY,
-    name       text        NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    version       integer     PRIMARY KEY,
+    name          text        NOT NULL,
+    applied_at    timestamptz NOT NULL DEFAULT now(),
+    contracted_at timestamptz
 );
 
 -- One row. Raising epoch puts everything that is cached out of reach.

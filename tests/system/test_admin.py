@@ -104,7 +104,16 @@ class Setup(AdminTest):
         self.fleet.sql("INSERT INTO schema_version (version, name) VALUES (999, 'later')",
                        database="newer")
         self.fails(EX_SOFTWARE, "version 999", "migrate", config=config)
+        # What a newer version has added is no concern of this one, until it takes something away.
+        self.assertTrue(self.check(config)["schema"][0])
+        self.ok("domain", "list", config=config)
+        self.fleet.sql("UPDATE schema_version SET contracted_at = now() WHERE version = 999",
+                       database="newer")
         self.only_wrong(self.check(config), "schema", "volumes")
+        self.fails(EX_CONFIG, "upgrade it", "domain", "list", config=config)
+        states = {row["name"]: row["state"]
+                  for row in self.json("migrate", "--status", config=config)}
+        self.assertEqual(states, {"init": "applied", "later": "contracted"})
 
     def test_check_finds_all_well(self):
         rows = self.check()

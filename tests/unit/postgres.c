@@ -161,6 +161,13 @@ void postgres_thaw(struct postgres *p)
     signal_all(p, SIGCONT);
 }
 
+static void run_script(struct postgres *p, const struct script *script)
+{
+    for (const char *s = script->statements; s && *s; s += strlen(s) + 1) {
+        postgres_sql(p, script->alone ? "%s" : "BEGIN; %s; COMMIT", s);
+    }
+}
+
 struct postgres *postgres_start(void)
 {
     struct postgres *p = NEW(struct postgres);
@@ -179,7 +186,11 @@ struct postgres *postgres_start(void)
                              p->dir) == 0);
     postgres_up(p);
     for (size_t i = 0; i < migrations_count; i++) {
-        postgres_sql(p, "BEGIN; %s; COMMIT", migrations[i].sql);
+        const struct migration *m = &migrations[i];
+        run_script(p, &m->expand);
+        run_script(p, &m->contract);
+        postgres_sql(p, "INSERT INTO schema_version (version, name) VALUES (%u, '%s')", m->number,
+                     m->name);
     }
     return p;
 }

@@ -38,6 +38,7 @@ struct call {
         index_changed_fn *changed;
         index_fleet_fn *fleet;
         index_announce_fn *announce;
+        index_schema_fn *schema;
         index_volumes_fn *volumes;
     } done;
     uint64_t mailbox_id;
@@ -902,6 +903,31 @@ struct op *index_announce(struct index *ix, const struct announcement *n, index_
     pg_bool(b, n->stopped);
     pg_bool(b, n->draining);
     return call_submit(ix, c, PG_WRITE, b, on_announce);
+}
+
+/* --- the schema ------------------------------------------------------------------------------ */
+
+static void on_schema(void *arg, const struct pg_reply *r)
+{
+    struct call *c = arg;
+    struct schema out;
+    enum err e = call_err(c, r);
+    if (e == ERR_OK && !schema_read(r->r[0], &out)) {
+        e = malformed(c);
+    }
+    if (!c->op.cancelled) {
+        c->done.schema(c->op.arg, e, e == ERR_OK ? &out : NULL);
+    }
+    call_free(c);
+}
+
+struct op *index_schema(struct index *ix, index_schema_fn *done, void *arg)
+{
+    struct call *c = call_new("schema", arg);
+    struct pg_batch *b = pg_batch_new();
+    c->done.schema = done;
+    pg_stmt(b, SCHEMA_SQL);
+    return call_submit(ix, c, PG_READ, b, on_schema);
 }
 
 /* --- volumes ---------------------------------------------------------------------------------- */

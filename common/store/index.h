@@ -14,6 +14,7 @@
 #include "store/directory.h"
 #include "store/pg.h"
 #include "store/quota_rules.h"
+#include "store/schema_version.h"
 #include "store/spool.h"
 
 struct index_options {
@@ -141,6 +142,10 @@ struct op *index_fleet(struct index *ix, index_fleet_fn *done, void *arg);
 typedef void index_announce_fn(void *arg, enum err e, bool drain);
 struct op *index_announce(struct index *ix, const struct announcement *n, index_announce_fn *done,
                           void *arg);
+
+/* Which state the database's schema is in. */
+typedef void index_schema_fn(void *arg, enum err e, const struct schema *s);
+struct op *index_schema(struct index *ix, index_schema_fn *done, void *arg);
 
 /* All volumes. What on_epoch is told is asked for with it, so ask now and then. */
 typedef void index_volumes_fn(void *arg, enum err e, const struct volume *v, size_t n);

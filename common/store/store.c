@@ -13,6 +13,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/stats.h"
 #include "store/listing.h"
 #include "store/nfs_handle.h"
 #include "store/store_parts.h"
@@ -61,10 +62,32 @@ static void on_fleet(void *arg, enum err e, const struct fleet *f)
     }
 }
 
-/* Two calls in one round trip, so that neither fails with the other. */
+/*
+ * A program that the schema is not for is not ready, and its statements fail by what is missing: so
+ * nobody hears anything but temporary errors. While the database does not tell, it is as it was.
+ */
+static void on_schema(void *arg, enum err e, const struct schema *found)
+{
+    struct store *s = arg;
+    char why[HEALTH_WHY] = "";
+    if (e != ERR_OK) {
+        return;
+    }
+    schema_fits(found, why, sizeof why);
+    if (*why && !*s->schema_why) {
+        LOG(LOG_ERROR, "schema.unfit", F_STR("why", why));
+    } else if (!*why && *s->schema_why) {
+        LOG(LOG_INFO, "schema.fits", F_U64("version", (uint64_t)found->applied));
+    }
+    snprintf(s->schema_why, sizeof s->schema_why, "%s", why);
+    health_set("schema", true, why);
+}
+
+/* Three calls in one round trip, so that none fails with another. */
 static void volumes_ask(uv_timer_t *t)
 {
     struct store *s = t->data;
+    index_schema(s->index, on_schema, s);
     index_fleet(s->index, on_fleet, s);
     index_volumes(s->index, on_volumes, s);
 }
@@ -205,6 +228,7 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                     .on_crossed = on_crossed,
                                     .arg = s });
     use_quota(s, c, &quota);
+    health_set("schema", true, "not yet known");
     s->spool = spool_open(l, &spool);
     s->repair = repair_open(
         l, s->index,

@@ -6,6 +6,7 @@
 #define MAILFLEET_STORE_PARTS_H
 
 #include "base/check.h"
+#include "base/stats.h"
 #include "store/cache.h"
 #include "store/failures.h"
 #include "store/index.h"
@@ -39,6 +40,7 @@ struct store {
     struct token_checker *tokens; /* NULL: OAuth is not configured */
     struct login_rules rules;
     struct fleet fleet;
+    char schema_why[HEALTH_WHY]; /* it does not fit; empty when it does */
     uint64_t grace_ms;
     const char *warning;  /* the operator's words of warnings; NULL: the built-in ones */
     const char *hostname; /* in their Message-ID */

@@ -34,6 +34,7 @@ struct answer {
     struct volume volumes[4];
     struct fleet fleet;
     bool drain;
+    struct schema schema;
 };
 
 static void turn(void)
@@ -104,6 +105,15 @@ static void on_volumes(void *arg, enum err e, const struct volume *v, size_t n)
     a->n = n;
     for (size_t i = 0; i < n && i < ARRAY_LEN(a->volumes); i++) {
         a->volumes[i] = v[i];
+    }
+}
+
+static void on_schema(void *arg, enum err e, const struct schema *r)
+{
+    struct answer *a = arg;
+    finish(a, e);
+    if (r) {
+        a->schema = *r;
     }
 }
 
@@ -1600,6 +1610,48 @@ static void test_keyless(void **state)
     assert_false(keyless());
 }
 
+/* Why this program can't work with the schema as the database has it; NULL: it can. */
+static const char *unfit(void)
+{
+    static char why[200];
+    struct answer a = { 0 };
+    index_schema(ix, on_schema, &a);
+    assert_int_equal(wait_for(&a), ERR_OK);
+    return schema_fits(&a.schema, why, sizeof why) ? NULL : why;
+}
+
+/* What newer programs have added is no harm; what they have taken away is, and what lacks. */
+static void test_schema(void **state)
+{
+    (void)state;
+    assert_null(unfit());
+    postgres_sql(server, "INSERT INTO schema_version (version, name) VALUES (%d, 'next')",
+                 SCHEMA_VERSION + 1);
+    assert_null(unfit());
+    postgres_sql(server, "UPDATE schema_version SET contracted_at = now() WHERE version = %d",
+                 SCHEMA_VERSION);
+    assert_null(unfit());
+    postgres_sql(server, "UPDATE schema_version SET contracted_at = now() WHERE version = %d",
+                 SCHEMA_VERSION + 1);
+    assert_non_null(strstr(unfit(), "contracted"));
+    postgres_sql(server, "DELETE FROM schema_version WHERE version > %d", SCHEMA_VERSION);
+    assert_null(unfit());
+    postgres_sql(server, "DELETE FROM schema_version WHERE version = %d", SCHEMA_VERSION);
+    assert_non_null(strstr(unfit(), "run mailfleet migrate"));
+    postgres_sql(server, "INSERT INTO schema_version (version, name) VALUES (%d, 'this')",
+                 SCHEMA_VERSION);
+}
+
+static void test_schema_is_missing(void **state)
+{
+    (void)state;
+    struct answer a = { 0 };
+    postgres_sql(server, "ALTER TABLE schema_version RENAME TO elsewhere");
+    index_schema(ix, on_schema, &a);
+    assert_int_equal(wait_for(&a), ERR_TEMP);
+    postgres_sql(server, "ALTER TABLE elsewhere RENAME TO schema_version");
+}
+
 /* Three looks at each index, though the statistics are of when no mailbox had a retention. */
 static void test_retention_is_cheap(void **state)
 {
@@ -2204,6 +2256,8 @@ int main(void)
         TEST(test_drain),
         TEST(test_drain_at_once),
         TEST(test_announce_holds_up_nobody),
+        TEST(test_schema),
+        TEST(test_schema_is_missing),
         TEST(test_epoch),
         TEST(test_cancel),
         TEST(test_claims),

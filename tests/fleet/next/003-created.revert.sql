@@ -1,0 +1,2 @@
+-- one by one
+DROP INDEX CONCURRENTLY IF EXISTS account_created;

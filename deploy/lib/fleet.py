@@ -27,7 +27,7 @@ from pathlib import Path
 
 from backup import Backup
 from nas import NO_PORTMAPPER, Ganesha, check_root
-from part import HOST, ROOT, FleetError, Owner, Part
+from part import HERE, HOST, ROOT, FleetError, Owner, Part
 
 DOMAIN = "quickstart.test"
 DEFAULT_BASE_PORT = 20100
@@ -50,6 +50,7 @@ class Ports:
         self.smtp, self.pop3, self.pop3s = base, base + 1, base + 2  # the balancer's
         self.postgres, self.memcached = base + 3, base + 4
         self.nfs, self.mount = base + 5, base + 6
+        self.balancer_health = base + 7
 
     def deliver(self, n):
         first = self.base + 10 * n
@@ -64,7 +65,7 @@ class Ports:
     def all(self):
         nodes = [p for n in range(1, MAX_NODES + 1) for p in (self.deliver(n), self.frontend(n))]
         return [self.smtp, self.pop3, self.pop3s, self.postgres, self.memcached,
-                self.nfs, self.mount, *(port for node in nodes for port in node.values())]
+                self.nfs, self.mount, self.balancer_health, *(port for node in nodes for port in node.values())]
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class Postgres(Part):
         # TCP alone: the path of a socket would have to be short. What durability rests on (fsync,
         # synchronous_commit, full_page_writes) stays as it is by default: on.
         settings = {
-            "listen_addresses": HOST, "port": self.owner.ports.postgres,
+            "listen_addresses": self.address, "port": self.owner.ports.postgres,
             "unix_socket_directories": "", "max_connections": 300, "timezone": "UTC",
             "log_timezone": "UTC", "log_line_prefix": "%m [%p] %q%u@%d ",
             **(self.owner.backup.postgres_settings() if self.owner.backup else {}),
@@ -124,11 +125,11 @@ class Memcached(Part):
     user = "memcache"
 
     def command(self):
-        return ["/usr/bin/memcached", "-l", HOST, "-p", self.owner.ports.memcached, "-U", "0",
-                "-m", "256"]
+        return ["/usr/bin/memcached", "-l", self.address, "-p", self.owner.ports.memcached,
+                "-U", "0", "-m", "256"]
 
     def probe(self):
-        reply = greeting(self.owner.ports.memcached, b"version\r\n")
+        reply = greeting(self.address, self.owner.ports.memcached, b"version\r\n")
         return None if reply.startswith(b"VERSION") else "no answer on its port"
 
 
@@ -153,15 +154,15 @@ class Nas(Ganesha):
 class Node(Part):
     """A delivery node or a front-end. When root starts it, it goes to its own user by itself."""
 
-    def __init__(self, fleet, name, program, ports):
-        super().__init__(fleet, name)
+    def __init__(self, fleet, name, program, ports, place=HERE):
+        super().__init__(fleet, name, place)
         self.program = program
         self.ports = ports
         self.config = fleet.state / "config" / f"{name}.conf"
 
     def listeners(self):
         """The settings that name its ports."""
-        at = {kind: f"{HOST}:{port}" for kind, port in self.ports.items()}
+        at = {kind: f"{self.address}:{port}" for kind, port in self.ports.items()}
         if "smtp" in at:
             return {"smtp.listen": at["smtp"], "smtp.proxy_listen": at["smtp_proxy"],
                     "lmtp.listen": at["lmtp"], "deliver.health": at["health"],
@@ -183,9 +184,10 @@ class Node(Part):
 
     def get(self, path):
         """Asks the health listener: the body, and why the answer is not 200 or None."""
-        connection = http.client.HTTPConnection(HOST, self.ports["health"], timeout=5)
+        connection = http.client.HTTPConnection(self.address, self.ports["health"], timeout=5)
         try:
-            connection.request("GET", path)
+            with self.place.inside():
+                connection.request("GET", path)
             reply = connection.getresponse()
             body = reply.read().decode(errors="replace")
             return body, None if reply.status == 200 else body.strip() or str(reply.status)
@@ -198,13 +200,14 @@ class Node(Part):
 class Haproxy(Part):
     """Starts as root when it can, and then goes to its own user by itself."""
 
-    def __init__(self, fleet, name):
-        super().__init__(fleet, name)
-        self.config = fleet.state / "config" / "haproxy.cfg"
-        self.socket = fleet.state / "run" / "haproxy.sock"  # of its commands
+    def __init__(self, fleet, name, place=HERE):
+        super().__init__(fleet, name, place)
+        self.listen = self.address
+        self.config = fleet.state / "config" / f"{name}.cfg"
+        self.socket = fleet.state / "run" / f"{name}.sock"  # of its commands
 
     def servers(self, nodes, kind):
-        return "\n".join(f"    server {node.name} {HOST}:{node.ports[kind]} "
+        return "\n".join(f"    server {node.name} {node.address}:{node.ports[kind]} "
                          f"check port {node.ports['health']} agent-port {node.ports['agent']}"
                          for node in nodes)
 
@@ -216,8 +219,9 @@ class Haproxy(Part):
             # A longer path HAProxy would not start with.
             stats_socket=f"    stats socket {self.socket} mode 600 level admin"
             if len(str(self.socket)) < 90 else "",
-            smtp=f"{HOST}:{fleet.ports.smtp}", pop3=f"{HOST}:{fleet.ports.pop3}",
-            pop3s=f"{HOST}:{fleet.ports.pop3s}",
+            smtp=f"{self.listen}:{fleet.ports.smtp}", pop3=f"{self.listen}:{fleet.ports.pop3}",
+            pop3s=f"{self.listen}:{fleet.ports.pop3s}",
+            health=f"{self.listen}:{fleet.ports.balancer_health}",
             smtp_servers=self.servers(fleet.delivery_nodes, "smtp_proxy"),
             pop3_servers=self.servers(fleet.front_ends, "pop3_proxy"),
             pop3s_servers=self.servers(fleet.front_ends, "pop3s_proxy")), None, 0o644)
@@ -227,15 +231,15 @@ class Haproxy(Part):
 
     def probe(self):
         for port, hello in (self.owner.ports.smtp, b"220 "), (self.owner.ports.pop3, b"+OK"):
-            if not greeting(port).startswith(hello):
+            if not greeting(self.address, port).startswith(hello):
                 return f"no greeting through port {port}"
         return None
 
 
-def greeting(port, send=b"", timeout=5):
+def greeting(address, port, send=b"", timeout=5):
     """What a server says first (after send), or nothing."""
     try:
-        with socket.create_connection((HOST, port), timeout=timeout) as s:
+        with socket.create_connection((address, port), timeout=timeout) as s:
             s.sendall(send)
             return s.recv(1024)
     except OSError:
@@ -275,15 +279,41 @@ class Fleet(Owner):
         # Where the volumes are on this machine, so that tests can look into them.
         self.spools = self.nas_folders or [self.spool]
 
-        self.delivery_nodes = [
-            Node(self, f"deliver{n}", "mailfleet-deliver", self.ports.deliver(n))
-            for n in range(1, delivery_nodes + 1)]
-        self.front_ends = [
-            Node(self, f"frontend{n}", "mailfleet-frontend", self.ports.frontend(n))
-            for n in range(1, front_ends + 1)]
-        self.parts = [Postgres(self, "postgres"), Memcached(self, "memcached"),
-                      *([Nas(self, "nas")] if self.nas_folders else []),
-                      *self.delivery_nodes, *self.front_ends, Haproxy(self, "haproxy")]
+        self.delivery_nodes = self.make_delivery_nodes(delivery_nodes)
+        self.front_ends = self.make_front_ends(front_ends)
+        self.parts = self.make_parts()
+
+    # What a fleet that is laid out otherwise has of its own, beside database_url, cache_servers,
+    # volume_urls() and up():
+
+    operator = HERE  # where the operator's commands are run
+
+    def make_delivery_nodes(self, count):
+        return [Node(self, f"deliver{n}", "mailfleet-deliver", self.ports.deliver(n))
+                for n in range(1, count + 1)]
+
+    def make_front_ends(self, count):
+        return [Node(self, f"frontend{n}", "mailfleet-frontend", self.ports.frontend(n))
+                for n in range(1, count + 1)]
+
+    def make_parts(self):
+        return [Postgres(self, "postgres"), Memcached(self, "memcached"),
+                *([Nas(self, "nas")] if self.nas_folders else []),
+                *self.delivery_nodes, *self.front_ends, Haproxy(self, "haproxy")]
+
+    def certificate_names(self):
+        return ["localhost", DOMAIN, f"*.{DOMAIN}", socket.gethostname(),
+                *(f"deliver{n}" for n in range(1, MAX_NODES + 1)),
+                *(f"frontend{n}" for n in range(1, MAX_NODES + 1))]
+
+    @property
+    def database_hosts(self):
+        """Where PostgreSQL is: one host:port, or several with commas."""
+        return f"{HOST}:{self.ports.postgres}"
+
+    @property
+    def cache_servers(self):
+        return [f"{HOST}:{self.ports.memcached}"]
 
     def __getitem__(self, name):
         for part in self.parts:
@@ -346,7 +376,7 @@ class Fleet(Owner):
             "node.fleet_key_file": self.state / "secret" / "fleet.key",
             "spool.roots": self.state / "spool",
             "database.url": self.database_url,
-            "cache.servers": f"{HOST}:{self.ports.memcached}",
+            "cache.servers": ", ".join(self.cache_servers),
             "tls.certificate": self.state / "tls" / "node.pem",
             "tls.key": self.state / "tls" / "node.key",
             **(self.backup.settings() if self.backup else {}),
@@ -354,8 +384,8 @@ class Fleet(Owner):
 
     @property
     def database_url(self):
-        return (f"postgresql://mailfleet:{self.saved['database_password']}@{HOST}:"
-                f"{self.ports.postgres}/mailfleet?target_session_attrs=read-write")
+        return (f"postgresql://mailfleet:{self.saved['database_password']}@"
+                f"{self.database_hosts}/mailfleet?target_session_attrs=read-write")
 
     # --- what needs the database --------------------------------------------------------------
 
@@ -363,15 +393,17 @@ class Fleet(Owner):
         """Runs SQL; the rows, as lists of strings."""
         user = "postgres" if superuser else "mailfleet"
         password = self.saved["postgres_password" if superuser else "database_password"]
-        output = self.run(["/usr/bin/psql", "-XAtqw", "-F", "\t", "-v", "ON_ERROR_STOP=1",
-                           "-h", HOST, "-p", self.ports.postgres, "-U", user, "-d", database],
-                          env={"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "5"}, stdin=statement)
+        url = f"postgresql://{user}@{self.database_hosts}/{database}?connect_timeout=5"
+        if "," in self.database_hosts:
+            url += "&target_session_attrs=read-write"
+        output = self.run(["/usr/bin/psql", "-XAtqw", "-F", "\t", "-v", "ON_ERROR_STOP=1", url],
+                          env={"PGPASSWORD": password}, stdin=statement, place=self.operator)
         return [line.split("\t") for line in output.splitlines()]
 
     def admin(self, *words, stdin=""):
         """The operator's command; its output."""
         return self.run([self.admin_program, "--config", self.config, *words], user=self.user,
-                        stdin=stdin)
+                        stdin=stdin, place=self.operator)
 
     # --- up and down ----------------------------------------------------------------------------
 
@@ -465,10 +497,8 @@ class Fleet(Owner):
         tls = self.state / "tls"
         if (tls / "node.pem").exists():
             return
-        names = ["localhost", DOMAIN, f"*.{DOMAIN}", socket.gethostname(),
-                 *(f"deliver{n}" for n in range(1, MAX_NODES + 1)),
-                 *(f"frontend{n}" for n in range(1, MAX_NODES + 1))]
-        alternatives = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1", "IP:::1"])
+        alternatives = ",".join([*(f"DNS:{name}" for name in self.certificate_names()),
+                                 "IP:127.0.0.1", "IP:::1"])
         new = ["/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
                "ec_paramgen_curve:P-256", "-noenc", "-days", "3650"]
         self.run([*new, "-keyout", tls / "ca.key", "-out", self.ca,

@@ -43,6 +43,26 @@ def processes():
     return {p.pid: p for p in found if p and p.state not in "ZX"}
 
 
+# --- where they run ------------------------------------------------------------------------------
+
+
+class Here:
+    """Where parts run unless they are told otherwise: this machine, on its loopback address.
+
+    Another place (a host of a laboratory) has another address, and a way to get inside.
+    """
+
+    address = HOST
+
+    @staticmethod
+    def inside():
+        """While this lasts, what this thread starts and connects to is started and seen from there."""
+        return contextlib.nullcontext()
+
+
+HERE = Here()
+
+
 # --- whose they are ------------------------------------------------------------------------------
 
 
@@ -84,14 +104,15 @@ class Owner:
         new.write_text(text)
         new.rename(path)
 
-    def run(self, argv, user=None, env=None, stdin="", timeout=120):
+    def run(self, argv, user=None, env=None, stdin="", timeout=120, place=HERE):
         """Runs a program to its end and returns its output; what it complained of is the error."""
         argv = [str(word) for word in argv]
         try:
-            done = subprocess.run(argv, cwd="/", input=stdin, text=True, errors="replace",
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
-                                  env={**self.env, **(env or {})}, check=False,
-                                  **self.run_as(user))
+            with place.inside():
+                done = subprocess.run(argv, cwd="/", input=stdin, text=True, errors="replace",
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                      timeout=timeout, env={**self.env, **(env or {})},
+                                      check=False, **self.run_as(user))
         except subprocess.TimeoutExpired:
             raise FleetError(f"{argv[0]} did not end within {timeout} s") from None
         if done.returncode != 0:
@@ -107,12 +128,17 @@ class Part:
     stop_timeout = 20
     user = None  # who it is started as, when root starts it
 
-    def __init__(self, owner, name):
+    def __init__(self, owner, name, place=HERE):
         self.owner = owner
         self.name = name
+        self.place = place
         self.log = owner.state / "log" / f"{name}.log"
         self.pid_file = owner.state / "run" / f"{name}.pid"
         self.child = None  # the Popen, when this very process started it
+
+    @property
+    def address(self):
+        return self.place.address
 
     # What a kind of part has of its own:
 
@@ -123,15 +149,20 @@ class Part:
         raise NotImplementedError
 
     def probe(self):
-        """Why it is not ready yet, or None."""
+        """Why it is not ready yet, or None. Called inside of its place."""
         raise NotImplementedError
+
+    def why_not_ready(self):
+        with self.place.inside():
+            return self.probe()
 
     def launch(self, env, log):
         """Runs the command in a session of its own; its pid."""
-        self.child = subprocess.Popen(
-            [str(word) for word in self.command()], cwd="/", stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, start_new_session=True, env=env,
-            **self.owner.run_as(self.user))
+        with self.place.inside():
+            self.child = subprocess.Popen(
+                [str(word) for word in self.command()], cwd="/", stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True, env=env,
+                **self.owner.run_as(self.user))
         return self.child.pid
 
     def send(self, pids, number):
@@ -173,7 +204,7 @@ class Part:
     def wait_ready(self, timeout=60):
         deadline = time.monotonic() + timeout
         while True:
-            reason = self.probe()
+            reason = self.why_not_ready()
             if reason is None:
                 return
             if not self.pids():

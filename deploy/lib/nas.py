@@ -18,12 +18,13 @@ import os
 import random
 import signal
 import socket
+import string
 import struct
 import subprocess
 import sys
 import urllib.parse
 
-from part import HOST, FleetError, Part
+from part import HERE, ROOT, FleetError, Part
 
 GANESHA = "/usr/bin/ganesha.nfsd"
 NO_PORTMAPPER = "deploy/nas/no_portmapper.so"  # in the build
@@ -93,14 +94,14 @@ class Ganesha(Part):
 
     The number of an export is inside every file handle: folders may be added at the end, and keep
     their places. export has settings of ganesha for each export ({"MaxWrite": 65536}). Where it is
-    to run elsewhere, prefix is the command that goes there (["ip", "netns", "exec", NAME]) and
-    address one of that place. With NFSv4 the paths are the same.
+    to run elsewhere, it has a place, or prefix is the command that goes there (["ip", "netns",
+    "exec", NAME]) and address one of that place. With NFSv4 the paths are the same.
     """
 
     def __init__(self, owner, name, nfs_port, mount_port, folders, no_portmapper,
-                 address=HOST, export=None, prefix=()):
-        super().__init__(owner, name)
-        self.address = address
+                 address=None, export=None, prefix=(), place=HERE):
+        super().__init__(owner, name, place)
+        self.listen = address or place.address
         self.nfs_port, self.mount_port = nfs_port, mount_port
         self.exports = dict(enumerate(folders, 1))
         self.no_portmapper = no_portmapper
@@ -112,7 +113,7 @@ class Ganesha(Part):
     def url(self, number, uid, gid):
         """The URL of a volume; number counts from 1."""
         path = urllib.parse.quote(str(self.exports[number]))
-        return (f"nfs://{self.address}:{self.nfs_port}{path}"
+        return (f"nfs://{self.listen}:{self.nfs_port}{path}"
                 f"?mountport={self.mount_port}&uid={uid}&gid={gid}")
 
     def prepare(self):
@@ -122,19 +123,15 @@ class Ganesha(Part):
         # Ganesha would make these, but as root: then no other owner could remove them.
         for name in "v4recov", "v4old":
             self.owner.make_dir(self.recovery / name / "node0", None, 0o755)
-        core = {"Bind_addr": self.address, "NFS_Port": self.nfs_port, "MNT_Port": self.mount_port,
-                "Protocols": "3,4", "Enable_NLM": "false", "Enable_RQUOTA": "false",
-                "Enable_UDP": "false"}
-        blocks = [block("NFS_CORE_PARAM", core), block("NFS_KRB5", {"Active_krb5": "false"}),
-                  block("NFSv4", {"Graceless": "true", "RecoveryBackend": "fs",
-                                  "RecoveryRoot": f'"{self.recovery}"'})]
-        for number, folder in self.exports.items():
-            # What is done to the folder from this side is seen through NFS at once.
-            blocks.append(block("EXPORT", {
-                "Export_Id": number, "Path": f'"{folder}"', "Pseudo": f'"{folder}"',
-                "Access_Type": "RW", "SecType": "sys", "Attr_Expiration_Time": 0, **self.export},
-                "    FSAL { Name = VFS; }\n"))
-        self.owner.write(self.config, "\n".join(blocks), None, 0o644)
+        # What is done to the folder from this side is seen through NFS at once.
+        exports = [block("EXPORT", {
+            "Export_Id": number, "Path": f'"{folder}"', "Pseudo": f'"{folder}"',
+            "Access_Type": "RW", "SecType": "sys", "Attr_Expiration_Time": 0, **self.export},
+            "    FSAL { Name = VFS; }\n") for number, folder in self.exports.items()]
+        template = string.Template((ROOT / "deploy/nas/ganesha.conf").read_text())
+        self.owner.write(self.config, template.substitute(
+            address=self.listen, nfs_port=self.nfs_port, mount_port=self.mount_port,
+            recovery=self.recovery, exports="\n".join(exports)), None, 0o644)
 
     def command(self):
         # Without a bus of the system's: its name there belongs to the system's own server.
@@ -164,9 +161,9 @@ class Ganesha(Part):
             check_root()
 
     def probe(self):
-        where = [self.address, self.nfs_port, self.mount_port, *self.exports.values()]
+        where = [self.listen, self.nfs_port, self.mount_port, *self.exports.values()]
         if not self.prefix:
-            return why_not_ready(self.address, self.nfs_port, self.mount_port,
+            return why_not_ready(self.listen, self.nfs_port, self.mount_port,
                                  self.exports.values())
         try:
             told = self.owner.run(as_root(*self.prefix, sys.executable, "-B", __file__, *where))

@@ -8,7 +8,7 @@ import re
 import socket
 import subprocess
 
-from part import HOST, Part
+from part import HERE, Part
 
 # The services that relaying needs, none in a chroot; from Postfix's own master.cf.
 MASTER = """
@@ -36,9 +36,9 @@ postlog   unix-dgram n - n - 1 postlogd
 
 
 class Postfix(Part):
-    def __init__(self, owner, port, next_hop, ca, name="postfix", **settings):
-        """next_hop: `smtp:[127.0.0.1]:PORT` or `lmtp:inet:127.0.0.1:PORT`."""
-        super().__init__(owner, name)
+    def __init__(self, owner, port, next_hop, ca, name="postfix", place=HERE, **settings):
+        """next_hop: `smtp:[127.0.0.1]:PORT`, `lmtp:inet:127.0.0.1:PORT`, or `smtp`: the MX hosts."""
+        super().__init__(owner, name, place)
         self.port = port
         self.folder = owner.state / name
         self.settings = {
@@ -78,8 +78,8 @@ class Postfix(Part):
         self.owner.make_dir(data, "postfix", 0o700)
         (config / "main.cf").write_text(
             "".join(f"{name} = {value}\n" for name, value in self.settings.items()))
-        (config / "master.cf").write_text(MASTER.format(host=HOST, port=self.port))
-        self.owner.run(["/usr/sbin/postfix", "-c", config, "check"])
+        (config / "master.cf").write_text(MASTER.format(host=self.address, port=self.port))
+        self.owner.run(["/usr/sbin/postfix", "-c", config, "check"], place=self.place)
 
     def command(self):
         # `postfix start-fg` would put a shell before it, which dies of a signal and leaves it behind.
@@ -87,7 +87,7 @@ class Postfix(Part):
 
     def probe(self):
         try:
-            socket.create_connection((HOST, self.port), timeout=5).close()
+            socket.create_connection((self.address, self.port), timeout=5).close()
         except OSError as error:
             return str(error)
         return None

@@ -1,0 +1,301 @@
+"""The laboratory: a whole fleet, each part of it on a host of its own, with what surrounds it.
+
+Lab is a Fleet whose parts have places; hosts are in lab.hosts by name, parts in lab[name]:
+
+    dns1                    nsd1: the zone, with MX and SRV records
+    mx1 mx2, mx3            the delivery nodes (preference 10, 10 and 20), parts of the same names
+    pop1 pop2               the front-ends, the same
+    lb1 lb2                 haproxy1, keepalived1, ...: one of them has the service's address
+    db1 db2 db3             etcd1, patroni1, pgbouncer1 (with pgbouncer=True), ...
+    cache1 cache2 cache3    memcached1, ...
+    nas1 nas2               ganesha1, ...: a volume each, on a file system of its own (VOLUME_SIZE)
+    out1                    postfix1: the sending MTA
+    client1                 where the mail clients are
+    ops                     where the operator's command is run
+
+recover() is the end of every fault: all of it is as it was, or it says what is not. Nothing of this
+knows scenarios or messages. Everything is in one folder, which is memory, and on its hosts.
+"""
+
+import contextlib
+import os
+import pwd
+import subprocess
+import time
+from pathlib import Path
+
+from fleet import Fleet, Node, Ports
+from hosts import SUBNET, Host, unmount_below
+from nas import Ganesha
+from part import FleetError
+from parts import Balancer, Cache, Etcd, Keepalived, Mta, Nsd, Patroni, Pgbouncer, template
+
+DOMAIN = "lab.test"
+SERVICE = f"{SUBNET}.100"
+STATE_SIZE = "6g"
+VOLUME_SIZE = "192m"
+LOG_SIZE = "48m"
+
+HOSTS = {"dns1": 2, "mx1": 11, "mx2": 12, "mx3": 13, "pop1": 21, "pop2": 22, "db1": 31, "db2": 32,
+         "db3": 33, "lb1": 41, "lb2": 42, "cache1": 51, "cache2": 52, "cache3": 53, "nas1": 61,
+         "nas2": 62, "out1": 71, "client1": 81, "ops": 91}
+PREFERENCE = {"mx1": 10, "mx2": 10, "mx3": 20}
+
+
+class LabPorts(Ports):
+    """What the world knows: each part has a host of its own."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.smtp, self.pop3, self.pop3s, self.balancer_health = 25, 110, 995, 8404
+        self.memcached, self.nfs, self.mount = 11211, 2049, 20048
+
+    def deliver(self, n):
+        return {"smtp": 25, "smtp_proxy": 2525, "lmtp": 24, "health": 9125}
+
+    def frontend(self, n):
+        return {"pop3": 1100, "pop3s": 9950, "pop3_proxy": 110, "pop3s_proxy": 995,
+                "health": 9110}
+
+
+class Lab(Fleet):
+    service = SERVICE
+
+    def __init__(self, network, state, build, settings=None, env=None, pgbouncer=False,
+                 say=lambda line: None):
+        self.network = network
+        self.pgbouncer = pgbouncer
+        self.hosts = {name: Host(network, name, number) for name, number in HOSTS.items()}
+        self.operator = self.hosts["ops"]
+        super().__init__(state, build=build, settings={
+            "dns.servers": self.hosts["dns1"].address,
+            "proxy.networks": ", ".join(self.hosts[lb].address for lb in ("lb1", "lb2")),
+            # A test has few addresses, which do what those of a whole town do.
+            "limits.exempt": network.subnet,
+            # Until then a node that was cut off from a cache may show an older list.
+            "cache.list_ttl": "60s",
+            "node.drain_time": "3s",
+            **(settings or {})}, env=env, say=say)
+        self.ports = LabPorts()
+        for node in self.delivery_nodes + self.front_ends:
+            self.node_settings[node.name] = {
+                "smtp.hostname": f"{node.name}.{DOMAIN}", "deliver.health": "127.0.0.1:9125"} \
+                if node in self.delivery_nodes else {"frontend.health": "127.0.0.1:9110"}
+
+    # --- what there is -----------------------------------------------------------------------------
+
+    def make_delivery_nodes(self, count):
+        return [Node(self, name, "mailfleet-deliver", LabPorts().deliver(1), self.hosts[name])
+                for name in PREFERENCE]
+
+    def make_front_ends(self, count):
+        return [Node(self, name, "mailfleet-frontend", LabPorts().frontend(1), self.hosts[name])
+                for name in ("pop1", "pop2")]
+
+    def make_parts(self):
+        hosts = self.hosts
+        three = [(n, hosts[f"db{n}"]) for n in (1, 2, 3)]
+        self.etcd = [Etcd(self, f"etcd{n}", host) for n, host in three]
+        Etcd.members = self.etcd
+        bin_dir = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+        self.patroni = [Patroni(self, f"patroni{n}", host,
+                                [f"{etcd.address}:2379" for etcd in self.etcd], bin_dir)
+                        for n, host in three]
+        self.pgbouncers = [Pgbouncer(self, f"pgbouncer{n}", host)
+                           for n, host in three] if self.pgbouncer else []
+        self.caches = [Cache(self, f"memcached{n}", hosts[f"cache{n}"]) for n in (1, 2, 3)]
+        user = pwd.getpwnam(self.user)
+        self.nas = [Ganesha(self, f"ganesha{n}", 2049, 20048, [self.state / "nas" / f"nas{n}"],
+                            self.state / "bin" / "no_portmapper.so", place=hosts[f"nas{n}"],
+                            export={"Squash": "All_Squash", "Anonymous_uid": user.pw_uid,
+                                    "Anonymous_gid": user.pw_gid}) for n in (1, 2)]
+        self.nsd = Nsd(self, "nsd1", hosts["dns1"], {DOMAIN: self.zone()})
+        self.balancers = [Balancer(self, f"haproxy{n}", hosts[f"lb{n}"]) for n in (1, 2)]
+        self.keepalived = [Keepalived(self, "keepalived1", hosts["lb1"], hosts["lb2"], 150),
+                           Keepalived(self, "keepalived2", hosts["lb2"], hosts["lb1"], 100)]
+        self.mta = Mta(self, "postfix1", hosts["out1"], hosts["dns1"].address)
+        parts = [self.nsd, *self.etcd, *self.patroni, *self.pgbouncers, *self.caches, *self.nas,
+                 *self.delivery_nodes, *self.front_ends, *self.balancers, *self.keepalived,
+                 self.mta]
+        for part in parts:
+            part.log = self.state / "log" / part.place.name / f"{part.name}.log"
+        return parts
+
+    def parts_on(self, host):
+        return [part for part in self.parts if part.place is self.hosts[host]]
+
+    def zone(self):
+        mx = "".join(f"@ MX {preference} {name}\n" for name, preference in PREFERENCE.items())
+        hosts = "".join(f"{name} A {host.address}\n" for name, host in self.hosts.items())
+        return (f"$ORIGIN {DOMAIN}.\n$TTL 5\n@ SOA dns1 hostmaster 1 60 60 3600 5\n@ NS dns1\n{mx}"
+                f"pop A {SERVICE}\n_pop3s._tcp SRV 0 1 995 pop\n{hosts}")
+
+    def certificate_names(self):
+        return ["localhost", DOMAIN, f"*.{DOMAIN}"]
+
+    @property
+    def database_hosts(self):
+        port = 6432 if self.pgbouncer else 5432
+        return ",".join(f"{part.address}:{port}" for part in self.patroni)
+
+    @property
+    def cache_servers(self):
+        return [f"{cache.address}:11211" for cache in self.caches]
+
+    def volume_urls(self):
+        user = pwd.getpwnam(self.user)
+        return [nas.url(1, user.pw_uid, user.pw_gid) for nas in self.nas]
+
+    def check_ports(self):
+        """All are free: the hosts are new."""
+
+    # --- up and down -------------------------------------------------------------------------------
+
+    def up(self):
+        self.mount(self.state, STATE_SIZE)
+        self.lay_out()
+        for host in self.hosts:
+            self.make_dir(self.state / "log" / host, None, 0o755)
+            if host.startswith(("mx", "pop")):
+                self.mount(self.state / "log" / host, LOG_SIZE)
+        for nas in self.nas:
+            folder = nas.exports[1]
+            self.make_dir(folder, None, 0o755)
+            self.mount(folder, VOLUME_SIZE)
+            self.own(folder, self.user, 0o750)
+        for name in "mx1", "mx2", "mx3", "pop1", "pop2":
+            self.open_health(self.hosts[name])
+        behind = [self.nsd, *self.etcd, *self.caches, *self.nas, *self.pgbouncers]
+        self.start_all(behind + self.patroni)
+        self.wait_for(60, self.why_no_database)
+        self.create_database()
+        self.init_store()
+        self.start_all(self.parts)
+        self.wait_for(30, self.why_not_recovered)
+
+    @staticmethod
+    def mount(folder, size):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"nosuid,nodev,mode=755,size={size}",
+                        "mailfleet-lab", folder], check=True)
+
+    @staticmethod
+    def open_health(host):
+        """The health listener is on the loopback address alone: others reach it this way."""
+        with host.inside():
+            Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")
+        host.run("nft", "-f", "-", stdin=(
+            "table ip health {\n"
+            "chain in { type nat hook prerouting priority dstnat; "
+            "tcp dport { 9110, 9125 } dnat to 127.0.0.1\n}\n"
+            "chain own { type nat hook output priority -100; "
+            "tcp dport { 9110, 9125 } dnat to 127.0.0.1\n}\n}\n"))
+
+    def start_all(self, parts):
+        """Those that do not run, all at once; each on a host that is on. Until they are ready."""
+        parts = [part for part in parts if part.place.on]
+        for part in parts:
+            part.start()
+        for part in parts:
+            part.wait_ready()
+
+    def down(self):
+        """Nodes in good order, which tells their last words; the rest with its hosts.
+
+        What is found in the nodes' logs that must never be there.
+        """
+        told = []
+        for node in self.delivery_nodes + self.front_ends:
+            if node.pids() and not node.stop():
+                told.append(f"{node.name} did not stop in time and was killed")
+        return told
+
+    def remove(self):
+        """The state folder too: only when nothing runs any more."""
+        unmount_below(self.state)
+        with contextlib.suppress(OSError):
+            self.state.rmdir()
+
+    # --- how it is -----------------------------------------------------------------------------
+
+    def roles(self):
+        """name of each Patroni -> role and state, as the first one that answers knows them."""
+        for part in self.patroni:
+            if part.place.on:
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    return part.cluster()
+        raise OSError("no Patroni answers")
+
+    def primary(self):
+        """The Patroni whose PostgreSQL is the primary."""
+        name = next(name for name, (role, _) in self.roles().items() if role == "leader")
+        return self[name]
+
+    def balancer(self):
+        """The keepalived that has the service's address; None when there is none, or two."""
+        found = [part for part in self.keepalived if part.holds()]
+        return found[0] if len(found) == 1 else None
+
+    def why_no_database(self):
+        """What is missing of a primary with two standbys, one of them synchronous; or None."""
+        try:
+            roles = self.roles()
+        except OSError as error:
+            return str(error)
+        wanted = sorted(["leader", "sync_standby", "replica"])
+        if sorted(role for role, _ in roles.values()) != wanted \
+                or any(state not in ("running", "streaming") for _, state in roles.values()):
+            return f"the database is not whole: {roles}"
+        return None
+
+    def why_not_recovered(self):
+        reasons = [f"{part.name}: {reason}" for part in self.parts
+                   if (reason := part.why_not_ready())]
+        if self.balancer() is None:
+            reasons.append("the service's address is not on one balancer")
+        database = self.why_no_database()
+        return "; ".join(reasons + ([database] if database else [])) or None
+
+    @staticmethod
+    def wait_for(seconds, why_not):
+        deadline = time.monotonic() + seconds
+        while reason := why_not():
+            if time.monotonic() > deadline:
+                raise FleetError(f"not within {seconds} s: {reason}")
+            time.sleep(0.1)
+
+    # --- faults and their end ----------------------------------------------------------------------
+
+    def power_off(self, host):
+        self.say(f"{host}: power off")
+        self.hosts[host].power_off()
+
+    def power_on(self, host):
+        self.say(f"{host}: power on")
+        self.hosts[host].power_on()
+        self.start_all(self.parts_on(host))
+
+    def recover(self, seconds=60):
+        """No cut, every host on, nothing frozen, every part there and ready."""
+        for host in self.hosts.values():
+            host.heal()
+            host.thaw()
+            if not host.on:
+                host.power_on()
+        for part in self.parts:
+            if not part.pids():
+                part.start()
+        self.wait_for(seconds, self.why_not_recovered)
+
+
+def remove_states(makers, folder):
+    """State folders that dead makers left behind, by their pids."""
+    for path in Path(folder).glob("mailfleet-lab-*"):
+        if path.name.split("-")[2] in makers or not os.path.exists(
+                f"/proc/{path.name.split('-')[2]}"):
+            unmount_below(path)
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+__all__ = ["DOMAIN", "SERVICE", "Lab", "remove_states", "template"]

@@ -25,9 +25,11 @@ class Refused(Exception):
 
 
 class LineClient:
-    def __init__(self, port, tls=None, timeout=30, preface=b""):
-        """tls: a context, for implicit TLS. preface: octets that go first (a PROXY header)."""
-        self.socket = socket.create_connection((HOST, port), timeout=timeout)
+    def __init__(self, port, tls=None, timeout=30, preface=b"", host=HOST, name="localhost"):
+        """tls: a context, for implicit TLS. preface: octets that go first (a PROXY header). name:
+        whose certificate it must be."""
+        self.name = name
+        self.socket = socket.create_connection((host, port), timeout=timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(preface)
         if tls:
@@ -41,7 +43,7 @@ class LineClient:
         self.close()
 
     def wrap(self, tls):
-        self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+        self.socket = tls.wrap_socket(self.socket, server_hostname=self.name)
         self.file = self.socket.makefile("rb")
 
     def send(self, octets):

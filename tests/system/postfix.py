@@ -94,8 +94,9 @@ class Postfix(Part):
 
     def queue(self):
         """What is still in the queue, as postqueue shows it; empty when all has gone."""
-        done = subprocess.run(["/usr/sbin/postqueue", "-c", self.folder / "etc", "-j"],
-                              stdout=subprocess.PIPE, check=True, text=True)
+        with self.place.inside():
+            done = subprocess.run(["/usr/sbin/postqueue", "-c", self.folder / "etc", "-j"],
+                                  stdout=subprocess.PIPE, check=True, text=True)
         return done.stdout.splitlines()
 
     def sent(self):

@@ -166,6 +166,10 @@ class Host:
             LIBC.setns(before, CLONE_NEWNET)
             os.close(before)
 
+    def enter(self):
+        """This thread is on the host from now on."""
+        enter(self.path)
+
     def run(self, *words, stdin=""):
         """A program's output; for the laboratory's own tools, as root."""
         with self.inside():

@@ -173,6 +173,14 @@ class Part:
 
     # What all have in common:
 
+    def runs(self, alive):
+        """Whether its master is among these living processes."""
+        try:
+            pid, started = map(int, self.pid_file.read_text().split())
+        except (OSError, ValueError):
+            return False
+        return pid in alive and alive[pid].started == started
+
     def pids(self):
         """The pids of the master, first, and of everything it started."""
         self.reap()

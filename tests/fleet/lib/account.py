@@ -231,13 +231,13 @@ class Ledger:
         with self.lock:
             ours = [suspect for suspect in self.suspects if suspect[0] == address]
             self.suspects = [suspect for suspect in self.suspects if suspect[0] != address]
-            for _, token, kind, text in ours:
+            for token, (kind, text) in {suspect[1]: suspect[2:] for suspect in ours}.items():
                 copy = self.copies[address][token]
                 if len(copy.uids) > max(1, copy.answers + copy.lost_answers):
                     self.violate(kind, f"{address}: message {token} {text}")
 
     def totals(self):
-        """Counts of copies (a message in a mailbox), since the beginning."""
+        """Counts of copies (a message in a mailbox) since the beginning; listed: at the last look."""
         with self.lock:
             boxes = self.mailboxes.values()
             copies = [copy for copies in self.copies.values() for copy in copies.values()]

@@ -20,14 +20,15 @@ knows scenarios or messages. Everything is in one folder, which is memory, and o
 import contextlib
 import os
 import pwd
+import signal
 import subprocess
 import time
 from pathlib import Path
 
-from fleet import Fleet, Node, Ports
-from hosts import SUBNET, Host, unmount_below
+from fleet import Fleet, Node, Ports, greeting
+from hosts import SUBNET, Host, thaw_all, unmount_below
 from nas import Ganesha
-from part import FleetError
+from part import FleetError, processes
 from parts import Balancer, Cache, Etcd, Keepalived, Mta, Nsd, Patroni, Pgbouncer, template
 
 DOMAIN = "lab.test"
@@ -72,8 +73,6 @@ class Lab(Fleet):
             "proxy.networks": ", ".join(self.hosts[lb].address for lb in ("lb1", "lb2")),
             # A test has few addresses, which do what those of a whole town do.
             "limits.exempt": network.subnet,
-            # Until then a node that was cut off from a cache may show an older list.
-            "cache.list_ttl": "60s",
             "node.drain_time": "3s",
             **(settings or {})}, env=env, say=say)
         self.ports = LabPorts()
@@ -227,9 +226,9 @@ class Lab(Fleet):
         raise OSError("no Patroni answers")
 
     def primary(self):
-        """The Patroni whose PostgreSQL is the primary."""
-        name = next(name for name, (role, _) in self.roles().items() if role == "leader")
-        return self[name]
+        """The Patroni whose PostgreSQL is the primary, or None."""
+        leader = [name for name, (role, _) in self.roles().items() if role == "leader"]
+        return self[leader[0]] if leader else None
 
     def balancer(self):
         """The keepalived that has the service's address; None when there is none, or two."""
@@ -264,6 +263,28 @@ class Lab(Fleet):
                 raise FleetError(f"not within {seconds} s: {reason}")
             time.sleep(0.1)
 
+    def empty_caches(self):
+        """Everything that is cached is forgotten, tombstones too: the next poll asks the database."""
+        for cache in self.caches:
+            with cache.place.inside():
+                greeting(cache.address, 11211, b"flush_all\r\n")
+
+    def reload(self, settings):
+        """Other settings of all nodes, in force when this returns; None takes one back."""
+        self.settings.update(settings)
+        self.settings = {key: value for key, value in self.settings.items() if value is not None}
+        nodes = [node for node in self.delivery_nodes + self.front_ends if node.pids()]
+        before = {node.name: self.reloads(node) for node in nodes}
+        for node in nodes:
+            node.prepare()
+            os.kill(node.pids()[0], signal.SIGHUP)
+        self.wait_for(20, lambda: next((f"{node.name} has not reloaded" for node in nodes
+                                        if self.reloads(node) == before[node.name]), None))
+
+    @staticmethod
+    def reloads(node):
+        return node.log.read_text(errors="replace").count(" worker.reloaded ")
+
     # --- faults and their end ----------------------------------------------------------------------
 
     def power_off(self, host):
@@ -278,12 +299,14 @@ class Lab(Fleet):
     def recover(self, seconds=60):
         """No cut, every host on, nothing frozen, every part there and ready."""
         for host in self.hosts.values():
-            host.heal()
-            host.thaw()
+            if host.cuts:
+                host.heal()
             if not host.on:
                 host.power_on()
+        alive = processes()
+        thaw_all([host.path for host in self.hosts.values()], alive)
         for part in self.parts:
-            if not part.pids():
+            if not part.runs(alive):
                 part.start()
         self.wait_for(seconds, self.why_not_recovered)
 

@@ -74,6 +74,7 @@ class Patroni(Part):
     def __init__(self, fleet, name, place, etcd_hosts, bin_dir):
         super().__init__(fleet, name, place)
         self.etcd_hosts, self.bin_dir = etcd_hosts, bin_dir
+        self.postgres_is_ours = True
         self.data = fleet.state / "data" / name
         self.config = fleet.state / "config" / f"{name}.yml"
 
@@ -101,7 +102,7 @@ class Patroni(Part):
 
     def pids(self):
         found = super().pids()
-        if postmaster := self.postmaster():
+        if self.postgres_is_ours and (postmaster := self.postmaster()):
             ours = {postmaster}
             alive = processes()
             while more := {p.pid for p in alive.values() if p.parent in ours} - ours:
@@ -110,13 +111,11 @@ class Patroni(Part):
         return found
 
     def start(self, env=None):
-        if not super().pids():
-            self.pid_file.unlink(missing_ok=True)
-        super_pids, self.pids = self.pids, super().pids  # a left PostgreSQL is Patroni's to find
+        self.postgres_is_ours = False  # what a killed Patroni has left is for this one to find
         try:
             super().start(env)
         finally:
-            self.pids = super_pids
+            self.postgres_is_ours = True
 
     def ask(self, path):
         with self.place.inside():

@@ -1,0 +1,43 @@
+"""Delivery nodes that are lost: the sending MTA goes to the next MX host by itself."""
+
+from scenario import Scenario
+
+
+class DeliverKilled(Scenario):
+    """A delivery node is killed (SIGKILL)."""
+
+    name = "deliver-kill"
+    sees = "nothing: senders go to the other MX hosts"
+
+    def run(self, lab):
+        before = self.accepted_by("mx1")
+        self.expect(before, "the node that is to die has accepted nothing")
+        killed = self.now()
+        lab["mx1"].kill()
+        self.wait(5)
+        self.since(killed, "delivery", within=5)
+        after = self.accepted_by("mx1")
+        self.wait(2)
+        self.expect(self.accepted_by("mx1") == after, "a dead node accepts mail")
+        lab["mx1"].up()
+        self.until(20, lambda: None if self.accepted_by("mx1") > after
+                   else "the node that is back gets nothing")
+
+    def accepted_by(self, host):
+        """How many the log of the sending MTA says that this MX host has accepted."""
+        return self.day.town.mta_log.by[f"{host}.lab.test"]
+
+
+class DeliverPowerOff(DeliverKilled):
+    """The host of a delivery node loses its power."""
+
+    name = "deliver-power-off"
+
+    def run(self, lab):
+        off = self.now()
+        lab.power_off("mx2")
+        self.wait(8)
+        # Nobody says that it is gone: a sender waits once for each connection that it had or tries.
+        self.since(off, "delivery", within=10)
+        lab.power_on("mx2")
+        self.well_again()

@@ -90,7 +90,10 @@ class Patroni(Part):
             watchdog="'off'"), self.user, 0o600)  # it would reset this machine
 
     def command(self):
-        return ["/usr/bin/python3", "-B", "/usr/bin/patroni", self.config]
+        # Patroni takes a dead PostgreSQL for a living one until its parent has reaped it: as systemd
+        # does at once, but not the first process of every machine that tests are run on.
+        return ["/usr/bin/tini", "-s", "--", "/usr/bin/python3", "-B", "/usr/bin/patroni",
+                self.config]
 
     def postmaster(self):
         """The pid of the PostgreSQL, or None. It outlives a Patroni that is killed."""

@@ -42,7 +42,10 @@ MODULES = ("net/sunrpc/sunrpc", "fs/netfs/netfs", "fs/fscache/fscache", "fs/nfs_
            "net/dns_resolver/dns_resolver", "fs/nfs/nfsv4")
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 # For a spool, whose files never change and whose names are never probed for: docs/operations.md.
-SPOOL_OPTIONS = "hard,noatime,nocto,acdirmin=600,acdirmax=600,lookupcache=pos,nconnect=4"
+MOUNT_UNIT = Path(__file__).resolve().parents[2] / "deploy/nas/srv-mail-v1.mount"
+SPOOL_OPTIONS = ",".join(
+    option for option in re.search(r"^Options=(.*)$", MOUNT_UNIT.read_text(), re.M)[1].split(",")
+    if option not in ("vers=3", "proto=tcp", "nolock", "_netdev"))
 
 Done = collections.namedtuple("Done", "status output")
 

@@ -175,6 +175,14 @@ class Host:
         with self.inside():
             return run(*words, stdin=stdin)
 
+    def sysctl(self, file):
+        """Sets what a file in the form of sysctl.d has."""
+        with self.inside():
+            for line in Path(file).read_text().splitlines():
+                if line and not line.startswith("#"):
+                    key, value = line.split(" = ")
+                    Path("/proc/sys", key.replace(".", "/")).write_text(value)
+
     def pids(self):
         return pids_inside(self.path)
 

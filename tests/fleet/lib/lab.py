@@ -17,6 +17,7 @@ recover() is the end of every fault: all of it is as it was, or it says what is 
 knows scenarios or messages. Everything is in one folder, which is memory, and on its hosts.
 """
 
+import collections
 import contextlib
 import os
 import pwd
@@ -28,7 +29,7 @@ from pathlib import Path
 from fleet import Fleet, Node, Ports, greeting
 from hosts import SUBNET, Host, thaw_all, unmount_below
 from nas import Ganesha
-from part import FleetError, processes
+from part import ROOT, FleetError, processes
 from parts import Balancer, Cache, Etcd, Keepalived, Mta, Nsd, Patroni, Pgbouncer, template
 
 DOMAIN = "lab.test"
@@ -40,6 +41,9 @@ LOG_SIZE = "48m"
 HOSTS = {"dns1": 2, "mx1": 11, "mx2": 12, "mx3": 13, "pop1": 21, "pop2": 22, "db1": 31, "db2": 32,
          "db3": 33, "lb1": 41, "lb2": 42, "cache1": 51, "cache2": 52, "cache3": 53, "nas1": 61,
          "nas2": 62, "out1": 71, "client1": 81, "ops": 91}
+# Whose packet filter of deploy/firewall a host has; the others are not the fleet's.
+ROLES = {"dns": "dns", "mx": "deliver", "pop": "frontend", "db": "database", "lb": "balancer",
+         "cache": "cache", "nas": "filer"}
 PREFERENCE = {"mx1": 10, "mx2": 10, "mx3": 20}
 
 
@@ -74,6 +78,8 @@ class Lab(Fleet):
             # A test has few addresses, which do what those of a whole town do.
             "limits.exempt": network.subnet,
             "node.drain_time": "3s",
+            # All hosts share the processors of one, and those perhaps with other tests.
+            "cache.timeout": "200ms",
             **(settings or {})}, env=env, say=say)
         self.ports = LabPorts()
         for node in self.delivery_nodes + self.front_ends:
@@ -162,8 +168,8 @@ class Lab(Fleet):
             self.make_dir(folder, None, 0o755)
             self.mount(folder, VOLUME_SIZE)
             self.own(folder, self.user, 0o750)
-        for name in "mx1", "mx2", "mx3", "pop1", "pop2":
-            self.open_health(self.hosts[name])
+        for host in self.hosts.values():
+            self.set_up_kernel(host)
         behind = [self.nsd, *self.etcd, *self.caches, *self.nas, *self.pgbouncers]
         self.start_all(behind + self.patroni)
         self.wait_for(60, self.why_no_database)
@@ -177,6 +183,25 @@ class Lab(Fleet):
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"nosuid,nodev,mode=755,size={size}",
                         "mailfleet-lab", folder], check=True)
+
+    def set_up_kernel(self, host):
+        """Packet filter and sysctls, as deploy/ has them for its role."""
+        kind = host.name.rstrip("0123456789")
+        if kind in ("mx", "pop", "lb"):
+            host.sysctl(ROOT / "deploy/sysctl/60-mailfleet.conf")
+        if kind == "lb":
+            host.sysctl(ROOT / "deploy/sysctl/61-mailfleet-balancer.conf")
+        if kind in ("mx", "pop"):
+            self.open_health(host)
+        if kind in ROLES:
+            host.run("nft", "-f", "-", stdin=template(
+                "firewall/nftables.conf", role=ROLES[kind], nodes=self.addresses("mx", "pop"),
+                balancers=self.addresses("lb"), databases=self.addresses("db"),
+                operators=self.addresses("ops")))
+
+    def addresses(self, *kinds):
+        return ", ".join(host.address for host in self.hosts.values()
+                         if host.name.rstrip("0123456789") in kinds)
 
     @staticmethod
     def open_health(host):
@@ -218,17 +243,24 @@ class Lab(Fleet):
     # --- how it is -----------------------------------------------------------------------------
 
     def roles(self):
-        """name of each Patroni -> role and state, as the first one that answers knows them."""
+        """name of each Patroni -> role and state, as most of those know them that answer to others:
+        one that is cut off may take an old primary for the primary."""
+        found = []
         for part in self.patroni:
             if part.place.on:
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    return part.cluster()
-        raise OSError("no Patroni answers")
+                with contextlib.suppress(OSError, ValueError, KeyError), self.operator.inside():
+                    found.append(part.cluster())
+        if not found:
+            raise OSError("no Patroni answers")
+        leaders = collections.Counter(leader_of(roles) for roles in found)
+        return next(roles for roles in found if leader_of(roles) == leaders.most_common(1)[0][0])
 
     def primary(self):
         """The Patroni whose PostgreSQL is the primary, or None."""
-        leader = [name for name, (role, _) in self.roles().items() if role == "leader"]
-        return self[leader[0]] if leader else None
+        with contextlib.suppress(OSError):
+            if leader := leader_of(self.roles()):
+                return self[leader]
+        return None
 
     def balancer(self):
         """The keepalived that has the service's address; None when there is none, or two."""
@@ -311,6 +343,10 @@ class Lab(Fleet):
         self.wait_for(seconds, self.why_not_recovered)
 
 
+def leader_of(roles):
+    return next((name for name, (role, _) in roles.items() if role == "leader"), None)
+
+
 def remove_states(makers, folder):
     """State folders that dead makers left behind, by their pids."""
     for path in Path(folder).glob("mailfleet-lab-*"):
@@ -319,6 +355,3 @@ def remove_states(makers, folder):
             unmount_below(path)
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-__all__ = ["DOMAIN", "SERVICE", "Lab", "remove_states", "template"]

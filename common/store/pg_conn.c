@@ -35,14 +35,18 @@ struct pg_conn {
     const struct pg_conn_options *o;
     enum step step;
     struct pg_hosts *hosts;
-    size_t attempts;   /* that met their deadline: the next one begins at the next address */
+    size_t first;      /* the address that the next attempt begins at */
     uint32_t retry_ms; /* until the next try, less a random part */
     PGconn *pq;
     uv_poll_t *poll; /* on the heap: each socket that libpq tries has its own */
     int events;      /* that it waits for */
     uv_timer_t timer;
+    uint64_t began; /* of this attempt */
     uint64_t connect_deadline;
-    struct list sent; /* batches under way */
+    uint32_t silence_ms; /* how long one address may take */
+    const char *at;      /* which one it is, by libpq's string: each has its own */
+    size_t passed;       /* addresses that have refused in this attempt */
+    struct list sent;    /* batches under way */
     unsigned load;
     struct pg_batch *hello; /* the one under way */
     uint64_t hello_due;
@@ -136,16 +140,19 @@ static void drop(struct pg_conn *c, const char *why)
 
 static void on_timer(uv_timer_t *t);
 
-/* Waits twice as long after each failure, less a random part: a fleet must not return as one. */
+/* Waits twice as long after each failure, less a random part: a fleet must not return as one. What
+ * an attempt has spent at an address that is silent was waiting, too. */
 static void lost(struct pg_conn *c, const char *why)
 {
     char text[160]; /* why may be libpq's, which goes with its connection */
     snprintf(text, sizeof text, "%.*s", (int)strcspn(why, "\n"), why);
     LOG(LOG_DEBUG, "db.lost", F_STR("why", text));
+    uint64_t spent = c->step == STEP_CONNECTING ? loop_now(c->o->loop) - c->began : 0;
     drop(c, text);
     uint32_t delay = c->retry_ms;
     c->retry_ms = delay < RETRY_MAX_MS / 2 ? delay * 2 : RETRY_MAX_MS;
-    uv_timer_start(&c->timer, on_timer, delay / 2 + arc4random_uniform(delay / 2 + 1), 0);
+    delay = delay / 2 + arc4random_uniform(delay / 2 + 1);
+    uv_timer_start(&c->timer, on_timer, delay > spent ? delay - spent : 1, 0);
     c->o->on_change(c->o->owner, text);
 }
 
@@ -176,7 +183,7 @@ static void on_timer(uv_timer_t *t)
     case STEP_RESOLVING:
         UNREACHABLE();
     case STEP_CONNECTING:
-        c->attempts++;
+        c->first += c->passed + 1; /* the silent one comes last */
         lost(c, "no connection within database.timeout");
         break;
     case STEP_GREETING:
@@ -197,7 +204,8 @@ static void on_timer(uv_timer_t *t)
 static void conn_connect(struct pg_conn *c)
 {
     char why[160];
-    c->pq = pg_hosts_connect(c->hosts, c->attempts, why, sizeof why);
+    size_t addresses = pg_hosts_count(c->hosts);
+    c->pq = pg_hosts_connect(c->hosts, c->first, why, sizeof why);
     pg_hosts_close(&c->hosts);
     if (!c->pq) {
         lost(c, why);
@@ -208,7 +216,11 @@ static void conn_connect(struct pg_conn *c)
         return;
     }
     c->step = STEP_CONNECTING;
-    c->connect_deadline = loop_now(c->o->loop) + c->o->timeout_ms;
+    c->began = loop_now(c->o->loop);
+    c->silence_ms = c->o->timeout_ms / (uint32_t)addresses;
+    c->connect_deadline = c->began + c->silence_ms;
+    c->at = PQhost(c->pq);
+    c->passed = 0;
     arm(c);
     watch(c, UV_WRITABLE); /* as libpq asks before the first PQconnectPoll */
 }
@@ -253,6 +265,18 @@ static void conn_greet(struct pg_conn *c)
     conn_flush(c, say_hello(c));
 }
 
+/* Waits for the address that libpq is at; each has its own part of the time. */
+static void conn_wait(struct pg_conn *c, int events)
+{
+    if (c->at != PQhost(c->pq)) {
+        c->at = PQhost(c->pq);
+        c->passed++;
+        c->connect_deadline = loop_now(c->o->loop) + c->silence_ms;
+        arm(c);
+    }
+    watch(c, events);
+}
+
 /* libpq may have closed its socket and opened another one: the watch is new after each call. */
 static void conn_advance(struct pg_conn *c)
 {
@@ -262,10 +286,10 @@ static void conn_advance(struct pg_conn *c)
         conn_greet(c);
         break;
     case PGRES_POLLING_READING:
-        watch(c, UV_READABLE);
+        conn_wait(c, UV_READABLE);
         break;
     case PGRES_POLLING_WRITING:
-        watch(c, UV_WRITABLE);
+        conn_wait(c, UV_WRITABLE);
         break;
     default:
         lost(c, PQerrorMessage(c->pq));

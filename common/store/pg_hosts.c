@@ -233,13 +233,25 @@ static size_t targets(const struct host *host)
     return host->named ? host->n : 1;
 }
 
-/* All targets, from the nth around to the one before it. */
-static void make_lists(const struct pg_hosts *h, size_t nth, struct lists *l)
+static size_t total_targets(const struct pg_hosts *h)
 {
     size_t total = 0;
     for (size_t i = 0; i < h->n; i++) {
         total += targets(&h->hosts[i]);
     }
+    return total;
+}
+
+size_t pg_hosts_count(const struct pg_hosts *h)
+{
+    size_t total = total_targets(h);
+    return total ? total : 1;
+}
+
+/* All targets, from the nth around to the one before it. */
+static void make_lists(const struct pg_hosts *h, size_t nth, struct lists *l)
+{
+    size_t total = total_targets(h);
     for (size_t k = 0; k < total; k++) {
         size_t i = 0, at = (nth + k) % total;
         while (at >= targets(&h->hosts[i])) {

@@ -25,6 +25,9 @@ enum err pg_hosts_open(struct loop *l, const char *url, pg_hosts_fn *done, void 
 /* Before done it calls it off. */
 void pg_hosts_close(struct pg_hosts **h);
 
+/* How many addresses an attempt goes through; at least 1. */
+size_t pg_hosts_count(const struct pg_hosts *h);
+
 /*
  * Begins to connect, at the nth address first and at the others when it refuses. NULL: no name has
  * an address, and why names one.

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -573,6 +574,37 @@ static void test_hosts(void **state)
     close(fd);
 }
 
+/* How many connections wait at a silent host. */
+static unsigned waiting(int fd)
+{
+    unsigned n = 0;
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    while (poll(&p, 1, 0) == 1) {
+        int taken = accept(fd, NULL, NULL);
+        assert_true(taken >= 0);
+        close(taken);
+        n++;
+    }
+    return n;
+}
+
+/* It costs its part of the deadline once: the next attempt tries it after all others, wherever it
+ * is in the list. */
+static void test_silent_host_comes_last(void **state)
+{
+    (void)state;
+    char url[256];
+    unsigned silent;
+    int fd = silent_host(&silent);
+    snprintf(url, sizeof url, "host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,%u,%u user=postgres",
+             silent, postgres_port(server));
+    open_with(url, 3000);
+    wait_ready(true);
+    pg_close(&db);
+    assert_in_range(waiting(fd), 1, 3); /* as many as there are connections */
+    close(fd);
+}
+
 static void check_bad_url(const char *url, const char *why)
 {
     open_with(url, 300);
@@ -646,6 +678,7 @@ int main(void)
         TEST(test_restart),
         TEST(test_waits_for_connection),
         TEST(test_hosts),
+        TEST(test_silent_host_comes_last),
         TEST(test_bad_urls),
         TEST(test_hello),
     };

@@ -4,7 +4,7 @@ import socket
 import string
 from pathlib import Path
 
-from part import HOST, ROOT, Part
+from part import HERE, HOST, ROOT, Part
 
 QUESTION = b"\x12\x34\x00\x00\x00\x01" + bytes(6) + b"\x00\x00\x02\x00\x01"  # NS of the root
 
@@ -12,16 +12,13 @@ QUESTION = b"\x12\x34\x00\x00\x00\x01" + bytes(6) + b"\x00\x00\x02\x00\x01"  # N
 class Nsd(Part):
     """Serves zones: {name: path of its file}. at are the addresses and ports it listens on.
 
-    When root starts it, it goes to its own user by itself, who must be able to read the files. In
-    another place than here, prefix is the command that goes there (["ip", "netns", "exec", NAME]),
-    and probe may be replaced.
+    When root starts it, it goes to its own user by itself, who must be able to read the files.
     """
 
-    def __init__(self, owner, name, zones, at, prefix=()):
-        super().__init__(owner, name)
+    def __init__(self, owner, name, zones, at, place=HERE):
+        super().__init__(owner, name, place)
         self.zones = zones
         self.at = at
-        self.prefix = list(prefix)
         self.config = owner.state / "config" / f"{name}.conf"
         self.data = owner.state / "data" / name
 
@@ -38,7 +35,7 @@ class Nsd(Part):
                             for name, path in self.zones.items())), None, 0o644)
 
     def command(self):
-        return [*self.prefix, "/usr/sbin/nsd", "-d", "-c", self.config]
+        return ["/usr/sbin/nsd", "-d", "-c", self.config]
 
     def probe(self):
         """It answers for the root, which it refuses, on each of its addresses."""

@@ -30,7 +30,7 @@ from fleet import Fleet, Node, Ports, greeting
 from hosts import SUBNET, Host, thaw_all, unmount_below
 from nas import Ganesha
 from part import ROOT, FleetError, processes
-from parts import Balancer, Cache, Etcd, Keepalived, Mta, Nsd, Patroni, Pgbouncer, template
+from parts import Balancer, Cache, Etcd, Keepalived, Mta, NameServer, Patroni, Pgbouncer, template
 
 DOMAIN = "lab.test"
 SERVICE = f"{SUBNET}.100"
@@ -56,11 +56,11 @@ class LabPorts(Ports):
         self.memcached, self.nfs, self.mount = 11211, 2049, 20048
 
     def deliver(self, n):
-        return {"smtp": 25, "smtp_proxy": 2525, "lmtp": 24, "health": 9125}
+        return {"smtp": 25, "smtp_proxy": 2525, "lmtp": 24, "agent": 9126, "health": 9125}
 
     def frontend(self, n):
         return {"pop3": 1100, "pop3s": 9950, "pop3_proxy": 110, "pop3s_proxy": 995,
-                "health": 9110}
+                "agent": 9111, "health": 9110}
 
 
 class Lab(Fleet):
@@ -75,6 +75,7 @@ class Lab(Fleet):
         super().__init__(state, build=build, settings={
             "dns.servers": self.hosts["dns1"].address,
             "proxy.networks": ", ".join(self.hosts[lb].address for lb in ("lb1", "lb2")),
+            "node.health_networks": network.subnet,
             # A test has few addresses, which do what those of a whole town do.
             "limits.exempt": network.subnet,
             "node.drain_time": "3s",
@@ -82,10 +83,8 @@ class Lab(Fleet):
             "cache.timeout": "200ms",
             **(settings or {})}, env=env, say=say)
         self.ports = LabPorts()
-        for node in self.delivery_nodes + self.front_ends:
-            self.node_settings[node.name] = {
-                "smtp.hostname": f"{node.name}.{DOMAIN}", "deliver.health": "127.0.0.1:9125"} \
-                if node in self.delivery_nodes else {"frontend.health": "127.0.0.1:9110"}
+        self.node_settings = {node.name: {"smtp.hostname": f"{node.name}.{DOMAIN}"}
+                              for node in self.delivery_nodes}
 
     # --- what there is -----------------------------------------------------------------------------
 
@@ -114,7 +113,7 @@ class Lab(Fleet):
                             self.state / "bin" / "no_portmapper.so", place=hosts[f"nas{n}"],
                             export={"Squash": "All_Squash", "Anonymous_uid": user.pw_uid,
                                     "Anonymous_gid": user.pw_gid}) for n in (1, 2)]
-        self.nsd = Nsd(self, "nsd1", hosts["dns1"], {DOMAIN: self.zone()})
+        self.nsd = NameServer(self, "nsd1", hosts["dns1"], {DOMAIN: self.zone()})
         self.balancers = [Balancer(self, f"haproxy{n}", hosts[f"lb{n}"]) for n in (1, 2)]
         self.keepalived = [Keepalived(self, "keepalived1", hosts["lb1"], hosts["lb2"], 150),
                            Keepalived(self, "keepalived2", hosts["lb2"], hosts["lb1"], 100)]
@@ -191,8 +190,6 @@ class Lab(Fleet):
             host.sysctl(ROOT / "deploy/sysctl/60-mailfleet.conf")
         if kind == "lb":
             host.sysctl(ROOT / "deploy/sysctl/61-mailfleet-balancer.conf")
-        if kind in ("mx", "pop"):
-            self.open_health(host)
         if kind in ROLES:
             host.run("nft", "-f", "-", stdin=template(
                 "firewall/nftables.conf", role=ROLES[kind], nodes=self.addresses("mx", "pop"),
@@ -202,18 +199,6 @@ class Lab(Fleet):
     def addresses(self, *kinds):
         return ", ".join(host.address for host in self.hosts.values()
                          if host.name.rstrip("0123456789") in kinds)
-
-    @staticmethod
-    def open_health(host):
-        """The health listener is on the loopback address alone: others reach it this way."""
-        with host.inside():
-            Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")
-        host.run("nft", "-f", "-", stdin=(
-            "table ip health {\n"
-            "chain in { type nat hook prerouting priority dstnat; "
-            "tcp dport { 9110, 9125 } dnat to 127.0.0.1\n}\n"
-            "chain own { type nat hook output priority -100; "
-            "tcp dport { 9110, 9125 } dnat to 127.0.0.1\n}\n}\n"))
 
     def start_all(self, parts):
         """Those that do not run, all at once; each on a host that is on. Until they are ready."""

@@ -8,11 +8,11 @@ laboratory: what a part needs of the others it is told.
 import contextlib
 import http.client
 import json
-import socket
 import string
 import subprocess
 
 from fleet import Haproxy, Memcached, greeting
+from nsd import Nsd
 from part import ROOT, Part, processes
 from postfix import Postfix
 
@@ -204,40 +204,20 @@ class Keepalived(Part):
         return self.owner.service + "/" in self.place.run("ip", "-o", "-4", "address", "show")
 
 
-class Nsd(Part):
+class NameServer(Nsd):
+    """Has zones as text: name -> records."""
+
     def __init__(self, fleet, name, place, zones):
-        """zones: name -> records."""
-        super().__init__(fleet, name, place)
-        self.zones = zones
-        self.folder = fleet.state / "data" / name
+        folder = fleet.state / "data" / f"{name}-zones"
+        super().__init__(fleet, name, {zone: folder / zone for zone in zones},
+                         [(place.address, 53)], place)
+        self.folder, self.records = folder, zones
 
     def prepare(self):
-        self.owner.make_dir(self.folder, "nsd", 0o755)
-        for zone, records in self.zones.items():
+        self.owner.make_dir(self.folder, None, 0o755)
+        for zone, records in self.records.items():
             self.owner.write(self.folder / zone, records, None, 0o644)
-        self.owner.write(self.folder / "nsd.conf", template(
-            "dns/nsd.conf", address=self.address, folder=self.folder, zones="\n".join(
-                f"zone:\n  name: {zone}\n  zonefile: {zone}\n" for zone in self.zones)),
-            None, 0o644)
-
-    def command(self):
-        return ["/usr/sbin/nsd", "-d", "-c", self.folder / "nsd.conf"]
-
-    def probe(self):
-        zone = next(iter(self.zones))
-        return None if answers(self.address, zone) else "no answer on its port"
-
-
-def answers(address, zone):
-    """Whether a name server answers for a zone's SOA with authority."""
-    name = b"".join(bytes([len(label)]) + label.encode() for label in zone.split(".")) + b"\0"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, contextlib.suppress(OSError):
-        s.settimeout(0.5)
-        s.connect((address, 53))
-        s.send(b"\x4d\x46\x00\x00\x00\x01" + bytes(6) + name + b"\x00\x06\x00\x01")
-        reply = s.recv(512)
-        return reply[2] & 0x84 == 0x84 and reply[3] & 15 == 0
-    return False
+        super().prepare()
 
 
 class Mta(Postfix):

@@ -459,7 +459,8 @@ static void compare_accounts(struct verify *v, const struct readers_options *o)
         hash_begin(lanes[i].hash);
         heads[i] = &lanes[i].head;
     }
-    progress_begin(&v->progress, v->volumes ? "messages" : "accounts", v->volumes ? 0 : v->list.n, 0);
+    progress_begin(&v->progress, v->volumes ? "messages" : "accounts", v->volumes ? 0 : v->list.n,
+                   0);
     lanes_run(v->admin->loop, o, &ops, heads);
     progress_end(&v->progress);
     for (unsigned i = 0; i < o->threads; i++) {

@@ -102,6 +102,12 @@ static void watch(struct pg_conn *c, int events)
     }
 }
 
+/* The address that this attempt has come to comes last in the next one. */
+static void pass_over(struct pg_conn *c)
+{
+    c->first += c->passed + 1;
+}
+
 /* --- loss, deadlines -------------------------------------------------------------------------- */
 
 static void end_batch(struct pg_conn *c, struct pg_batch *b)
@@ -183,7 +189,7 @@ static void on_timer(uv_timer_t *t)
     case STEP_RESOLVING:
         UNREACHABLE();
     case STEP_CONNECTING:
-        c->first += c->passed + 1; /* the silent one comes last */
+        pass_over(c);
         lost(c, "no connection within database.timeout");
         break;
     case STEP_GREETING:
@@ -191,6 +197,9 @@ static void on_timer(uv_timer_t *t)
         if (list_empty(&c->sent)) {
             conn_flush(c, say_hello(c));
         } else if (head_deadline(c) <= loop_now(c->o->loop)) {
+            if (c->step == STEP_GREETING) {
+                pass_over(c);
+            }
             lost(c, "no answer within database.timeout");
         } else {
             arm(c);
@@ -292,6 +301,8 @@ static void conn_advance(struct pg_conn *c)
         conn_wait(c, UV_WRITABLE);
         break;
     default:
+        /* libpq goes on to the next address when one can't be reached, not when one has said no. */
+        pass_over(c);
         lost(c, PQerrorMessage(c->pq));
     }
 }
@@ -313,7 +324,8 @@ static bool say_hello(struct pg_conn *c)
     CHECK(!c->hello);
     c->hello = pg_batch_new();
     c->hello->lane = PG_READ;
-    c->hello->deadline = loop_now(c->o->loop) + c->o->timeout_ms;
+    c->hello->deadline =
+        loop_now(c->o->loop) + (c->step == STEP_GREETING ? c->silence_ms : c->o->timeout_ms);
     pg_stmt(c->hello, c->o->hello);
     c->hello_due = loop_now(c->o->loop) + HELLO_EVERY_MS;
     return put(c, c->hello);
@@ -354,6 +366,7 @@ static bool greeted(struct pg_conn *c)
     if (c->hello->reply.err != ERR_OK) {
         char why[160];
         snprintf(why, sizeof why, "%.150s", c->hello->reply.message);
+        pass_over(c); /* a proxy may take connections for a server that takes no statements */
         lost(c, why);
         return false;
     }

@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -605,6 +606,42 @@ static void test_silent_host_comes_last(void **state)
     close(fd);
 }
 
+/* Answers whoever comes as PgBouncer does whose server is gone, until it has no listener any more.
+ */
+static void *say_no(void *arg)
+{
+    static const char no[] = "E\0\0\0\x32SFATAL\0C08P01\0Mserver login has been failing\0";
+    int fd = *(int *)arg, client;
+    while ((client = accept(fd, NULL, NULL)) >= 0) {
+        char startup[1024];
+        if (read(client, startup, sizeof startup) > 0) {
+            assert_int_equal(write(client, no, sizeof no), sizeof no);
+        }
+        close(client);
+    }
+    return NULL;
+}
+
+static void test_host_that_refuses_is_passed_over(void **state)
+{
+    (void)state;
+    char url[256];
+    unsigned port;
+    pthread_t thread;
+    int fd = silent_host(&port);
+    assert_int_equal(pthread_create(&thread, NULL, say_no, &fd), 0);
+    snprintf(url, sizeof url,
+             "host=127.0.0.1,127.0.0.1 port=%u,%u user=postgres sslmode=disable"
+             " gssencmode=disable",
+             port, postgres_port(server));
+    open_with(url, 3000);
+    wait_ready(true);
+    pg_close(&db);
+    shutdown(fd, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    close(fd);
+}
+
 static void check_bad_url(const char *url, const char *why)
 {
     open_with(url, 300);
@@ -679,6 +716,7 @@ int main(void)
         TEST(test_waits_for_connection),
         TEST(test_hosts),
         TEST(test_silent_host_comes_last),
+        TEST(test_host_that_refuses_is_passed_over),
         TEST(test_bad_urls),
         TEST(test_hello),
     };

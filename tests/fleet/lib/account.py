@@ -15,6 +15,7 @@ noted as a violation in the moment in which it is seen:
     corrupt         is not octet for octet what was sent to this mailbox
     let in          a wrong password was right
     permanent       a permanent error for what is only temporary: a bounce, 5xx, or "wrong password"
+    pending         was not accepted though all is well again
 
 A sender that loses the answer to the end of its data sends again, and must: RFC 5321, 4.5.5. What is
 in a mailbox twice for that alone is `repeated`, which is counted and shown, and no violation.
@@ -42,6 +43,7 @@ class Copy:
     def __init__(self):
         self.accepted = None  # when 250 was seen
         self.answers = 0  # how many 250
+        self.given_up = False  # its sender does not try any more
         self.lost_answers = 0  # how often a sender does not know whether it was accepted
         self.uids = []  # under which it was seen, in this order
 
@@ -64,6 +66,7 @@ class Ledger:
         self.sent = {}  # token -> digest
         self.copies = {}  # address -> token -> Copy
         self.violations = []
+        self.told = set()
         self.suspects = []
         self.times = collections.defaultdict(list)  # delivery, poll, ...: when one went well
         self.answers = collections.Counter()  # (who, answer)
@@ -79,7 +82,11 @@ class Ledger:
                 self.journal.flush()
 
     def violate(self, kind, text):
+        """Each is told once: what is lost stays lost in all that follows."""
         with self.lock:
+            if (kind, text) in self.told:
+                return
+            self.told.add((kind, text))
             self.violations.append(Violation(time.monotonic(), kind, text))
         self.note("VIOLATION", kind=kind, text=text)
 
@@ -129,7 +136,13 @@ class Ledger:
 
     def refused(self, token, reply):
         """For good: nothing that is done to the laboratory is a reason."""
+        for address in self.addresses_of(token):
+            self.give_up(token, address)
         self.violate("permanent", f"message {token}: {reply}")
+
+    def give_up(self, token, address):
+        with self.lock:
+            self.copies[address][token].given_up = True
 
     def addresses_of(self, token):
         with self.lock:
@@ -252,7 +265,8 @@ class Ledger:
         """Tokens and addresses that no MX host has accepted yet."""
         with self.lock:
             return [(token, address) for address, copies in self.copies.items()
-                    for token, copy in copies.items() if copy.accepted is None]
+                    for token, copy in copies.items()
+                    if copy.accepted is None and not copy.given_up]
 
     def longest_gap(self, what, since, until):
         """The longest time in which nothing of this kind went well."""

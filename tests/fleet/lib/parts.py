@@ -87,7 +87,15 @@ class Patroni(Part):
             data_dir=self.data / "data", bin_dir=self.bin_dir, pgpass=self.data / "pgpass",
             superuser_password=saved["postgres_password"],
             replication_password=saved["database_password"],
-            watchdog="'off'"), self.user, 0o600)  # it would reset this machine
+            watchdog="'off'",  # it would reset this machine
+            callbacks=self.callbacks()), self.user, 0o600)
+
+    def callbacks(self):
+        if not self.owner.pgbouncer:
+            return "{}"
+        command = (f"/usr/bin/psql -qX -h {pgbouncer_sockets(self.owner, self.place)} -p 6432 "
+                   "-U pgbouncer -d pgbouncer -c RECONNECT")
+        return f"{{on_start: {command}, on_role_change: {command}}}"
 
     def command(self):
         # Patroni takes a dead PostgreSQL for a living one until its parent has reaped it: as systemd
@@ -136,6 +144,10 @@ class Patroni(Part):
         return {m["name"]: (m["role"], m.get("state")) for m in json.loads(body)["members"]}
 
 
+def pgbouncer_sockets(owner, place):
+    return owner.state / "run" / f"pgbouncer-{place.name}"
+
+
 class Pgbouncer(Part):
     """In front of one PostgreSQL, on its host."""
 
@@ -144,12 +156,14 @@ class Pgbouncer(Part):
     def prepare(self):
         config = self.owner.state / "config"
         saved = self.owner.saved
+        sockets = pgbouncer_sockets(self.owner, self.place)
+        self.owner.make_dir(sockets, self.user, 0o700)
         users = {"mailfleet": saved["database_password"], "postgres": saved["postgres_password"]}
         self.owner.write(config / f"{self.name}.users", "".join(
             f'"{user}" "{password}"\n' for user, password in users.items()), self.user, 0o600)
         self.owner.write(config / f"{self.name}.ini", template(
-            "pgbouncer/pgbouncer.ini", address=self.address, users=config / f"{self.name}.users"),
-            self.user, 0o600)
+            "pgbouncer/pgbouncer.ini", address=self.address, users=config / f"{self.name}.users",
+            socket_folder=sockets), self.user, 0o600)
 
     def command(self):
         return ["/usr/sbin/pgbouncer", self.owner.state / "config" / f"{self.name}.ini"]

@@ -183,6 +183,18 @@ class Account(unittest.TestCase):
         self.ledger.refused(token, "bounced")
         self.assert_kinds("let in", "permanent", "permanent")
 
+    def test_told_once(self):
+        one, _ = self.send(), self.send()
+        self.poll(("1", one))
+        self.poll(("1", one))
+        self.assert_kinds("missing")
+
+    def test_pending(self):
+        one = self.send(answers=0)
+        self.assertEqual(self.ledger.pending(), [(one, BOX)])
+        self.ledger.refused(one, "bounced")
+        self.assertEqual(self.ledger.pending(), [])
+
     def test_gaps(self):
         self.ledger.times["poll"] = [1.0, 2.0, 5.0, 6.0]
         self.assertEqual(self.ledger.longest_gap("poll", 1.5, 6.5), 3.0)

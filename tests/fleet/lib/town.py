@@ -112,6 +112,7 @@ class Day:
             time.sleep(0.3)
         self.stop(self.readers)
         for token, address in self.ledger.pending():
+            self.ledger.give_up(token, address)
             self.ledger.violate("pending", f"{address}: message {token} was never accepted")
         self.town.audit()
 

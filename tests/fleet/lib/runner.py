@@ -183,6 +183,7 @@ def main(argv):
         return 64
     wanted = [kinds[name] for name in options.scenarios or kinds]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also when a script began it
     remove_states(remove_left_overs(), STATES)
     state, results, wrong = Path(STATES) / f"mailfleet-lab-{os.getpid()}", [], []
     with contextlib.ExitStack() as stack:

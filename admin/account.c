@@ -23,21 +23,7 @@ static int find_any(struct admin *a, const struct args *args, struct address *ad
 static int find_account(struct admin *a, const struct args *args, struct address *addr,
                         uint64_t *mailbox_id)
 {
-    int code = find_any(a, args, addr, mailbox_id);
-    if (code != EX_OK) {
-        return code;
-    }
-    admin_sql(a, "SELECT 1 FROM mailbox WHERE mailbox_id = $1 AND state = $2");
-    pg_i64(a->batch, (int64_t)*mailbox_id);
-    pg_i64(a->batch, ACCOUNT_REMOVED);
-    if (admin_run(a, PG_READ) != ERR_OK) {
-        return admin_fail_reply(a, addr->canon);
-    }
-    if (admin_rows(a, 0) > 0) {
-        return admin_fail(EX_NOUSER, "%s: was removed: mailfleet account restore %s", addr->canon,
-                          addr->canon);
-    }
-    return EX_OK;
+    return admin_address(args->v[0], addr) ? admin_mailbox_kept(a, addr, mailbox_id) : EX_DATAERR;
 }
 
 static int change_account(struct admin *a, const struct address *addr)

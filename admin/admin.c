@@ -409,6 +409,26 @@ int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox
     return EX_OK;
 }
 
+int admin_mailbox_kept(struct admin *a, const struct address *addr, uint64_t *mailbox_id)
+{
+    uint64_t id;
+    int code = admin_mailbox(a, addr, &id);
+    if (code != EX_OK) {
+        return code;
+    }
+    admin_sql(a, "SELECT state FROM mailbox WHERE mailbox_id = $1");
+    pg_i64(a->batch, (int64_t)id);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    if (admin_rows(a, 0) == 0 || pg_get_i64(admin_result(a, 0), 0, 0) == ACCOUNT_REMOVED) {
+        return admin_fail(EX_NOUSER, "%s: was removed: mailfleet account restore %s", addr->canon,
+                          addr->canon);
+    }
+    *mailbox_id = id;
+    return EX_OK;
+}
+
 int admin_check_domains(struct admin *a, const struct address *addrs, size_t n)
 {
     struct span *domains = NEW_ARRAY(struct span, n);

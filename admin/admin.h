@@ -86,6 +86,8 @@ bool admin_address(const char *text, struct address *out);
 bool admin_domain(const char *text, char out[DOMAIN_MAX + 2]);
 /* The mailbox of an account; EX_OK, or a code after a message. */
 int admin_mailbox(struct admin *a, const struct address *addr, uint64_t *mailbox_id);
+/* The same, of an account that was not removed: what it has is not changed any more. */
+int admin_mailbox_kept(struct admin *a, const struct address *addr, uint64_t *mailbox_id);
 /* EX_OK when the domains of these addresses are ours, or a code after a message. */
 int admin_check_domains(struct admin *a, const struct address *addrs, size_t n);
 /*

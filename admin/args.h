@@ -62,7 +62,9 @@
     X(also, "also", "FILE", "also the keys of these certificates (PEM), separated by commas")     \
     X(no_policy, "no-policy", "", "look at no policy (MTA-STS)")                                  \
     X(policy_from, "policy-from", "HOST:PORT", "ask this web server for policies, wherever names lead") \
-    X(all, "all", "", "every file that waits to be unlinked, too")
+    X(all, "all", "", "all messages; of fsck: every file that waits to be unlinked, too")         \
+    X(uidl, "uidl", "UIDL", "the message with this UIDL alone")                                   \
+    X(prune, "prune", "", "delete here, before the cut-over, what has gone at the old server")
 
 enum arg {
 #define X(name, option, value, help) ARG_##name,

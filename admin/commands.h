@@ -45,6 +45,8 @@ command_fn command_import;
 command_fn command_verify;
 /* export.c */
 command_fn command_export;
+/* delete.c */
+command_fn command_delete;
 /* undelete.c */
 command_fn command_undelete;
 /* ledger.c */

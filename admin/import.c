@@ -12,6 +12,9 @@
  * its pointer is an orphan, whose envelope has the UIDL. An account ends at its first message that
  * fails, for what comes later would stand in front of it in the mailbox for ever. What is too large
  * to be kept at all will never come, and is left out; it is an error of the account all the same.
+ *
+ * With --prune the mailbox follows the old server while it is suspended: what came from there and
+ * has gone there goes to the ledger. What was delivered here has no UIDL of its own, and stays.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +35,7 @@
 
 /* What became of an account. */
 struct outcome {
-    uint64_t messages, new, taken, known, octets, sizes, uidls, large;
+    uint64_t messages, new, taken, known, octets, sizes, uidls, large, gone, pruned;
     char error[ERROR_SIZE]; /* empty: it came to its end */
     int code;
 };
@@ -60,8 +63,10 @@ struct lane {
     bool *wanted;
     const struct source_message **by_uidl, **by_name; /* the list, sorted; the latter by `named` */
     struct old_place *old;                            /* of each message of the list */
-    bool suspended;
-    uint64_t stay;  /* messages under the names of their files */
+    struct old_place *gone; /* imported once, and the list has it no longer */
+    size_t n_gone, gone_room;
+    bool suspended, listing; /* listing: what the mailbox had before this import began */
+    uint64_t stay;           /* messages under the names of their files */
     uint64_t since; /* the mailbox's places before it are known: their messages are not wanted */
     struct spool_writer *writer;
     uint64_t size;               /* octets that it was given */
@@ -75,7 +80,7 @@ struct lane {
 struct import {
     struct admin *admin;
     struct open_spool *volumes;
-    bool yes;
+    bool yes, prune;
     struct move_list list;
     struct outcome *outcomes; /* of list */
     struct progress progress;
@@ -177,8 +182,10 @@ static void forget_list(struct lane *l)
     free(l->old);
     free(l->by_uidl);
     free(l->by_name);
+    free(l->gone);
     l->wanted = NULL;
-    l->old = NULL;
+    l->old = l->gone = NULL;
+    l->n_gone = l->gone_room = 0;
     l->by_uidl = l->by_name = NULL;
 }
 
@@ -197,6 +204,19 @@ static void note_named(struct lane *l, size_t i, enum known which, const struct 
     l->wanted[i] = false;
 }
 
+/* Of mail that was delivered here the old server never knew. */
+static void note_gone(struct lane *l, enum known which, const struct old_place *p, struct span uidl)
+{
+    if (which != KNOWN_MESSAGE || uidl.n == 0 || !l->listing) {
+        return;
+    }
+    if (l->n_gone == l->gone_room) {
+        l->gone_room = l->gone_room ? 2 * l->gone_room : 64;
+        l->gone = mem_grow(l->gone, l->gone_room, sizeof *l->gone);
+    }
+    l->gone[l->n_gone++] = *p;
+}
+
 /* Of the mailbox here: what it has by this UIDL is not wanted. */
 static void note_known(struct lane *l, enum known which, const struct old_place *p,
                        struct span uidl)
@@ -213,6 +233,8 @@ static void note_known(struct lane *l, enum known which, const struct old_place 
         l->wanted[*found - list] = false;
     } else if ((found = bsearch(text, l->by_name, n, sizeof *found, name_against))) {
         note_named(l, (size_t)(*found - list), which, p);
+    } else {
+        note_gone(l, which, p, uidl);
     }
 }
 
@@ -293,8 +315,16 @@ static bool ask_known(struct lane *l)
     l->since = 0;
     l->stay = 0;
     l->suspended = pg_get_i64(admin_result(a, 0), 0, 1) == ACCOUNT_SUSPENDED;
+    if (pg_get_i64(admin_result(a, 0), 0, 1) == ACCOUNT_REMOVED) {
+        fail(l, "", "was removed: mailfleet account restore brings it back");
+        l->outcome->code = EX_NOUSER;
+        return false;
+    }
     want_all(l);
-    return learn_known(l, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
+    l->listing = true;
+    bool good = learn_known(l, (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0));
+    l->listing = false;
+    return good;
 }
 
 static void leave_out(struct lane *l, size_t i, const struct source_message *m)
@@ -310,6 +340,28 @@ static void say_count(const struct lane *l, uint64_t n, const char *what)
     if (n) {
         admin_say("%s: %llu messages %s", l->account->text, (unsigned long long)n, what);
     }
+}
+
+/* An empty list may be a wrong path, or a server that has lost its mail. */
+static void count_gone(struct lane *l, size_t n)
+{
+    l->outcome->gone = l->n_gone;
+    if (l->n_gone == 0 || (l->suspended && n > 0 && l->import->prune)) {
+        return;
+    }
+    if (!l->suspended) {
+        say_count(l, l->n_gone,
+                  "were imported and have gone at the old server since; they stay, as the account "
+                  "is not suspended");
+    } else if (n > 0) {
+        say_count(l, l->n_gone,
+                  "were imported and have gone at the old server since: --prune deletes them here");
+    } else {
+        say_count(l, l->n_gone,
+                  "were imported, and the old mailbox is empty now: they stay; if that is right, "
+                  "mailfleet delete --all takes them away");
+    }
+    l->n_gone = 0;
 }
 
 static void count_list(struct lane *l, const struct source_message *list, size_t n)
@@ -337,6 +389,7 @@ static void count_list(struct lane *l, const struct source_message *list, size_t
               "are here by the names of their files, and are taken again by the UIDLs that the old "
               "server has made since");
     o->uidls = changed + l->stay;
+    count_gone(l, n);
 }
 
 /* How many there will be in all, by the accounts that were listed so far. */
@@ -669,6 +722,48 @@ static void lane_message(struct lane_head *h)
     spool_finish(l->writer);
 }
 
+/* --- what has gone there --------------------------------------------------------------------- */
+
+/* False after a message. */
+static bool prune_page(struct lane *l, const struct old_place *gone, size_t n)
+{
+    struct admin *a = l->import->admin;
+    const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = l->mailbox_id };
+    struct blob_id ids[PAGE];
+    int64_t seqs[PAGE];
+    char name[64], who[128];
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = gone[i].id;
+        seqs[i] = (int64_t)gone[i].seq;
+    }
+    admin_who(name);
+    snprintf(who, sizeof who, "%s: gone at the old server", name);
+    admin_sql(a, "SELECT prune($1, $2, $3, $4, $5, $6)");
+    pg_i64(a->batch, (int64_t)l->mailbox_id);
+    pg_i64s(a->batch, seqs, n);
+    pg_uuids(a->batch, ids, n);
+    pg_i64(a->batch, admin_now());
+    pg_i64(a->batch, (int64_t)a->config->spool_grace);
+    pg_text(a->batch, span_str(who));
+    enum err e = admin_run_change(a, &key, 1);
+    if (e == ERR_NOTFOUND) {
+        fail(l, "", "it is no longer suspended: nothing more is pruned");
+    } else if (e != ERR_OK) {
+        fail_database(l);
+    } else {
+        l->outcome->pruned += (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
+    }
+    return e == ERR_OK;
+}
+
+static void prune(struct lane *l)
+{
+    bool good = l->import->prune && l->import->yes && !l->outcome->error[0];
+    for (size_t at = 0; good && at < l->n_gone; at += PAGE) {
+        good = prune_page(l, l->gone + at, l->n_gone - at < PAGE ? l->n_gone - at : PAGE);
+    }
+}
+
 /* --- accounts -------------------------------------------------------------------------------- */
 
 static void lane_ended(struct lane_head *h)
@@ -686,6 +781,7 @@ static void lane_ended(struct lane_head *h)
         fail(l, "", "messages that are too large were left out");
         l->outcome->code = EX_DATAERR;
     }
+    prune(l);
     forget_list(l);
 }
 
@@ -730,14 +826,16 @@ static int report(const struct import *im)
         { "sizes_differ", "OTHER SIZE", COLUMN_NUMBER },
         { "uidls_changed", "OTHER UIDL", COLUMN_NUMBER },
         { "too_large", "TOO LARGE", COLUMN_NUMBER },
+        { "gone", "GONE", COLUMN_NUMBER },
+        { "pruned", "PRUNED", COLUMN_NUMBER },
         { "error", "ERROR", COLUMN_TEXT },
     };
     struct table *t = table_new(columns, ARRAY_LEN(columns));
     bool whole = true;
     for (size_t i = 0; i < im->list.n; i++) {
         const struct outcome *o = &im->outcomes[i];
-        const uint64_t numbers[] = { o->messages, o->known, o->new,   o->taken,
-                                     o->octets,   o->sizes, o->uidls, o->large };
+        const uint64_t numbers[] = { o->messages, o->known, o->new,   o->taken, o->octets,
+                                     o->sizes,    o->uidls, o->large, o->gone,  o->pruned };
         table_text(t, span_str(im->list.accounts[i].address.canon));
         for (size_t j = 0; j < ARRAY_LEN(numbers); j++) {
             table_number(t, numbers[j]);
@@ -752,7 +850,8 @@ static int report(const struct import *im)
     table_print(t, im->admin->json, "", stdout);
     table_free(&t);
     if (!im->yes) {
-        admin_say("nothing was done: --yes takes what is new");
+        admin_say("nothing was done: --yes takes what is new%s",
+                  im->prune ? ", and deletes what has gone at the old server" : "");
     }
     return whole ? EX_OK : im->list.n == 1 ? im->outcomes[0].code : EX_TEMPFAIL;
 }
@@ -778,7 +877,7 @@ static int run_import(struct import *im, const struct args *args, char *password
 int command_import(struct admin *a, const struct args *args)
 {
     const char *path = args->opt[ARG_list];
-    struct import im = { .admin = a, .yes = args->opt[ARG_yes] };
+    struct import im = { .admin = a, .yes = args->opt[ARG_yes], .prune = args->opt[ARG_prune] };
     char *password = NULL;
     if ((path != NULL) == (args->n == 2)) {
         return admin_fail(EX_USAGE, "usage: mailfleet import URL ADDRESS, or URL --list FILE");

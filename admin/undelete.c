@@ -41,7 +41,7 @@ static int parse(struct admin *a, const struct args *args, struct wanted *w)
     if (w->one && blob_id_parse(span_str(args->opt[ARG_id]), &w->id) != ERR_OK) {
         return admin_fail(EX_DATAERR, "%s: not the id of a message", args->opt[ARG_id]);
     }
-    return admin_mailbox(a, &w->address, &w->mailbox);
+    return admin_mailbox_kept(a, &w->address, &w->mailbox);
 }
 
 static void add_wanted(struct admin *a, const struct wanted *w)

@@ -243,7 +243,11 @@ static void compare_rest(struct lane *l, size_t n, size_t last)
         if (l->here->msgs[i].uidl_len == 0 && (last == NOWHERE || i > last)) {
             o->since++;
         } else {
-            differ(l, &o->other, uidl, "not at the old server");
+            bool prune = o->state == ACCOUNT_SUSPENDED && l->here->msgs[i].uidl_len > 0;
+            differ(l, &o->other, uidl,
+                   prune
+                       ? "not at the old server: import it again with --prune if it has gone there"
+                       : "not at the old server");
         }
     }
     free(there);

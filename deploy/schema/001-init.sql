@@ -669,6 +669,17 @@ BEGIN
     RETURN n;
 END $$;
 
+-- As expunge(), of a mailbox that is suspended: nobody but an import knows its list. MF002: it is not.
+CREATE FUNCTION prune(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, grace_ms bigint, who text)
+RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.state = 1 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'mailbox % is not suspended', box USING ERRCODE = 'MF002';
+    END IF;
+    RETURN expunge(box, seqs, blobs, now_ms, grace_ms, who);
+END $$;
+
 -- The least id that a message of this time can have.
 CREATE FUNCTION ms_id(ms bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
 RETURN rpad(lpad(to_hex(greatest(ms, 0)), 12, '0'), 32, '0')::uuid;

@@ -120,7 +120,8 @@ class ImportTest(harness.FleetTest):
         [row] = self.importing(f"maildir:{path}", account.address, "--yes")
         self.assertEqual({**row, "octets": None}, {
             "address": account.address, "messages": 7, "known": 0, "new": 7, "taken": 7,
-            "octets": None, "sizes_differ": 1, "uidls_changed": 0, "too_large": 0, "error": None})
+            "octets": None, "sizes_differ": 1, "uidls_changed": 0, "too_large": 0, "gone": 0, "pruned": 0,
+            "error": None})
         self.assertEqual(self.listing(account), want)
         self.assertEqual(self.received(account)[1], "2020-09-13T12:28:20Z")
 
@@ -228,6 +229,63 @@ class ImportTest(harness.FleetTest):
             uidls, sizes = pop3.uidl(), pop3.list()
             pop3.quit()
         return [(uidls[n], sizes[n], None) for n in list(sizes)[:count]]
+
+    def cut_over(self, path, account):
+        self.own(self.old)
+        return self.run_admin("verify", f"maildir:{path}", account.address, "--cut-over", "--yes",
+                              "--json")
+
+    def drop(self, path, count):
+        """The user deletes the first ones at the old server."""
+        for n in range(count):
+            (path / "cur" / f"{VALIDITY + n}.M{n}P1.old,S=1:2,S").unlink()
+
+    def test_what_has_gone_at_the_old_server(self):
+        account = self.account("follows")
+        path, want = self.dovecot("follows", 6)
+        self.deliver(b"Subject: here\r\n\r\nhere\r\n", account)  # before all others, for a moment
+        self.fleet.admin("account", "suspend", account.address)
+        self.importing(f"maildir:{path}", account.address, "--yes")
+        self.drop(path, 2)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["gone"], row["pruned"]), (4, 2, 0))
+        refused = self.cut_over(path, account)
+        self.assertEqual(refused.returncode, 1)
+        self.assertEqual(refused.stderr.count("import it again with --prune"), 2, refused.stderr)
+        # It only says what it would do.
+        [row] = self.importing(f"maildir:{path}", account.address, "--prune")
+        self.assertEqual((row["gone"], row["pruned"]), (2, 0))
+        [row] = self.importing(f"maildir:{path}", account.address, "--prune", "--yes")
+        self.assertEqual((row["gone"], row["pruned"]), (2, 2))
+        [[who]] = self.fleet.sql("SELECT DISTINCT by_whom FROM ledger WHERE mailbox_id = "
+                                 f"{self.box(account)} AND seq > 0")
+        self.assertRegex(who, "^operator .*: gone at the old server$")
+        # What was delivered here is left, and so stands in front.
+        self.assertEqual(self.cut_over(path, account).returncode, 1)
+        [mine] = [row["id"] for row in json.loads(self.fleet.admin(
+            "messages", account.address, "--json"))][:1]
+        self.fleet.admin("delete", account.address, "--id", mine, "--yes")
+        self.assertEqual(self.cut_over(path, account).returncode, 0)
+        self.assertEqual(self.listing(account), want[2:])
+        # Its user has it now: nothing is pruned any more, and all can come back.
+        self.drop(path, 0)
+        shutil.rmtree(path)
+        path, _ = self.dovecot("follows", 1)
+        [row] = self.importing(f"maildir:{path}", account.address, "--prune", "--yes")
+        self.assertEqual((row["gone"], row["pruned"]), (4, 0))
+        self.fleet.admin("undelete", account.address, "--yes")
+        self.assertEqual(self.listing(account)[1:], want)
+
+    def test_an_old_mailbox_that_is_empty_prunes_nothing(self):
+        account = self.account("emptied")
+        path, _ = self.dovecot("emptied", 3)
+        self.fleet.admin("account", "suspend", account.address)
+        self.importing(f"maildir:{path}", account.address, "--yes")
+        self.drop(path, 3)
+        [row] = self.importing(f"maildir:{path}", account.address, "--prune", "--yes")
+        self.assertEqual((row["messages"], row["gone"], row["pruned"]), (0, 3, 0))
+        self.fleet.admin("delete", account.address, "--all", "--yes")
+        self.assertEqual(self.cut_over(path, account).returncode, 0)
 
     def test_formats_of_dovecot(self):
         files = {"cur/1600000001.b.old:2,S": message(1)}
@@ -587,6 +645,12 @@ class ImportTest(harness.FleetTest):
             self.importing(*words, code=code)
         path, _ = self.dovecot("wrong", 1)
         self.importing(f"maildir:{path}", "nobody@" + harness.DOMAIN, code=EX_NOUSER)
+        removed = self.account("removed")
+        self.fleet.admin("account", "remove", removed.address, "--yes")
+        [row] = self.importing(f"maildir:{path}", removed.address, "--yes", code=EX_NOUSER)
+        self.assertIn("account restore", row["error"])
+        self.assertEqual(self.fleet.sql(f"SELECT msgs FROM mailbox WHERE mailbox_id = "
+                                        f"{self.box(removed)}"), [["0"]])
         (path / "dovecot-uidlist").write_text("3 V1 N1\n2 :b\n1 :a\n")
         self.importing(f"maildir:{path}", account.address, code=EX_TEMPFAIL)
 

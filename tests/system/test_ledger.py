@@ -140,6 +140,45 @@ class Undelete(LedgerTest):
                          EX_NOUSER)
         self.assertEqual(self.uidls(account), uidls[1:])
 
+    def test_an_operator_deletes(self):
+        account = self.mailbox_of("chosen", 5)
+        box = f"(SELECT mailbox_id FROM account WHERE addr = '{account.address}')"
+        self.fleet.sql(f"UPDATE message SET uidl = 'old' WHERE seq = 2 AND mailbox_id = {box}")
+        self.raise_epoch()
+        uidls = self.uidls(account)
+        for words, code in (((), EX_USAGE), (("--id", uidls[0], "--all"), EX_USAGE),
+                            (("--id", uidls[0], "--older", "1d"), EX_USAGE),
+                            (("--id", "x"), EX_DATAERR), (("--uidl", "x"), EX_NOUSER),
+                            (("--all", "--older", "long"), EX_DATAERR)):
+            self.assertEqual(self.run_admin("delete", account.address, "--yes", *words).returncode,
+                             code, words)
+
+        def deleted(*words):
+            return json.loads(self.fleet.admin("delete", account.address, "--json", *words))
+        self.assertEqual(deleted("--all"), {
+            "messages": 5, "deleted": 0, "octets": int(self.fleet.sql(
+                f"SELECT octets FROM mailbox WHERE mailbox_id = {box}")[0][0])})
+        self.assertEqual(self.uidls(account), uidls)
+        self.until_cached(account)
+        self.assertEqual(deleted("--id", uidls[0], "--yes")["deleted"], 1)
+        self.assertEqual(self.uidls(account, 1), uidls[1:])  # on every node, at once
+        self.assertEqual(deleted("--uidl", uidls[2], "--yes")["deleted"], 1)
+        self.assertEqual(deleted("--uidl", "old", "--yes")["deleted"], 1)
+        self.assertEqual(self.uidls(account), uidls[3:])
+        self.assertEqual(deleted("--all", "--older", "1d", "--yes")["deleted"], 0)
+        self.assertEqual(deleted("--all", "--yes")["deleted"], 2)
+        self.assertEqual(self.uidls(account), [])
+        [[who]] = self.fleet.sql(f"SELECT DISTINCT by_whom FROM ledger WHERE mailbox_id = {box}")
+        self.assertRegex(who, "^operator ")
+        self.assertEqual(self.undelete(account)["restored"], 5)
+        self.assertEqual(self.uidls(account), uidls)
+        self.consistent()
+        self.fleet.admin("account", "remove", account.address, "--yes")
+        for command in ("delete", account.address, "--all"), ("undelete", account.address):
+            done = self.run_admin(*command, "--yes")
+            self.assertEqual(done.returncode, EX_NOUSER)
+            self.assertIn("account restore", done.stderr)
+
     def test_limits_do_not_stop_it(self):
         account = self.mailbox_of("limited", 3, "--quota-messages", "3")
         self.delete(account)

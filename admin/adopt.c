@@ -7,6 +7,9 @@
  * that was deleted goes to its mailbox's ledger, not to its list: undelete knows it, and the
  * reaper.
  *
+ * A whole file that nothing names and that nobody lacks, as an import leaves one that is killed,
+ * and a rebuild the older of two copies, becomes a ledger row of mailbox 0 for the reaper.
+ *
  * fsck tells while it is reading results of its own, so changes are made beside it.
  */
 #include <openssl/evp.h>
@@ -43,7 +46,7 @@ struct adopt {
     struct volume_walk *walk; /* of the volume walked */
     uint16_t walked;
     char *piece;
-    uint64_t outcomes[OUTCOMES], again;
+    uint64_t outcomes[OUTCOMES], again, spare;
     int code;
 };
 
@@ -139,7 +142,8 @@ static int64_t stored_at(const struct finding *f)
     return f->envelope->uidl.n ? f->changed_ms : (int64_t)blob_id_time(f->id);
 }
 
-static void add_adopt(struct adopt *ad, const struct finding *f, uint64_t mailbox_id, bool many)
+static void add_adopt(struct adopt *ad, const struct finding *f, uint64_t mailbox_id, bool many,
+                      bool really)
 {
     struct pg_batch *b;
     admin_sql(&ad->beside, "SELECT adopt($1, $2, $3, $4, $5, $6, $7, $8, $9)");
@@ -152,7 +156,7 @@ static void add_adopt(struct adopt *ad, const struct finding *f, uint64_t mailbo
     pg_bool(b, many);
     pg_text(b, f->envelope->uidl);
     pg_i64(b, stored_at(f));
-    pg_bool(b, ad->yes);
+    pg_bool(b, really);
 }
 
 static void add_delete(struct adopt *ad, const struct finding *f, uint64_t mailbox_id,
@@ -173,29 +177,28 @@ static void add_delete(struct adopt *ad, const struct finding *f, uint64_t mailb
  * that several share, which is made of them; then the deletions of those that the log knows of.
  */
 static enum err run_adoption(struct adopt *ad, const struct finding *f,
-                             const struct envelope_recipient *to, size_t n)
+                             const struct envelope_recipient *to, size_t n, bool really)
 {
     struct cache_key *keys = NEW_ARRAY(struct cache_key, n);
     int64_t *boxes = NEW_ARRAY(int64_t, n);
     for (size_t i = 0; i < n; i++) {
         keys[i] = (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = to[i].mailbox_id };
         boxes[i] = (int64_t)to[i].mailbox_id;
-        add_adopt(ad, f, to[i].mailbox_id, n > 1);
+        add_adopt(ad, f, to[i].mailbox_id, n > 1, really);
     }
-    if (n > 1 && ad->yes) {
+    if (n > 1 && really) {
         admin_sql(&ad->beside, "SELECT recount_shared($1, $2, $3)");
         pg_uuid(ad->beside.batch, f->id);
         pg_i64(ad->beside.batch, f->volume);
         pg_i64s(ad->beside.batch, boxes, n);
     }
-    for (size_t i = 0; i < n && ad->yes; i++) {
+    for (size_t i = 0; i < n && really; i++) {
         char who[64];
         if (deletions_find(ad->deletions, to[i].mailbox_id, f->id, who)) {
             add_delete(ad, f, to[i].mailbox_id, who);
         }
     }
-    enum err e =
-        ad->yes ? admin_run_change(&ad->beside, keys, n) : admin_run(&ad->beside, PG_WRITE);
+    enum err e = really ? admin_run_change(&ad->beside, keys, n) : admin_run(&ad->beside, PG_WRITE);
     free(keys);
     free(boxes);
     return e;
@@ -247,6 +250,18 @@ static void tell(struct adopt *ad, const struct finding *f, const struct envelop
     ad->outcomes[o]++;
 }
 
+/* Whether each of them has the message, or has deleted it. */
+static bool nobody_lacks_it(const struct adopt *ad, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        int64_t o = pg_get_i64(admin_result(&ad->beside, i), 0, 0);
+        if (o != HAS_IT && o != WAS_DELETED) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void tell_recipients(struct adopt *ad, const struct finding *f,
                             const struct envelope_recipient *to, size_t n)
 {
@@ -262,19 +277,57 @@ static void tell_recipients(struct adopt *ad, const struct finding *f,
 
 /* --- the walk -------------------------------------------------------------------------------- */
 
+/* The function looks again, under the locks of its mailboxes, whether nothing names the file. */
+static enum err set_aside(struct adopt *ad, const struct finding *f,
+                          const struct envelope_recipient *to, size_t n)
+{
+    int64_t *boxes = NEW_ARRAY(int64_t, n);
+    char who[64], by[128];
+    struct pg_batch *b;
+    for (size_t i = 0; i < n; i++) {
+        boxes[i] = (int64_t)to[i].mailbox_id;
+    }
+    admin_who(who);
+    snprintf(by, sizeof by, "%s: adopt, nobody lacks it", who);
+    admin_sql(&ad->beside, "SELECT set_aside($1, $2, $3, $4, $5, $6, $7, $8)");
+    b = ad->beside.batch;
+    pg_i64s(b, boxes, n);
+    pg_uuid(b, f->id);
+    pg_i64(b, f->volume);
+    pg_i64(b, (int64_t)f->envelope->size);
+    pg_i64(b, (int64_t)f->skip);
+    pg_i64(b, admin_now());
+    pg_i64(b, (int64_t)ad->admin->config->spool_grace);
+    pg_text(b, span_str(by));
+    enum err e = admin_run(&ad->beside, PG_WRITE);
+    if (e == ERR_OK) {
+        ad->spare += (uint64_t)pg_get_i64(admin_result(&ad->beside, 0), 0, 0);
+    }
+    free(boxes);
+    return e;
+}
+
+/* A copy beside the one that a pointer names is given to nobody. */
 static bool adopt_file(struct adopt *ad, const struct finding *f)
 {
+    bool orphan = f->cls == FINDING_ORPHAN;
     size_t n;
     struct envelope_recipient *to = recipients_of(f->envelope, &n);
     if (n == 0) {
         free(to);
         return true;
     }
-    enum err e = run_adoption(ad, f, to, n);
+    enum err e = run_adoption(ad, f, to, n, ad->yes && orphan);
     if (e == ERR_OK) {
-        tell_recipients(ad, f, to, n);
+        bool spare = nobody_lacks_it(ad, n);
+        if (orphan) {
+            tell_recipients(ad, f, to, n);
+        }
         fault_at(FAULT_adopt_committed);
-    } else {
+        ad->spare += spare && !ad->yes ? 1 : 0;
+        e = spare && ad->yes ? set_aside(ad, f, to, n) : ERR_OK;
+    }
+    if (e != ERR_OK) {
         ad->code = admin_fail_reply(&ad->beside, f->path);
     }
     free(to);
@@ -284,7 +337,8 @@ static bool adopt_file(struct adopt *ad, const struct finding *f)
 static bool on_finding(void *arg, const struct finding *f)
 {
     struct adopt *ad = arg;
-    if (f->cls != FINDING_ORPHAN || !f->id || !f->envelope || !f->envelope->complete) {
+    if ((f->cls != FINDING_ORPHAN && f->cls != FINDING_UNFINISHED) || !f->id || !f->envelope ||
+        !f->envelope->complete) {
         return true;
     }
     if (!open_walk(ad, f->volume)) {
@@ -296,7 +350,9 @@ static bool on_finding(void *arg, const struct finding *f)
     case ERR_NOTFOUND:
         return true;
     case ERR_CORRUPT:
-        tell(ad, f, NULL, DAMAGED);
+        if (f->cls == FINDING_ORPHAN) {
+            tell(ad, f, NULL, DAMAGED);
+        }
         return true;
     default:
         ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", f->volume, f->path);
@@ -357,12 +413,14 @@ static void print_totals(const struct adopt *ad)
         { "log_deleted", "Were deleted, says the log", COLUMN_NUMBER },
         { "damaged", "Files damaged", COLUMN_NUMBER },
         { "deleted_again", "Messages deleted again", COLUMN_NUMBER },
+        { "spare", "Files that nobody lacks, for the reaper", COLUMN_NUMBER },
     };
     struct table *t = table_new(totals, ARRAY_LEN(totals));
     for (size_t i = 0; i < OUTCOMES; i++) {
         table_number(t, ad->outcomes[i]);
     }
     table_number(t, ad->again);
+    table_number(t, ad->spare);
     table_print_record(t, ad->admin->json, stdout);
     table_free(&t);
     if (!ad->yes) {

@@ -1255,6 +1255,28 @@ BEGIN
     RETURN 0;
 END $$;
 
+-- A whole file that nothing names, and whose recipients (boxes) all have its message or have deleted it,
+-- becomes the reaper's, as a copy that move_file() has left is. Returns 1, or 0 when something names it now.
+CREATE FUNCTION set_aside(boxes bigint[], blob uuid, vol bigint, len bigint, head bigint, now_ms bigint,
+                          grace_ms bigint, who text)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    due timestamptz := grace_end(now_ms, grace_ms);
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
+        FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM message m
+                WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.volume_id = vol)
+       OR EXISTS (SELECT FROM ledger l WHERE l.blob_id = blob AND l.volume_id = vol)
+       OR EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.volume_id = vol) THEN
+        RETURN 0;
+    END IF;
+    INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
+                        deleted_at, unlink_after, by_whom)
+    VALUES (0, blob, vol, len, head, vol, false, ms_time(now_ms), due, who);
+    RETURN 1;
+END $$;
+
 -- As expunge(), of messages named by their ids alone, as logs name them.
 CREATE FUNCTION expunge_ids(box bigint, blobs uuid[], now_ms bigint, grace_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$

@@ -3,6 +3,7 @@
 stays deleted."""
 
 import json
+import shutil
 from os import EX_DATAERR, EX_NOINPUT, EX_OK
 
 import harness
@@ -29,7 +30,8 @@ class Adopt(CommandTest):
         done = self.run_admin(*words, "--json")
         self.assertEqual(done.returncode, EX_OK, f"{words}: {done.stderr}")
         *rows, totals = map(json.loads, done.stdout.splitlines())
-        self.assertEqual(sum(totals.values()) - totals["deleted_again"], len(rows))
+        self.assertEqual(sum(totals.values()) - totals["deleted_again"] - totals["spare"],
+                         len(rows))
         self.assertEqual("--yes does it" in done.stderr, "--yes" not in words)
         return rows
 
@@ -108,6 +110,63 @@ class Adopt(CommandTest):
         for words in (("--since", "then"), ("--volume", "x"), ("--rate", "-1")):
             self.assertEqual(self.run_admin("adopt", *words).returncode, EX_DATAERR)
         self.assertEqual(self.run_admin("adopt", "--log", "/nonexistent").returncode, EX_NOINPUT)
+
+    # --- what nobody lacks -----------------------------------------------------------------------
+
+    def classes(self, text):
+        """What fsck finds of this file; other tests leave files, too."""
+        done = self.run_admin("fsck", "--older", "0s", "--all", "--json")
+        return [row["class"] for row in map(json.loads, done.stdout.splitlines())
+                if row.get("id") == text]
+
+    def spare(self, *words):
+        done = self.run_admin("adopt", "--older", "0s", "--json", *words)
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        return json.loads(done.stdout.splitlines()[-1])["spare"]
+
+    def test_what_a_killed_import_has_left_is_reaped(self):
+        account, other = self.account("twice"), self.account("lacks")
+        first, _ = self.store(account, ms=1500000000000, uidl="0000abcd4f2c")
+        self.adopt("--yes", only=[account])
+        again, path = self.store(account, ms=1500000000000, uidl="0000abcd4f2c")
+        shared, kept = stored.store(  # one of its recipients will get it
+            self.fleet.spool, [(self.box(a), a.address) for a in (account, other)], OLD,
+            ms=1500000000000, uidl="0000abcd4f2c")
+        self.assertEqual(self.spare(), 1)
+        self.assertEqual(self.classes(again), ["orphan"])
+        self.assertEqual(self.spare("--yes"), 1)
+        self.assertEqual((self.classes(again), self.classes(shared)), (["garbage"], []))
+        self.assertEqual((self.ids(account), self.ids(other)), ([first], [shared]))
+        self.assertEqual(self.spare("--yes"), 0)
+        self.fleet.sql("UPDATE ledger SET unlink_after = now() - interval '1 s'")
+        self.fleet.admin("reap", "--yes")
+        self.assertEqual((path.exists(), kept.exists()), (False, True))
+        for one in account, other:
+            with self.pop3(one) as pop3:
+                self.assertEqual(pop3.retr(1), OLD)
+                pop3.quit()
+        self.no_drift()
+
+    def test_a_copy_on_another_volume_is_reaped(self):
+        account = self.account("copied")
+        self.deliver(OLD, account)
+        text, = self.ids(account)
+        [path] = [path for path in self.spool_files() if path.name == text]
+        second = self.fleet.state / "spool" / "v2"
+        self.fleet.admin("volume", "add", f"file://{second}", "--state", "readonly")
+        copy = second / path.relative_to(self.fleet.spool)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+        if self.fleet.root:  # the daemons' user is who unlinks
+            for made in copy, copy.parent, copy.parent.parent:
+                shutil.chown(made, self.fleet.user, self.fleet.user)
+        self.assertEqual(self.classes(text), ["unfinished"])
+        self.assertEqual(self.spare("--yes"), 1)
+        self.assertEqual(self.classes(text), ["garbage"])
+        self.fleet.sql("UPDATE ledger SET unlink_after = now() - interval '1 s'; "
+                       "UPDATE volume SET state = 0")
+        self.fleet.admin("reap", "--yes")
+        self.assertEqual((copy.exists(), self.mailbox(account)), (False, [OLD]))
 
     # --- what does not ---------------------------------------------------------------------------
 

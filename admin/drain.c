@@ -383,11 +383,27 @@ static size_t place_of(const struct balance *b, uint16_t volume)
     return i;
 }
 
-static bool wants_balance(struct mover *m, uint16_t from)
+static uint64_t lack(const struct balance *b, size_t i)
+{
+    return b->usage[i].octets < b->share[i] ? b->share[i] - b->usage[i].octets : 0;
+}
+
+/*
+ * Only what brings both volumes nearer to their shares: a file that is larger than what is too much
+ * here and too little there together would go to and fro with each run.
+ */
+static bool wants_balance(struct mover *m, uint16_t from, uint64_t octets)
 {
     const struct balance *b = m->arg;
-    size_t i = place_of(b, from);
-    return b->above[i] && b->usage[i].octets > b->share[i];
+    size_t from_at = place_of(b, from);
+    uint64_t most = 0;
+    if (!b->above[from_at] || b->usage[from_at].octets <= b->share[from_at]) {
+        return false;
+    }
+    for (size_t i = 0; i < b->n; i++) {
+        most = lack(b, i) > most ? lack(b, i) : most;
+    }
+    return octets < b->usage[from_at].octets - b->share[from_at] + most;
 }
 
 /* The one that lacks most. */
@@ -404,16 +420,15 @@ static uint16_t choose_lowest(struct mover *m, uint64_t octets, const uint16_t *
             used = used || tried[k] == id;
         }
         if (!used && open_spool_takes_files(m->volumes, id) &&
-            spool_volume_ready(m->volumes->spool, id) && b->usage[i].octets < b->share[i] &&
-            b->share[i] - b->usage[i].octets > most) {
-            most = b->share[i] - b->usage[i].octets;
+            spool_volume_ready(m->volumes->spool, id) && lack(b, i) > most) {
+            most = lack(b, i);
             to = id;
         }
     }
     return to;
 }
 
-static void count_balance(struct mover *m, uint16_t from, uint16_t to, uint64_t octets)
+static void reserve_balance(struct mover *m, uint16_t from, uint16_t to, uint64_t octets)
 {
     struct balance *b = m->arg;
     struct volume_usage *old = &b->usage[place_of(b, from)];
@@ -426,7 +441,8 @@ static uint64_t surplus(const struct balance *b)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < b->n; i++) {
-        sum += b->above[i] ? b->usage[i].octets - b->share[i] : 0;
+        sum +=
+            b->above[i] && b->usage[i].octets > b->share[i] ? b->usage[i].octets - b->share[i] : 0;
     }
     return sum;
 }
@@ -443,7 +459,7 @@ static int move_surplus(struct mover *m, struct balance *b)
     m->what = "rebalance";
     m->choose = choose_lowest;
     m->wants = wants_balance;
-    m->moved = count_balance;
+    m->reserve = reserve_balance;
     m->arg = b;
     progress_begin(&m->progress, "files", 0, m->progress.rate);
     int code = m->n_sources > 0 ? mover_pass(m) : EX_OK;

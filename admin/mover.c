@@ -28,6 +28,7 @@ struct item {
     bool shared;
     uint16_t tried[MOVER_TRIES + 1]; /* volumes, its own the first */
     size_t n_tried;
+    bool reserved; /* of copy.to */
     struct file_copy copy;
 };
 
@@ -52,13 +53,41 @@ static void who(const struct mover *m, const char *more, char out[128])
     snprintf(out, 128, "%s: %s%s", name, m->what, more);
 }
 
+/* --- what each volume is going to hold ------------------------------------------------------- */
+
+static void reserve(struct mover *m, struct item *it)
+{
+    it->reserved = true;
+    if (m->reserve) {
+        m->reserve(m, it->copy.from.volume, it->copy.to, octets_of(it));
+    }
+}
+
+static void give_back(struct mover *m, struct item *it)
+{
+    if (it->reserved && m->reserve) {
+        m->reserve(m, it->copy.to, it->copy.from.volume, octets_of(it));
+    }
+    it->reserved = false;
+}
+
+static bool is_wanted(struct mover *m, const struct item *it)
+{
+    return !m->wants || m->wants(m, it->copy.from.volume, octets_of(it));
+}
+
 /* --- noting what is going to be copied ------------------------------------------------------- */
 
-/* Gives each open item a volume to try. */
+/* Gives each open item a volume to try. Those in front of it may have made it unneeded. */
 static void choose(struct mover *m, struct item *it, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (it[i].state != ITEM_OPEN) {
+            continue;
+        }
+        give_back(m, &it[i]);
+        if (!is_wanted(m, &it[i])) {
+            it[i].state = ITEM_ENDED;
             continue;
         }
         const char *why = it[i].n_tried > 1 ? it[i].copy.why : "no other active volume takes it";
@@ -68,6 +97,7 @@ static void choose(struct mover *m, struct item *it, size_t n)
         if (to) {
             it[i].copy.to = to;
             it[i].tried[it[i].n_tried++] = to;
+            reserve(m, &it[i]);
         } else {
             fail(m, &it[i], why);
         }
@@ -223,10 +253,11 @@ static void count_moved(struct mover *m, struct item *it, int64_t pointers)
 {
     uint64_t octets = octets_of(it);
     it->state = ITEM_ENDED;
+    it->reserved = false; /* it is there now, with all its pointers */
     m->files++;
     m->octets += octets;
-    if (m->moved) {
-        m->moved(m, it->copy.from.volume, it->copy.to, octets * (uint64_t)pointers);
+    if (m->reserve && pointers > 1) {
+        m->reserve(m, it->copy.from.volume, it->copy.to, octets * (uint64_t)(pointers - 1));
     }
 }
 
@@ -315,6 +346,7 @@ static int move_items(struct mover *m, struct item *it, size_t n)
         }
     }
     for (size_t i = 0; i < n; i++) {
+        give_back(m, &it[i]);
         free(it[i].copy.mailboxes);
         it[i].copy.mailboxes = NULL;
     }
@@ -390,8 +422,7 @@ static int move_page(struct mover *m, const struct item *page, size_t n)
     for (size_t i = 0; i < n && code == EX_OK;) {
         size_t n_now = 0;
         for (; i < n && n_now < m->jobs; i++) {
-            bool wanted = !m->wants || m->wants(m, page[i].copy.from.volume);
-            if (wanted && !(page[i].shared && is_among(now, n_now, &page[i]))) {
+            if (is_wanted(m, &page[i]) && !(page[i].shared && is_among(now, n_now, &page[i]))) {
                 now[n_now++] = page[i];
             }
         }

@@ -21,8 +21,10 @@ struct mover;
 /* Where a file of so many octets goes, other than the n tried volumes, the first of which is its
  * own; 0: nowhere. */
 typedef uint16_t mover_choose_fn(struct mover *m, uint64_t octets, const uint16_t *tried, size_t n);
-/* Whether a file on this volume is to be moved. */
-typedef bool mover_wants_fn(struct mover *m, uint16_t from);
+/* Whether a file of so many octets is to be moved from this volume. */
+typedef bool mover_wants_fn(struct mover *m, uint16_t from, uint64_t octets);
+/* So many octets are going to be moved; when they are not, the same with the volumes exchanged. */
+typedef void mover_reserve_fn(struct mover *m, uint16_t from, uint16_t to, uint64_t octets);
 
 struct mover {
     struct admin *admin;
@@ -32,8 +34,8 @@ struct mover {
     size_t jobs;
     const char *what; /* `drain`, for the ledger */
     mover_choose_fn *choose;
-    mover_wants_fn *wants;                                                       /* NULL: all */
-    void (*moved)(struct mover *m, uint16_t from, uint16_t to, uint64_t octets); /* NULL: nothing */
+    mover_wants_fn *wants;     /* NULL: all */
+    mover_reserve_fn *reserve; /* NULL: nothing */
     void *arg;
 
     struct progress progress; /* pace and bar; .rate is the owner's */

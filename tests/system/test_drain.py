@@ -462,6 +462,28 @@ class Drain(DrainTest):
         self.assertEqual(self.everything(accounts), before)
         self.nothing_dangles()
 
+    def test_rebalance_comes_to_rest(self):
+        """A handful of equal files, all of which fit into one round: half of them go, and stay."""
+        for row in self.json("account", "list"):  # what other tests have delivered
+            self.run_admin("delete", row["address"], "--all", "--yes")
+        account = self.account("rest")
+        for _ in range(8):
+            self.deliver(b"Subject: equal\r\n\r\n" + b"x" * 70 + b"\r\n", account)
+        for volume in 3, 2:
+            self.run_admin("volume", "drain", volume, "--yes")
+        self.assertEqual(self.on(1), 8)
+        self.run_admin("volume", "set", 2, "--state", "active")
+        self.json("volume", "rebalance", "--yes", "--jobs", "64")
+        self.assertEqual((self.on(1), self.on(2)), (4, 4))
+        # One more can't be divided: once it lies anywhere, it lies there.
+        self.deliver(b"Subject: equal\r\n\r\n" + b"x" * 70 + b"\r\n", account)
+        self.json("volume", "rebalance", "--yes")
+        before = self.on(1)
+        for _ in range(2):
+            self.json("volume", "rebalance", "--yes")
+            self.assertEqual(self.on(1), before)
+        self.nothing_dangles()
+
     def test_a_volume_that_a_node_has_not_heard_of(self):
         """It asks, and reads."""
         account = self.fill("news", 1)[0]

@@ -505,19 +505,32 @@ static int prune(struct reaper *r)
 static int reap_count(struct reaper *r)
 {
     struct admin *a = r->admin;
-    admin_sql(a, "SELECT count(*), coalesce(sum(size), 0)::bigint FROM ledger "
-                 "WHERE unlink_after <= ms_time($1)");
+    /* A shared file goes when all rows that are counted for it are due. */
+    admin_sql(a,
+              "WITH due AS (SELECT blob_id, shared, size::bigint + skip AS octets FROM ledger "
+              "              WHERE unlink_after <= ms_time($1)), "
+              "freed AS (SELECT s.octets FROM blob_shared s WHERE s.refs = 0 UNION ALL "
+              "          SELECT s.octets FROM (SELECT blob_id, count(*) AS n FROM due "
+              "                                 WHERE shared GROUP BY blob_id) d "
+              "            JOIN blob_shared s ON s.blob_id = d.blob_id "
+              "           WHERE s.refs > 0 AND s.refs <= d.n) "
+              "SELECT (SELECT count(*) FROM due), "
+              "       (SELECT count(*) FROM due WHERE NOT shared) + (SELECT count(*) FROM freed), "
+              "       coalesce((SELECT sum(octets) FROM due WHERE NOT shared), 0)::bigint + "
+              "       coalesce((SELECT sum(octets) FROM freed), 0)::bigint");
     pg_i64(a->batch, r->until);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, "ledger");
     }
     static const struct column columns[] = {
         { "due", "Ledger rows due", COLUMN_NUMBER },
-        { "octets", "Octets", COLUMN_NUMBER },
+        { "files", "Files that would go", COLUMN_NUMBER },
+        { "octets", "Octets of these files", COLUMN_NUMBER },
         { "expiring", "Messages that would expire", COLUMN_NUMBER },
     };
     uint64_t due = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0), expiring = 0;
-    uint64_t octets = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1);
+    uint64_t files = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1);
+    uint64_t octets = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 2);
     int code = expire_count(a, &expiring);
     if (code == EX_OK) {
         code = purge_count(a);
@@ -527,6 +540,7 @@ static int reap_count(struct reaper *r)
     }
     struct table *t = table_new(columns, ARRAY_LEN(columns));
     table_number(t, due);
+    table_number(t, files);
     table_number(t, octets);
     table_number(t, expiring);
     table_print_record(t, a->json, stdout);

@@ -854,7 +854,7 @@ class Reaper(AdminTest):
         kept = self.account("kept")
         self.deliver(HELLO, kept)
         files = self.deleted("grace", 3)
-        self.assertEqual(self.due(), {"due": 0, "octets": 0, "expiring": 0})
+        self.assertEqual(self.due(), {"due": 0, "files": 0, "octets": 0, "expiring": 0})
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})
         self.pass_time(14 * self.DAY - 300)
         self.assertEqual(self.reap(), {"expired": 0, "rows": 0, "files": 0, "failed": 0})

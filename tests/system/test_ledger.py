@@ -490,7 +490,14 @@ class Reaping(LedgerTest):
                 lmtp.deliver(HELLO, [account.address for account in accounts])
         for account in accounts:
             self.delete(account)
+        self.fleet.sql("UPDATE ledger SET unlink_after = now() WHERE ctid IN (SELECT ctid FROM ledger "
+                       "WHERE mailbox_id = (SELECT max(mailbox_id) FROM ledger) LIMIT 10)")
+        due = json.loads(self.run_admin("reap", "--json").stdout)
+        self.assertEqual((due["due"], due["files"], due["octets"]), (10, 0, 0))
         self.fleet.sql("UPDATE ledger SET unlink_after = now()")
+        due = json.loads(self.run_admin("reap", "--json").stdout)
+        self.assertEqual((due["due"], due["files"], due["octets"]), (60, 30, sum(
+            path.stat().st_size for path in self.spool_files())))
         done = []
         reapers = [threading.Thread(target=lambda: done.append(self.run_admin(
             "reap", "--yes", "--json"))) for _ in range(3)]

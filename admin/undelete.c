@@ -96,13 +96,22 @@ static int restore(struct admin *a, const struct wanted *w, struct found *f)
     return EX_OK;
 }
 
+static void warn_of_reading(const struct wanted *w, int64_t days)
+{
+    if (days >= 0) {
+        admin_say("%s keeps messages for %lld days after they were retrieved: those that came back "
+                  "count as not retrieved, and go that long after they are",
+                  w->address.canon, (long long)days);
+    }
+}
+
 /* What its owner will notice next. */
 static int warn(struct admin *a, const struct wanted *w)
 {
     admin_sql(a, "SELECT room(0::smallint, msgs, octets, max_messages, max_octets, 0, 0, 0) <> 0, "
                  "retention_days > 0 AND EXISTS (SELECT FROM message m "
                  "  WHERE m.mailbox_id = b.mailbox_id "
-                 "  AND m.blob_id < ms_id($2 - b.retention_days * 86400000::bigint)) "
+                 "  AND m.blob_id < ms_id($2 - b.retention_days * 86400000::bigint)), read_days "
                  "FROM mailbox b WHERE mailbox_id = $1");
     pg_i64(a->batch, (int64_t)w->mailbox);
     pg_i64(a->batch, admin_now());
@@ -121,6 +130,7 @@ static int warn(struct admin *a, const struct wanted *w)
                   "mailfleet account retention says otherwise",
                   w->address.canon);
     }
+    warn_of_reading(w, pg_get_i64(admin_result(a, 0), 0, 2));
     return EX_OK;
 }
 

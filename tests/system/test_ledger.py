@@ -190,6 +190,12 @@ class Undelete(LedgerTest):
         with self.assertRaises(Refused):
             self.deliver(HELLO, account)
 
+    def test_rules_that_take_it_again_are_told(self):
+        account = self.mailbox_of("rules", 1, "--read-retention", "3")
+        self.delete(account)
+        done = self.run_admin("undelete", account.address, "--yes")
+        self.assertIn("3 days after they were retrieved", done.stderr)
+
     def test_what_a_reaper_has_is_lost(self):
         account = self.mailbox_of("taken", 3)
         uidls = self.uidls(account)

@@ -364,6 +364,20 @@ static void count_gone(struct lane *l, size_t n)
     l->n_gone = 0;
 }
 
+/* The same mail by other UIDLs can't be told from other mail by what a list says. */
+static void warn_of_other_uidls(const struct lane *l, size_t n)
+{
+    const struct outcome *o = l->outcome;
+    if (l->n_gone > o->known && o->new > n / 2) {
+        admin_say(
+            "%s: most of what was imported before has gone at the old server, and most of "
+            "what it has is new: if it is the same mail and its UIDLs have changed (--format, "
+            "a new UIDVALIDITY), each message comes a second time, unless --prune takes "
+            "the first ones away",
+            l->account->text);
+    }
+}
+
 static void count_list(struct lane *l, const struct source_message *list, size_t n)
 {
     struct outcome *o = l->outcome;
@@ -389,6 +403,7 @@ static void count_list(struct lane *l, const struct source_message *list, size_t
               "are here by the names of their files, and are taken again by the UIDLs that the old "
               "server has made since");
     o->uidls = changed + l->stay;
+    warn_of_other_uidls(l, n);
     count_gone(l, n);
 }
 

@@ -473,10 +473,22 @@ static enum err missing_list(const char *name, char *why, size_t why_size)
                        name);
 }
 
+/* A word that is none would otherwise be passed over where the names of files are taken. */
+static bool is_format(const char *format)
+{
+    return !format || strchr(format, '%') || strcmp(format, "dovecot") == 0 ||
+           strcmp(format, "courier") == 0 || strcmp(format, "cyrus") == 0;
+}
+
 static enum err list_by_kind(struct maildir *m, char *why, size_t why_size)
 {
     bool courier = m->format && strcmp(m->format, "courier") == 0;
     bool has_courier = has(m, "courierpop3dsizelist");
+    if (!is_format(m->format)) {
+        return source_fail(ERR_INVALID, why, why_size,
+                           "--format %s: neither dovecot, courier or cyrus, nor one with a %%",
+                           m->format);
+    }
     m->messages = NEW_ARRAY(struct source_message, m->n + 1);
     if (has(m, "dovecot-uidlist") && !courier) {
         return list_dovecot(m, why, why_size);

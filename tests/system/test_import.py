@@ -276,6 +276,16 @@ class ImportTest(harness.FleetTest):
         self.fleet.admin("undelete", account.address, "--yes")
         self.assertEqual(self.listing(account)[1:], want)
 
+    def test_other_uidls_than_before_are_told(self):
+        account = self.account("renumbered")
+        path, _ = self.dovecot("renumbered", 6)
+        self.importing(f"maildir:{path}", account.address, "--yes")
+        self.own(self.old)
+        done = self.run_admin("import", f"maildir:{path}", account.address)
+        self.assertNotIn("a second time", done.stderr)
+        done = self.run_admin("import", f"maildir:{path}", account.address, "--format", "%v.%u")
+        self.assertIn("a second time", done.stderr)
+
     def test_an_old_mailbox_that_is_empty_prunes_nothing(self):
         account = self.account("emptied")
         path, _ = self.dovecot("emptied", 3)
@@ -653,6 +663,12 @@ class ImportTest(harness.FleetTest):
                                         f"{self.box(removed)}"), [["0"]])
         (path / "dovecot-uidlist").write_text("3 V1 N1\n2 :b\n1 :a\n")
         self.importing(f"maildir:{path}", account.address, code=EX_TEMPFAIL)
+        (path / "dovecot-uidlist").unlink()
+        [row] = self.importing(f"maildir:{path}", account.address, "--format", "frob",
+                               code=EX_DATAERR)
+        self.assertIn("--format frob", row["error"])
+        [row] = self.importing(f"maildir:{path}", account.address, "--format", "%f")
+        self.assertEqual(row["new"], 1)
 
     # --- out again --------------------------------------------------------------------------------
 

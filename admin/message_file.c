@@ -22,6 +22,8 @@ static void take_mailboxes(struct message_file *f, const struct envelope *e)
         f->mailboxes[i] = (int64_t)e->to[i].mailbox_id;
     }
     f->n_mailboxes = e->n;
+    free(f->uidl);
+    f->uidl = span_dup(e->uidl);
     f->envelope = true;
     f->complete = e->complete;
 }
@@ -100,6 +102,7 @@ void message_file_free(struct message_file *f)
     free(f->places);
     free(f->mailboxes);
     free(f->reverse_path);
+    free(f->uidl);
     *f = (struct message_file){ 0 };
 }
 

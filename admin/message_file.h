@@ -25,6 +25,7 @@ struct message_file {
     int64_t *mailboxes; /* that the envelope names, each once or more */
     size_t n_mailboxes;
     char *reverse_path; /* that it names */
+    char *uidl;         /* that it had at another server, which it was imported from; empty: none */
     uint64_t octets;    /* of the message, when it is complete */
     bool envelope;      /* one was found that makes sense, */
     bool complete;      /* and its message was received to its end */

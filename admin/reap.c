@@ -484,7 +484,10 @@ static int prune(struct reaper *r)
         pg_i64(a->batch, before);
         pg_i64(a->batch, PRUNE_PAGE);
         pg_i64(a->batch, admin_clock(a) - LATE_MS);
-        if (page == 0) { /* and the fuse's sums, of which those of today count */
+        if (page == 0) {
+            admin_sql(a, "DELETE FROM undeleted WHERE undeleted_at < ms_time($1)");
+            pg_i64(a->batch, before);
+            /* And the fuse's sums, of which those of today count. */
             admin_sql(a, "DELETE FROM volume_reaped WHERE day < "
                          "(ms_time($1) AT TIME ZONE 'UTC')::date - 30");
             pg_i64(a->batch, admin_clock(a));

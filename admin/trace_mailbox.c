@@ -18,10 +18,13 @@ struct summary {
     struct blob_id id;
     bool stands;
     int64_t volume;
-    bool arrived; /* the log tells how */
+    bool imported; /* its UIDL is of another server */
+    bool arrived;  /* the log tells how */
     char from[320], peer[64], result[64], key[SESSION_KEY];
     int64_t deleted_ms, unlinked_ms; /* the last time; 0: was not */
     char by[80];
+    int64_t was_deleted_ms, undeleted_ms; /* the last time that it came back; 0: never */
+    char was_by[80], undeleted_by[64];
     uint64_t retrieved;
     int64_t retrieved_ms;  /* the last time, */
     char retrieved_by[64]; /* from there */
@@ -75,7 +78,7 @@ static int ask_pointers(struct question *q)
     int64_t seq = INT64_MIN;
     int n = PAGE;
     while (n == PAGE) {
-        admin_sql(a, "SELECT seq, blob_id, volume_id FROM message"
+        admin_sql(a, "SELECT seq, blob_id, volume_id, uidl <> '' FROM message"
                      " WHERE mailbox_id = $1 AND seq > $2 ORDER BY seq LIMIT $3");
         pg_i64(a->batch, q->mailbox);
         pg_i64(a->batch, seq);
@@ -92,6 +95,7 @@ static int ask_pointers(struct question *q)
                 struct summary *s = summary(q, &id);
                 s->stands = true;
                 s->volume = pg_get_i64(r, i, 2);
+                s->imported = pg_get_i64(r, i, 3);
             }
         }
     }
@@ -141,6 +145,53 @@ static int ask_rows(struct question *q, const char *sql)
             take_row(q, r, i);
             id = pg_get_uuid(r, i, 0);
             seq = pg_get_i64(r, i, 1);
+        }
+    }
+    return EX_OK;
+}
+
+static void take_undeleted(struct question *q, const PGresult *r, int i)
+{
+    struct blob_id id = pg_get_uuid(r, i, 0);
+    int64_t ms = pg_get_i64(r, i, 4);
+    if (!is_of_interest(q, &id, ms)) {
+        return;
+    }
+    struct summary *s = summary(q, &id);
+    if (ms >= s->undeleted_ms) {
+        s->undeleted_ms = ms;
+        s->was_deleted_ms = pg_get_i64(r, i, 2);
+        snprintf(s->was_by, sizeof s->was_by, "%.*s", SPAN_ARG(pg_get_span(r, i, 3)));
+        snprintf(s->undeleted_by, sizeof s->undeleted_by, "%.*s", SPAN_ARG(pg_get_span(r, i, 5)));
+    }
+}
+
+static int ask_undeleted(struct question *q)
+{
+    struct admin *a = q->admin;
+    struct blob_id id = { 0 };
+    int64_t seq = -1, ms = 0;
+    int n = PAGE;
+    while (n == PAGE) {
+        admin_sql(a, "SELECT blob_id, seq, " TRACE_MS("deleted_at") ", by_whom, " TRACE_MS(
+                         "undeleted_at") ", undeleted_by FROM undeleted WHERE mailbox_id = $1"
+                                         " AND (blob_id, seq, undeleted_at) > ($2, $3, ms_time($4))"
+                                         " ORDER BY blob_id, seq, undeleted_at LIMIT $5");
+        pg_i64(a->batch, q->mailbox);
+        pg_uuid(a->batch, &id);
+        pg_i64(a->batch, seq);
+        pg_i64(a->batch, ms);
+        pg_i64(a->batch, PAGE);
+        if (admin_run(a, PG_READ) != ERR_OK) {
+            return admin_fail_reply(a, "what was undeleted");
+        }
+        const PGresult *r = admin_result(a, 0);
+        n = PQntuples(r);
+        for (int i = 0; i < n; i++) {
+            take_undeleted(q, r, i);
+            id = pg_get_uuid(r, i, 0);
+            seq = pg_get_i64(r, i, 1);
+            ms = pg_get_i64(r, i, 4);
         }
     }
     return EX_OK;
@@ -277,19 +328,33 @@ static void take_again(void *arg, const struct log_line *l)
 /* --- telling --------------------------------------------------------------------------------- */
 
 /* By a session: from which address, if the log has its login. */
-static void say_deleted(struct question *q, const struct summary *s, struct trace_event *e)
+static void say_deletion(struct question *q, int64_t ms, const char *by, struct trace_event *e)
 {
     char time[32];
     const struct trace_session *session = NULL;
-    trace_time(s->deleted_ms, time);
-    if (strncmp(s->by, "pop3 ", 5) == 0) {
-        session = trace_session_find(&q->sessions, s->by + 5);
+    trace_time(ms, time);
+    if (strncmp(by, "pop3 ", 5) == 0) {
+        session = trace_session_find(&q->sessions, by + 5);
     }
     if (session) {
         trace_say(e, "deleted %s by QUIT from %s", time, session->peer);
     } else {
-        trace_say(e, "deleted %s by %s", time, s->by);
+        trace_say(e, "deleted %s by %s", time, by);
     }
+}
+
+static void say_undeleted(struct question *q, const struct summary *s, struct trace_event *e)
+{
+    char time[32];
+    say_deletion(q, s->was_deleted_ms, s->was_by, e);
+    trace_time(s->undeleted_ms, time);
+    trace_say(e, ", undeleted %s by %s; ", time, s->undeleted_by);
+}
+
+static void say_deleted(struct question *q, const struct summary *s, struct trace_event *e)
+{
+    char time[32];
+    say_deletion(q, s->deleted_ms, s->by, e);
     if (s->unlinked_ms) {
         trace_time(s->unlinked_ms, time);
         trace_say(e, ", unlinked %s", time);
@@ -308,11 +373,16 @@ static void tell_message(void *thing, void *arg)
     snprintf(e->key, sizeof e->key, "%s", s->key);
     if (s->arrived) {
         trace_say(e, "from <%s>; ", s->from);
+    } else if (s->imported) {
+        trace_say(e, "imported from another server; ");
     }
     if (s->retrieved) {
         trace_time(s->retrieved_ms, time);
         trace_say(e, "retrieved %llu time%s, last %s from %s; ", (unsigned long long)s->retrieved,
                   s->retrieved == 1 ? "" : "s", time, s->retrieved_by);
+    }
+    if (s->undeleted_ms) {
+        say_undeleted(q, s, e);
     }
     if (s->stands) {
         trace_say(e, "in the mailbox, on volume %lld", (long long)s->volume);
@@ -371,6 +441,9 @@ static int collect(struct question *q)
     }
     if (code == EX_OK) {
         code = ask_rows(q, ROWS_OF("ledger_past", TRACE_MS("unlinked_at")));
+    }
+    if (code == EX_OK) {
+        code = ask_undeleted(q);
     }
     if (code == EX_OK) {
         code = trace_names_read(q->admin, &q->names);

@@ -24,6 +24,8 @@ struct deletion {
     char node_sid[SESSION_KEY]; /* when it was a session's */
     bool ledger, claimed;
     int64_t until_ms;
+    int64_t undeleted_ms; /* 0: not known */
+    char undeleted_by[64];
 };
 
 /* Sessions from one address that had the message in their list. */
@@ -331,7 +333,15 @@ static void take_end(struct question *q, int64_t volume, int64_t ms)
     say_path(q, volume, e);
 }
 
-static void take_row(struct question *q, const PGresult *r, int i, bool past)
+static enum trace_kind kind_of(int64_t mailbox, int64_t seq, const char *by)
+{
+    return mailbox == 0 || seq == 0     ? TRACE_GIVEN_UP
+           : strcmp(by, "expired") == 0 ? TRACE_EXPIRED
+                                        : TRACE_DELETED;
+}
+
+/* The one that is the ledger's, or the log's; else a new one. */
+static struct deletion *deletion_of(struct question *q, const PGresult *r, int i)
 {
     char by[SESSION_KEY];
     int64_t mailbox = pg_get_i64(r, i, 0), seq = pg_get_i64(r, i, 1), ms = pg_get_i64(r, i, 3);
@@ -344,16 +354,39 @@ static void take_row(struct question *q, const PGresult *r, int i, bool past)
             snprintf(d->node_sid, sizeof d->node_sid, "%s", by + 5);
             trace_session(&q->sessions, d->node_sid);
         }
-        d->kind = mailbox == 0 || seq == 0     ? TRACE_GIVEN_UP
-                  : strcmp(by, "expired") == 0 ? TRACE_EXPIRED
-                                               : TRACE_DELETED;
+        d->kind = kind_of(mailbox, seq, by);
     }
     d->ledger = true;
+    return d;
+}
+
+static void take_row(struct question *q, const PGresult *r, int i, bool past)
+{
+    struct deletion *d = deletion_of(q, r, i);
     d->claimed = past || pg_get_i64(r, i, 5) != 0;
     d->until_ms = past ? 0 : pg_get_i64(r, i, 6);
     if (past) {
         take_end(q, pg_get_i64(r, i, 2), pg_get_i64(r, i, 6));
     }
+}
+
+static int ask_undeleted(struct question *q)
+{
+    struct admin *a = q->admin;
+    admin_sql(a, "SELECT mailbox_id, seq, 0, " TRACE_MS("deleted_at") ", by_whom, " TRACE_MS(
+                     "undeleted_at") ", undeleted_by FROM undeleted WHERE blob_id = $1"
+                                     " ORDER BY deleted_at");
+    pg_uuid(a->batch, &q->id);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "what was undeleted");
+    }
+    const PGresult *r = admin_result(a, 0);
+    for (int i = 0; i < PQntuples(r); i++) {
+        struct deletion *d = deletion_of(q, r, i);
+        d->undeleted_ms = pg_get_i64(r, i, 5);
+        snprintf(d->undeleted_by, sizeof d->undeleted_by, "%.*s", SPAN_ARG(pg_get_span(r, i, 6)));
+    }
+    return EX_OK;
 }
 
 static int ask_ledger(struct question *q)
@@ -455,7 +488,12 @@ static void name_recipients(const struct question *q, struct trace_event *e)
 static void arrival_by_file(struct question *q)
 {
     struct trace_event *e = trace_add(&q->events, TRACE_RECEIVED, q->arrived_ms);
-    trace_say(e, "from <%s>, as its file says", q->file.reverse_path);
+    if (*q->file.uidl) {
+        trace_say(e, "by an import from another server, where it had the UIDL %s, as its file says",
+                  q->file.uidl);
+    } else {
+        trace_say(e, "from <%s>, as its file says", q->file.reverse_path);
+    }
     const struct message_place *p = message_file_any(&q->file);
     if (p && q->file.complete) {
         e = trace_add(&q->events, TRACE_STORED, q->arrived_ms);
@@ -541,8 +579,7 @@ static bool stands_in(const struct question *q, int64_t mailbox)
     return false;
 }
 
-/* Undelete leaves no row. But what was deleted and is there, or was deleted again, has come back.
- */
+/* What was deleted and is there, or was deleted again, has come back, be it remembered or not. */
 static void tell_deletions(struct question *q)
 {
     if (q->n_deletions > 0) {
@@ -552,7 +589,11 @@ static void tell_deletions(struct question *q)
         const struct deletion *d = &q->deletions[i];
         bool again = i + 1 < q->n_deletions && q->deletions[i + 1].mailbox == d->mailbox;
         tell_deletion(q, d);
-        if (again || stands_in(q, d->mailbox)) {
+        if (d->undeleted_ms) {
+            struct trace_event *e = trace_add(&q->events, TRACE_UNDELETED, d->undeleted_ms);
+            e->mailbox = d->mailbox;
+            trace_say(e, "by %s", d->undeleted_by);
+        } else if (again || stands_in(q, d->mailbox)) {
             struct trace_event *e = trace_add(&q->events, TRACE_UNDELETED, d->ms);
             e->mailbox = d->mailbox;
             e->undated = true;
@@ -583,6 +624,9 @@ static int collect(struct question *q)
         trace_names_add(&q->names, q->file.mailboxes[i]);
     }
     code = trace_read_log(q->log, q->since_ms, take_first, q);
+    if (code == EX_OK) {
+        code = ask_undeleted(q);
+    }
     if (code == EX_OK) {
         code = ask_ledger(q);
     }

@@ -82,10 +82,14 @@ static int restore(struct admin *a, const struct wanted *w, struct found *f)
 {
     const struct cache_key key = { .kind = CACHE_LIST, .mailbox_id = w->mailbox };
     uint64_t n;
+    char who[64];
+    admin_who(who);
     do {
-        admin_sql(a, "SELECT undelete($1, $2, $3, $4)");
+        admin_sql(a, "SELECT undelete($1, $2, $3, $4, $5, $6)");
         add_wanted(a, w);
         pg_i64(a->batch, PAGE);
+        pg_i64(a->batch, admin_now());
+        pg_text(a->batch, span_str(who));
         if (admin_run_change(a, &key, 1) != ERR_OK) {
             return admin_fail_reply(a, w->address.canon);
         }

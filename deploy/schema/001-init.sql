@@ -211,6 +211,20 @@ CREATE TABLE ledger_past (
 CREATE INDEX ledger_past_blob ON ledger_past (blob_id);
 CREATE INDEX ledger_past_age ON ledger_past (unlinked_at);
 
+-- What undelete() gave back, for `mailfleet trace`: kept for reap.history.
+CREATE TABLE undeleted (
+    mailbox_id   bigint      NOT NULL,
+    blob_id      uuid        NOT NULL,
+    seq          bigint      NOT NULL,
+    deleted_at   timestamptz NOT NULL,
+    by_whom      text        NOT NULL,
+    undeleted_at timestamptz NOT NULL,
+    undeleted_by text        NOT NULL,
+    PRIMARY KEY (mailbox_id, blob_id, seq, undeleted_at)
+);
+CREATE INDEX undeleted_blob ON undeleted (blob_id);
+CREATE INDEX undeleted_age ON undeleted (undeleted_at);
+
 -- What reapers unlinked of a volume, by UTC day: what the fuse adds up.
 CREATE TABLE volume_reaped (
     volume_id smallint NOT NULL,
@@ -864,7 +878,7 @@ END $$;
 -- not count: they stop new mail. A message whose id or UIDL is listed again stays where it is, since
 -- a UIDL names one message, as does one whose file goes with another row that a reaper has. While
 -- reapers are held after a restore, a row that was due may be one whose file has gone since.
-CREATE FUNCTION undelete(box bigint, since_ms bigint, blob uuid, most bigint)
+CREATE FUNCTION undelete(box bigint, since_ms bigint, blob uuid, most bigint, now_ms bigint, who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     in_order boolean     := reaping_here();
@@ -899,6 +913,12 @@ BEGIN
                k.handle
           FROM back k
         RETURNING size
+    ), noted AS (
+        INSERT INTO undeleted (mailbox_id, blob_id, seq, deleted_at, by_whom, undeleted_at,
+                               undeleted_by)
+        SELECT k.mailbox_id, k.blob_id, k.seq, k.deleted_at, k.by_whom, ms_time(now_ms), who
+          FROM back k
+        ON CONFLICT DO NOTHING
     ), unread AS ( -- or expire() takes again what was read before it was deleted
         DELETE FROM read_mark r USING back k
          WHERE r.mailbox_id = box AND k.mailbox_id = box AND r.seq = k.seq

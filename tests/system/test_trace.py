@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -160,6 +161,32 @@ class TraceTest(harness.FleetTest):
         self.assertEqual([e["event"] for e in events], ["received", "stored", "deleted"])
         self.assertIn("can come back until", events[2]["what"])
         self.assertEqual(events[2]["node"], "frontend1")
+
+    def test_who_gave_it_back_and_where_it_came_from(self):
+        ann = self.account("back")
+        uidl = self.new_message(ann)
+        for _ in range(2):
+            self.delete(ann, uidl, retr=False)
+            self.fleet.admin("undelete", ann.address, "--id", uidl, "--yes")
+        for log in None, self.logs:
+            events = [e for e in self.trace(uidl, log=log) if e["event"] in ("deleted", "undeleted")]
+            self.assertEqual([e["event"] for e in events], ["deleted", "undeleted"] * 2)
+            for event in events[1::2]:
+                self.assertRegex(event["what"], "^by operator ")
+                self.assertRegex(event["time"], TIME)
+        [told] = [e for e in self.trace(ann.address) if e["id"] == uidl]
+        self.assertRegex(told["what"], r"deleted \S+ by pop3 .*, undeleted \S+ by operator .*; in the "
+                                       "mailbox")
+        old = self.fleet.state / "old.mbox"
+        old.write_bytes(b"From a Thu Jan  1 00:00:00 2026\nX-UIDL: theirs\n\nhello\n")
+        if self.fleet.root:
+            shutil.chown(old, self.fleet.user, self.fleet.user)
+        self.fleet.admin("import", f"mbox:{old}", ann.address, "--yes")
+        [came] = [e for e in self.trace(ann.address) if e["event"] == "message" and e["id"] != uidl]
+        self.assertIn("imported from another server", came["what"])
+        received = self.trace(came["id"])[0]
+        self.assertEqual(received["event"], "received")
+        self.assertIn("an import from another server, where it had the UIDL theirs", received["what"])
 
     def test_shared_file_is_unlinked_once(self):
         accounts = [self.account(f"share{n}") for n in range(3)]

@@ -229,11 +229,12 @@ static void open_index(uint64_t timeout_ms)
 /* Mailboxes 1 to n without limits. */
 static void make_mailboxes(unsigned n)
 {
-    postgres_sql(server,
-                 "TRUNCATE mailbox, account, address, message, ledger, ledger_past, blob_shared,"
-                 " volume, volume_reaped, read_mark, removed;"
-                 "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
-                 n);
+    postgres_sql(
+        server,
+        "TRUNCATE mailbox, account, address, message, ledger, ledger_past, undeleted, blob_shared,"
+        " volume, volume_reaped, read_mark, removed;"
+        "INSERT INTO mailbox (mailbox_id) SELECT generate_series(1, %u)",
+        n);
 }
 
 static long long count(const char *what)
@@ -1893,7 +1894,7 @@ static void delete_three(void)
 
 static long long undelete(const char *arguments)
 {
-    return postgres_sql(server, "SELECT undelete(1, %s)", arguments);
+    return postgres_sql(server, "SELECT undelete(1, %s, 2000, 'operator me')", arguments);
 }
 
 static void test_undelete(void **state)
@@ -1905,6 +1906,9 @@ static void test_undelete(void **state)
     assert_int_equal(postgres_sql(server, "SELECT max(seq) FROM message"), 2);
     assert_int_equal(undelete("1000, NULL, 2"), 1);
     assert_int_equal(undelete("1000, NULL, 2"), 0);
+    assert_int_equal(postgres_sql(server, "SELECT count(*) FROM undeleted WHERE by_whom = 'me' AND"
+                                          " undeleted_by = 'operator me'"),
+                     3);
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger"), 0);
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM (TABLE message EXCEPT"
                                           " TABLE before) x"),
@@ -1953,8 +1957,8 @@ static void test_undelete_spares(void **state)
                          "DELETE FROM ledger WHERE seq = 1");
     assert_int_equal(undelete("0, NULL, 9"), 0);
     postgres_sql(server, "UPDATE mailbox SET state = 2");
-    assert_refused("SELECT undelete(1, 0, NULL, 9)", "MF002");
-    assert_refused("SELECT undelete(999, 0, NULL, 9)", "MF002");
+    assert_refused("SELECT undelete(1, 0, NULL, 9, 0, 'me')", "MF002");
+    assert_refused("SELECT undelete(999, 0, NULL, 9, 0, 'me')", "MF002");
 }
 
 /*
@@ -1969,7 +1973,7 @@ static void test_claim_waits_for_undelete(void **state)
                          " shared, '', '', deleted_at, unlink_after, NULL, 'given up' FROM ledger");
     PGconn *other = PQconnectdb(postgres_url(server));
     assert_int_equal(PQstatus(other), CONNECTION_OK);
-    PQclear(PQexec(other, "BEGIN; SELECT undelete(1, 0, NULL, 9)"));
+    PQclear(PQexec(other, "BEGIN; SELECT undelete(1, 0, NULL, 9, 0, 'me')"));
     assert_int_equal(
         PQsendQuery(postgres_conn(server), "SELECT count(*)::int FROM claim(1, " DUE ", 60000, 9)"),
         1);

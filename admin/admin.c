@@ -56,6 +56,11 @@ static bool is_schema_missing(const struct pg_reply *r)
     return strcmp(r->sqlstate, "42P01") == 0 || strcmp(r->sqlstate, "42883") == 0;
 }
 
+const char *admin_plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 int admin_fail_reply(const struct admin *a, const char *what)
 {
     const char *text = a->reply.message[0] ? a->reply.message : err_text(a->reply.err);

@@ -45,6 +45,8 @@ struct admin {
 void admin_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Says it, and returns code. */
 int admin_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* What makes a word plural: `%llu message%s`. */
+const char *admin_plural(uint64_t n);
 /* The exit code and words for an err of the database or the cache. */
 int admin_fail_reply(const struct admin *a, const char *what);
 

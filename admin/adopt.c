@@ -371,17 +371,18 @@ static int read_options(const struct args *args, struct fsck_options *o)
     }
     if (args->opt[ARG_volume]) {
         if (span_u64(span_str(args->opt[ARG_volume]), INT16_MAX, &n) != ERR_OK || n == 0) {
-            return admin_fail(EX_DATAERR, "%s: not a volume's ID", args->opt[ARG_volume]);
+            return admin_fail(EX_DATAERR, "--volume %s: not a volume's ID", args->opt[ARG_volume]);
         }
         o->volume = (uint16_t)n;
     }
     if (args->opt[ARG_rate] &&
         span_u64(span_str(args->opt[ARG_rate]), 1000000, &o->rate) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number of files", args->opt[ARG_rate]);
+        return admin_fail(EX_DATAERR, "--rate %s: not a number of files", args->opt[ARG_rate]);
     }
     if (args->opt[ARG_jobs]) {
         if (span_u64(span_str(args->opt[ARG_jobs]), 256, &n) != ERR_OK) {
-            return admin_fail(EX_DATAERR, "%s: not a number of threads", args->opt[ARG_jobs]);
+            return admin_fail(EX_DATAERR, "--jobs %s: not a number of threads",
+                              args->opt[ARG_jobs]);
         }
         o->jobs = (unsigned)n;
     }

@@ -27,6 +27,11 @@ static const struct {
 #undef X
 };
 
+const char *args_name(enum arg option)
+{
+    return options[option].name;
+}
+
 bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out)
 {
     struct args a = { 0 };

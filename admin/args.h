@@ -83,6 +83,8 @@ struct args {
     char **v; /* positional */
 };
 
+/* `limit`, as it stands behind --. */
+const char *args_name(enum arg option);
 /* False after a message on standard error. */
 bool args_parse(int argc, char **argv, uint64_t allowed, struct args *out);
 /*

@@ -158,7 +158,7 @@ int command_delete(struct admin *a, const struct args *args)
                           args->opt[ARG_id] ? args->opt[ARG_id] : c.uidl);
     }
     if (args_yes(args, "delete %llu message%s", (unsigned long long)messages,
-                 messages == 1 ? "" : "s")) {
+                 admin_plural(messages))) {
         code = delete_all(a, &c, messages, &deleted);
     }
     if (code == EX_OK) {

@@ -502,8 +502,8 @@ static int rebalance(struct mover *m, struct balance *b, bool yes)
         code = move_surplus(m, b);
         close_spool(m->admin, &m->volumes);
         print_balance(b, m->admin);
-        admin_say("%llu files with %llu octets were moved", (unsigned long long)m->files,
-                  (unsigned long long)m->octets);
+        admin_say("moved %llu file%s with %llu octets", (unsigned long long)m->files,
+                  admin_plural(m->files), (unsigned long long)m->octets);
     }
     return code;
 }

@@ -338,7 +338,8 @@ static void leave_out(struct lane *l, size_t i, const struct source_message *m)
 static void say_count(const struct lane *l, uint64_t n, const char *what)
 {
     if (n) {
-        admin_say("%s: %llu messages %s", l->account->text, (unsigned long long)n, what);
+        admin_say("%s: %llu message%s %s", l->account->text, (unsigned long long)n, admin_plural(n),
+                  what);
     }
 }
 

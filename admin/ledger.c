@@ -333,6 +333,11 @@ static void say_unknown(const struct question *q)
         printf("%s: unknown: no volume has its file, no mailbox that was asked names it%s, and no "
                "deletion of it is remembered\n",
                q->text, more);
+        if (!q->scan && !q->mailbox) {
+            printf("if a mailbox lists it, it is lost: mailfleet ledger %s ADDRESS tells of one, "
+                   "--scan of all\n",
+                   q->text);
+        }
     }
 }
 
@@ -472,12 +477,17 @@ static int list_command(struct admin *a, const struct args *args)
     if (args->n > 1) {
         return admin_fail(EX_USAGE, "with --since one ADDRESS or none");
     }
+    struct blob_id id;
+    if (args->n == 1 && blob_id_parse(span_str(args->v[0]), &id) == ERR_OK) {
+        return admin_fail(EX_USAGE, "%s: an ID takes no --since, which lists what was deleted",
+                          args->v[0]);
+    }
     if (!admin_parse_time(args->opt[ARG_since], &l.since_ms)) {
         return EX_DATAERR;
     }
     if (args->opt[ARG_limit] &&
         span_u64(span_str(args->opt[ARG_limit]), INT64_MAX, &l.left) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number", args->opt[ARG_limit]);
+        return admin_fail(EX_DATAERR, "--limit %s: not a number", args->opt[ARG_limit]);
     }
     int code = mailbox_word(a, args, 0, &l.mailbox);
     return code == EX_OK ? list(&l) : code;

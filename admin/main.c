@@ -211,6 +211,22 @@ static int help(const struct command *c, int argc, char **argv)
     return EX_OK;
 }
 
+/* `account` alone, or with a word that is none of its own. */
+static int no_command(const char *word)
+{
+    char second[512] = "";
+    size_t len = strlen(word), n = 0;
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        const char *name = commands[i].name;
+        if (name && strncmp(name, word, len) == 0 && name[len] == ' ' && n < sizeof second) {
+            n += (size_t)snprintf(second + n, sizeof second - n, "%s%s", n ? ", " : "",
+                                  name + len + 1);
+        }
+    }
+    return n ? admin_fail(EX_USAGE, "%s needs one of %s: see mailfleet help %s", word, second, word)
+             : admin_fail(EX_USAGE, "no such command: %s (mailfleet help lists them)", word);
+}
+
 /* The words in front that are a command's name; how many, in *words. */
 static const struct command *find_command(int argc, char **argv, int *words)
 {
@@ -315,7 +331,7 @@ int main(int argc, char **argv)
         return EX_USAGE;
     }
     if (!c) {
-        return admin_fail(EX_USAGE, "no such command: %s (mailfleet help lists them)", argv[1]);
+        return no_command(argv[1]);
     }
     struct args args;
     argv[words] = argv[0]; /* the name that getopt complains under */

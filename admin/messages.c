@@ -48,7 +48,7 @@ int command_messages(struct admin *a, const struct args *args)
     }
     if (args->opt[ARG_limit] &&
         span_u64(span_str(args->opt[ARG_limit]), INT64_MAX, &limit) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number", args->opt[ARG_limit]);
+        return admin_fail(EX_DATAERR, "--limit %s: not a number", args->opt[ARG_limit]);
     }
     int code = admin_mailbox(a, &addr, &id);
     if (code != EX_OK) {

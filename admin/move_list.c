@@ -176,8 +176,8 @@ int move_number(const struct args *args, enum arg option, uint64_t max, uint64_t
 {
     const char *text = args->opt[option];
     if (text && (span_u64(span_str(text), max, out) != ERR_OK || *out == 0)) {
-        return admin_fail(EX_DATAERR, "%s: not a number from 1 to %llu", text,
-                          (unsigned long long)max);
+        return admin_fail(EX_DATAERR, "--%s %s: not a number from 1 to %llu", args_name(option),
+                          text, (unsigned long long)max);
     }
     return EX_OK;
 }

@@ -612,7 +612,8 @@ static void say_each_file(const struct admin *a)
 static int number_option(const struct args *args, enum arg o, uint64_t most, uint64_t *out)
 {
     if (args->opt[o] && span_u64(span_str(args->opt[o]), most, out) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number, or too large", args->opt[o]);
+        return admin_fail(EX_DATAERR, "--%s %s: not a number, or too large", args_name(o),
+                          args->opt[o]);
     }
     return EX_OK;
 }

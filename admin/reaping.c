@@ -72,7 +72,7 @@ int reaping_rebuilt(struct admin *a)
 {
     struct reaping r;
     if (read_state(a, &r) != ERR_OK) {
-        return admin_fail_reply(a, "rebuild");
+        return admin_fail_reply(a, "database");
     }
     return r.rebuilding ? admin_fail(EX_TEMPFAIL, "a rebuild has not come to its end") : EX_OK;
 }

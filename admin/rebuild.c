@@ -363,7 +363,7 @@ static int read_options(struct rebuild *r, const struct args *args)
     r->options.jobs = (unsigned)n;
     if (args->opt[ARG_rate] &&
         span_u64(span_str(args->opt[ARG_rate]), 1000000, &r->options.rate) != ERR_OK) {
-        return admin_fail(EX_DATAERR, "%s: not a number of files", args->opt[ARG_rate]);
+        return admin_fail(EX_DATAERR, "--rate %s: not a number of files", args->opt[ARG_rate]);
     }
     if (spool_options_read(r->admin->config, &r->spool, why, sizeof why) != ERR_OK) {
         return admin_fail(EX_CONFIG, "%s", why);

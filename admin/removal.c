@@ -24,12 +24,11 @@
 
 int removal_check(struct admin *a, const struct args *args, const struct address *addr)
 {
-    if (args->opt[ARG_reuse]) {
-        return EX_OK;
-    }
-    admin_sql(a, "SELECT r.addr, to_char(r.removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') "
+    admin_sql(a, "SELECT r.addr, to_char(r.removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), "
+                 "EXISTS (SELECT FROM address a WHERE a.addr = $1) "
                  "FROM removed r WHERE (r.addr = $1 OR r.aliases @> ARRAY[$1::text]) "
-                 "AND NOT EXISTS (SELECT FROM address a WHERE a.addr = $1) "
+                 "AND NOT EXISTS (SELECT FROM address a WHERE a.addr = $1 "
+                 "                AND a.mailbox_id IS DISTINCT FROM r.mailbox_id) "
                  "ORDER BY r.removed_at DESC LIMIT 1");
     pg_text(a->batch, span_str(addr->canon));
     if (admin_run(a, PG_READ) != ERR_OK) {
@@ -38,6 +37,15 @@ int removal_check(struct admin *a, const struct args *args, const struct address
     if (admin_rows(a, 0) > 0) {
         struct span was = pg_get_span(admin_result(a, 0), 0, 0);
         struct span day = pg_get_span(admin_result(a, 0), 0, 1);
+        if (pg_get_i64(admin_result(a, 0), 0, 2)) {
+            return admin_fail(EX_CANTCREAT,
+                              "%s: was removed %.*s, and can come back until it is purged: "
+                              "mailfleet account restore %s",
+                              addr->canon, SPAN_ARG(day), addr->canon);
+        }
+        if (args->opt[ARG_reuse]) {
+            return EX_OK;
+        }
         return admin_fail(EX_CANTCREAT,
                           "%s: was of the account %.*s, removed %.*s; --reuse gives it to another, "
                           "who will get mail for the one before",

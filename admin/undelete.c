@@ -181,7 +181,8 @@ int command_undelete(struct admin *a, const struct args *args)
                           f.lost ? "lost: a reaper has unlinked its file, or is about to"
                                  : "not among what this mailbox deleted");
     }
-    if (args_yes(args, "give back %llu messages", (unsigned long long)f.messages)) {
+    if (args_yes(args, "give back %llu message%s", (unsigned long long)f.messages,
+                 admin_plural(f.messages))) {
         code = restore(a, &w, &f);
     }
     if (code == EX_OK) {

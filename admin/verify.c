@@ -537,13 +537,12 @@ static int report(const struct verify *v)
     table_print(t, v->admin->json, "", stdout);
     table_free(&t);
     if (since) {
-        admin_say("%llu messages were delivered here since: they stand behind the others, and are "
-                  "no difference",
-                  (unsigned long long)since);
+        admin_say("delivered here since, behind the others and so no difference: %llu message%s",
+                  (unsigned long long)since, admin_plural(since));
     }
     if (v->cut_over) {
-        admin_say(v->yes ? "%llu accounts resumed" : "--yes would resume %llu accounts",
-                  (unsigned long long)resumed);
+        admin_say(v->yes ? "%llu account%s resumed" : "--yes would resume %llu account%s",
+                  (unsigned long long)resumed, admin_plural(resumed));
     }
     return exit_code(v);
 }

@@ -187,7 +187,7 @@ int command_volume_add(struct admin *a, const struct args *args)
     }
     make_uuid(v.uuid);
     if (volume_create(&v, &o, why, sizeof why) != ERR_OK) {
-        return admin_fail(EX_CANTCREAT, "%s", why);
+        return admin_fail(EX_CANTCREAT, "%s: %s", v.url, why);
     }
     return insert_volume(a, &v, false);
 }

@@ -654,7 +654,16 @@ class Accounts(AdminTest):
         self.fails(EX_DATAERR, "a state is", "volume", "set", "1", "--state", "off")
         self.fails(EX_DATAERR, "a weight is", "volume", "set", "1", "--weight", "-1")
         self.fails(EX_DATAERR, "a volume's ID", "volume", "set", "one", "--weight", "1")
-        self.fails(EX_DATAERR, "not a number", "messages", self.alice.address, "--limit", "few")
+        self.fails(EX_DATAERR, "--limit few", "messages", self.alice.address, "--limit", "few")
+        self.fails(EX_USAGE, "account needs one of add, passwd,", "account")
+        self.fails(EX_USAGE, "volume needs one of add, list,", "volume", "frob")
+        self.fails(EX_DATAERR, "--rate x", "reap", "--rate", "x")
+        self.fails(EX_USAGE, "takes no --since", "ledger", "01hzy3abcdefghjkmnpqrstvwx", "--since", "1d")
+        self.fails(EX_CANTCREAT, "nfs://127.0.0.1:1/nope: ", "volume", "add", "nfs://127.0.0.1:1/nope")
+        removed = self.account("was")
+        self.fleet.admin("account", "remove", removed.address, "--yes")
+        self.fails(EX_CANTCREAT, f"mailfleet account restore {removed.address}", "account", "add",
+                   removed.address)
         self.fails(EX_DATAERR, "file:///path", "volume", "add", "/srv/mail")
         self.fails(EX_DATAERR, "file:///path", "volume", "add", "file://relative")
         outside = self.fleet.state / "outside"

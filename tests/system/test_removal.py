@@ -77,7 +77,7 @@ class Removal(RemovalTest):
         self.assertEqual((shown["state"], shown["messages"]), ("removed", 3))
 
         # Nobody else gets the address or changes the account; again is no harm.
-        self.fails(EX_CANTCREAT, "exists already", "account", "add", account.address,
+        self.fails(EX_CANTCREAT, "account restore", "account", "add", account.address,
                    "--password-stdin", "--reuse", stdin="secret\n")
         for words in (("alias", "add", alone, bob.address),
                       ("account", "add", alone, "--password-stdin")):

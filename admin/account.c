@@ -79,11 +79,14 @@ int command_account_add(struct admin *a, const struct args *args)
         return code;
     }
     admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size, "
-                 "retention_days, read_days) VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint)");
+                 "retention_days, read_days, own_retention, own_read) "
+                 "VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint, $7, $8)");
     pg_i64(a->batch, id);
     for (size_t i = 0; i < QUOTA_COUNT; i++) {
         pg_i64(a->batch, q.given[i] ? q.value[i] : limits[i]);
     }
+    pg_bool(a->batch, q.given[QUOTA_RETENTION]);
+    pg_bool(a->batch, q.given[QUOTA_READ]);
     admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash, scram) VALUES ($1, $2, $3, $4)");
     pg_i64(a->batch, id);
     pg_text(a->batch, span_str(addr.canon));
@@ -140,28 +143,37 @@ int command_account_quota(struct admin *a, const struct args *args)
     return change_account(a, &addr);
 }
 
+/* `domain`: as its domain has it, from now on. */
+static bool is_domains(const char *days)
+{
+    return strcmp(days, "domain") == 0;
+}
+
 int command_account_retention(struct admin *a, const struct args *args)
 {
     struct address addr;
     uint64_t id;
-    int64_t days, read_days;
-    const char *read = args->opt[ARG_read_retention];
-    if (!retention_parse(args->v[1], &days) || (read && !read_retention_parse(read, &read_days))) {
+    int64_t days = 0, read_days = 0;
+    const char *unread = args->v[1], *read = args->opt[ARG_read_retention];
+    if ((!is_domains(unread) && !retention_parse(unread, &days)) ||
+        (read && !is_domains(read) && !read_retention_parse(read, &read_days))) {
         return EX_DATAERR;
     }
     int code = find_account(a, args, &addr, &id);
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "UPDATE mailbox SET retention_days = $2::bigint, "
-                 "read_days = coalesce($3::bigint, read_days) WHERE mailbox_id = $1");
+    admin_sql(a, "UPDATE mailbox b SET own_retention = $2, own_read = coalesce($4, b.own_read), "
+                 "retention_days = CASE WHEN $2 THEN $3::bigint ELSE d.retention_days END, "
+                 "read_days = CASE WHEN $4 THEN $5::bigint WHEN NOT $4 THEN d.read_days "
+                 "                 ELSE b.read_days END "
+                 "FROM domain d WHERE b.mailbox_id = $1 AND d.name = $6");
     pg_i64(a->batch, (int64_t)id);
+    pg_bool(a->batch, !is_domains(unread));
     pg_i64(a->batch, days);
-    if (read) {
-        pg_i64(a->batch, read_days);
-    } else {
-        pg_null(a->batch);
-    }
+    read ? pg_bool(a->batch, !is_domains(read)) : pg_null(a->batch);
+    pg_i64(a->batch, read_days);
+    pg_text(a->batch, span_str(addr.canon + addr.canon_local + 1));
     return change_account(a, &addr);
 }
 

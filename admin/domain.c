@@ -1,11 +1,13 @@
 /*
  * domain: the domains that mail is taken for. A domain is a row of domain, with the limits of new
- * accounts, and the row `@name` of address, which RCPT looks up and which holds the catch-all.
+ * accounts and the retention of all that have none of their own, and the row `@name` of address,
+ * which RCPT looks up and which holds the catch-all.
  *
  * Domains are `@name` in this file, and name is what follows the first character.
  */
 #include "base/check.h"
 #include "commands.h"
+#include "follow.h"
 #include "quota.h"
 #include "table.h"
 #include "usage.h"
@@ -113,6 +115,45 @@ int command_domain_add(struct admin *a, const struct args *args)
     return change_domain(a, at);
 }
 
+#define FOLLOWED (-1) /* there are accounts that would follow, and nothing is to be done */
+
+static bool changes_retention(const struct quota *q)
+{
+    return q->given[QUOTA_RETENTION] || q->given[QUOTA_READ];
+}
+
+/* Before it is changed, how many accounts would follow; then they do. */
+static int let_follow(struct admin *a, const struct args *args, const char *at,
+                      const struct quota *q, bool change)
+{
+    uint64_t n;
+    admin_sql(a, "SELECT coalesce($2::bigint, retention_days), coalesce($3::bigint, read_days) "
+                 "FROM domain WHERE name = $1");
+    pg_text(a->batch, span_str(at + 1));
+    q->given[QUOTA_RETENTION] ? pg_i64(a->batch, q->value[QUOTA_RETENTION]) : pg_null(a->batch);
+    q->given[QUOTA_READ] ? pg_i64(a->batch, q->value[QUOTA_READ]) : pg_null(a->batch);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, at + 1);
+    }
+    if (admin_rows(a, 0) == 0) {
+        return admin_fail(EX_NOUSER, "%s: no such domain", at + 1);
+    }
+    const struct retention r = { .days = pg_get_i64(admin_result(a, 0), 0, 0),
+                                 .read_days = pg_get_i64(admin_result(a, 0), 0, 1) };
+    int code = follow_domain(a, at + 1, &r, change, &n);
+    if (code == EX_OK && n > 0 && change) {
+        admin_say("%llu account%s without a retention of its own follow%s", (unsigned long long)n,
+                  admin_plural(n), n == 1 ? "s" : "");
+    } else if (code == EX_OK && n > 0 &&
+               !args_yes(args,
+                         "change it, and the retention of %llu account%s that ha%s none of "
+                         "its own",
+                         (unsigned long long)n, admin_plural(n), n == 1 ? "s" : "ve")) {
+        return FOLLOWED;
+    }
+    return code;
+}
+
 int command_domain_set(struct admin *a, const struct args *args)
 {
     char at[DOMAIN_MAX + 2];
@@ -126,8 +167,11 @@ int command_domain_set(struct admin *a, const struct args *args)
         return admin_fail(EX_USAGE, "nothing to change: see mailfleet domain set --help");
     }
     int code = parse_catch_all(a, args, at, &c);
+    if (code == EX_OK && changes_retention(&q) && !args->opt[ARG_yes]) {
+        code = let_follow(a, args, at, &q, false);
+    }
     if (code != EX_OK) {
-        return code;
+        return code == FOLLOWED ? EX_OK : code;
     }
     admin_sql(a, "UPDATE domain SET max_octets = coalesce($2::bigint, max_octets), "
                  "max_messages = coalesce($3::bigint, max_messages), "
@@ -146,6 +190,9 @@ int command_domain_set(struct admin *a, const struct args *args)
     code = change_domain(a, at);
     if (code == EX_OK && admin_rows(a, 0) == 0) {
         return admin_fail(EX_NOUSER, "%s: no such domain", at + 1);
+    }
+    if (code == EX_OK && changes_retention(&q)) {
+        code = let_follow(a, args, at, &q, true);
     }
     return code == EX_OK && totals_any(&t) ? usage_refresh(a, at + 1) : code;
 }

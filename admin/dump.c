@@ -112,7 +112,7 @@ static int dump_accounts(struct dump *d)
     do {
         admin_sql(a, "SELECT c.mailbox_id, c.addr, c.hash, c.scram, b.state, b.max_octets, "
                      "b.max_messages, b.max_size, b.retention_days, "
-                     "b.read_days, "
+                     "b.read_days, b.own_retention, b.own_read, "
                      "(extract(epoch FROM c.created_at) * 1000)::bigint AS created, "
                      "d.mailbox_id IS DISTINCT FROM c.mailbox_id AS unlisted "
                      "FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "

@@ -239,13 +239,15 @@ static void load_domain(struct dump_reader *r)
 
 static void load_account(struct dump_reader *r)
 {
-    static const char *const keys[] = { "state", "max_octets", "max_messages", "max_size",
-                                        "retention_days" };
+    static const char *const keys[] = { "state",    "max_octets",     "max_messages",
+                                        "max_size", "retention_days", "own_retention",
+                                        "own_read" };
     struct admin *a = r->admin;
     int64_t id = strtoll(word(r, 2), NULL, 10);
     admin_sql(a, "INSERT INTO mailbox (mailbox_id, read_days, state, max_octets, max_messages, "
-                 "max_size, retention_days) VALUES ($1, $2::bigint, $3::bigint, $4, $5, $6, "
-                 "$7::bigint) ON CONFLICT DO NOTHING");
+                 "max_size, retention_days, own_retention, own_read) VALUES ($1, $2::bigint, "
+                 "$3::bigint, $4, $5, $6, $7::bigint, $8::bigint <> 0, $9::bigint <> 0) "
+                 "ON CONFLICT DO NOTHING");
     pg_i64(a->batch, id);
     pg_i64(a->batch, number_of(r, 5, "read_days", -1));
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {

@@ -58,7 +58,8 @@ CREATE TABLE volume (
     free_floor bigint   NOT NULL DEFAULT 0 CHECK (free_floor >= 0)         -- octets
 );
 
--- Limits and retention here are what new accounts of the domain begin with; 0 is none.
+-- Limits here are what new accounts of the domain begin with; 0 is none. Its retention is that of all its
+-- accounts but those with one of their own: follow_domain().
 CREATE TABLE domain (
     name         text COLLATE "C" PRIMARY KEY CHECK (name = lower(name)),
     max_octets   bigint      NOT NULL DEFAULT 0 CHECK (max_octets >= 0),
@@ -111,6 +112,8 @@ CREATE TABLE mailbox (
     state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)), -- enum account_state
     retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0), -- 0: kept for ever
     read_days    smallint NOT NULL DEFAULT -1 CHECK (read_days >= -1),  -- kept after RETR; -1: as unread
+    own_retention boolean NOT NULL DEFAULT false, -- retention_days is not the domain's
+    own_read     boolean  NOT NULL DEFAULT false, -- nor is read_days
     warned       smallint NOT NULL DEFAULT 0,  -- per cent: thresholds of quota.warn up to it were told
     crossed      smallint NOT NULL DEFAULT 0   -- the threshold that the last delivery crossed; 0: none
 ) WITH (fillfactor = 70);
@@ -170,7 +173,8 @@ CREATE TABLE read_mark (
 
 -- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
 -- file that was given up, or a recipient of a shared file without room. mailbox_id is 0 of copies that
--- moving a file to another volume has left: see mark_copy(). A row can go back while
+-- moving a file to another volume has left, and of files that nobody lacks: see mark_copy(), set_aside().
+-- A row can go back while
 -- claimed_at is NULL; then a reaper has it. reclaimed: and had it from one that seemed dead.
 CREATE TABLE ledger (
     mailbox_id   bigint      NOT NULL,
@@ -715,6 +719,25 @@ BEGIN
       JOIN message m ON m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
      ORDER BY m.seq
     ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN n;
+END $$;
+
+-- Gives mailboxes the retention of their domain where they have none of their own; returns how many it
+-- has changed. Their own rows have it, so that expire() and the indexes it is asked by need no second look.
+CREATE FUNCTION follow_domain(boxes bigint[], days bigint, days_read bigint) RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
+        FOR NO KEY UPDATE;
+    UPDATE mailbox b
+       SET retention_days = CASE WHEN b.own_retention THEN b.retention_days ELSE days END,
+           read_days = CASE WHEN b.own_read THEN b.read_days ELSE days_read END
+     WHERE b.mailbox_id = ANY (boxes)
+       AND (NOT b.own_retention AND b.retention_days <> days
+            OR NOT b.own_read AND b.read_days <> days_read);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;

@@ -565,11 +565,62 @@ class Accounts(AdminTest):
                           ("b@limits.test", None, 7, 10 << 20)])
         self.fails(EX_DATAERR, "still has 2 addresses", "domain", "remove", "limits.test")
 
+    def test_accounts_follow_their_domain(self):
+        """At once, on every node, and from a dump as well; what they have of their own stays."""
+        hashed = "--hash", self.CRYPT
+        self.ok("domain", "add", "rule.test")
+        for name in "abc":
+            self.ok("account", "add", f"{name}@rule.test", *hashed)
+        self.ok("account", "add", "own@rule.test", *hashed, "--retention", "never")
+        self.ok("account", "retention", "b@rule.test", "7", "--read-retention", "1")
+
+        def kept():
+            return {row["address"][0]: (row["retention_days"], row["read_days"])
+                    for row in self.json("account", "list", "rule.test")}
+
+        none = None, None
+        before = {"a": none, "b": (7, 1), "c": none, "o": none}
+        done = self.run_admin("domain", "set", "rule.test", "--retention", "30", "--quota-messages", "9")
+        self.assertEqual(done.returncode, EX_OK)
+        self.assertIn("the retention of 2 accounts", done.stderr)
+        self.assertEqual(kept(), before)
+        [row] = [row for row in self.json("domain", "list") if row["name"] == "rule.test"]
+        self.assertEqual((row["retention_days"], row["max_messages"]), (None, None))
+        self.ok("domain", "set", "rule.test", "--retention", "30", "--yes")
+        self.assertEqual(kept(), {"a": (30, None), "b": (7, 1), "c": (30, None), "o": none})
+        self.ok("domain", "set", "rule.test", "--read-retention", "2", "--yes")
+        self.assertEqual(kept(), {"a": (30, 2), "b": (7, 1), "c": (30, 2), "o": (None, 2)})
+        self.ok("account", "retention", "b@rule.test", "domain")
+        self.assertEqual(kept()["b"], (30, 1))
+        self.ok("account", "retention", "b@rule.test", "8", "--read-retention", "domain")
+        self.assertEqual(kept()["b"], (8, 2))
+        self.ok("domain", "set", "rule.test", "--retention", "never", "--read-retention", "never",
+                "--yes")
+        self.assertEqual(kept(), {"a": none, "b": (8, None), "c": none, "o": none})
+        dump = self.ok("account", "dump")
+        self.assertRegex(dump, r"account b@rule.test .* own_retention=1 ")
+        self.assertRegex(dump, r"account own@rule.test .* own_retention=1 ")
+        self.assertNotRegex(dump, r"account a@rule.test .* own_")
+        # 300 accounts are more than one transaction.
+        self.fleet.sql("""
+            WITH made AS (INSERT INTO mailbox (mailbox_id)
+                          SELECT generate_series(9000001, 9000300) RETURNING mailbox_id)
+            INSERT INTO address (addr, domain, mailbox_id)
+            SELECT 'm' || mailbox_id || '@rule.test', 'rule.test', mailbox_id FROM made""")
+        self.ok("domain", "set", "rule.test", "--retention", "3", "--yes")
+        self.assertEqual(self.fleet.sql(
+            "SELECT count(*) FROM mailbox b JOIN address d USING (mailbox_id) "
+            "WHERE d.domain = 'rule.test' AND b.retention_days = 3"), [["302"]])
+        self.fleet.sql("""DELETE FROM mailbox WHERE mailbox_id IN (SELECT mailbox_id FROM address
+                           WHERE domain = 'rule.test' AND addr LIKE 'm%');
+                          DELETE FROM address WHERE domain = 'rule.test' AND addr LIKE 'm%'""")
+
     def test_the_retention_of_a_domain_is_that_of_new_accounts(self):
         hashed = "--hash", self.CRYPT
         self.ok("domain", "add", "kept.test", "--retention", "60")
         self.ok("account", "add", "a@kept.test", *hashed)
         self.ok("account", "add", "b@kept.test", *hashed, "--retention", "never")
+        self.ok("account", "retention", "a@kept.test", "61")
         self.ok("domain", "set", "kept.test", "--retention", "90", "--max-size", "1M")
         self.ok("account", "add", "c@kept.test", *hashed)
         self.ok("account", "retention", "a@kept.test", "7")
@@ -656,6 +707,7 @@ class Accounts(AdminTest):
         self.fails(EX_DATAERR, "a volume's ID", "volume", "set", "one", "--weight", "1")
         self.fails(EX_DATAERR, "--limit few", "messages", self.alice.address, "--limit", "few")
         self.fails(EX_USAGE, "account needs one of add, passwd,", "account")
+        self.fails(EX_USAGE, "account needs one of add, passwd,", "account", "frobnicate")
         self.fails(EX_USAGE, "volume needs one of add, list,", "volume", "frob")
         self.fails(EX_DATAERR, "--rate x", "reap", "--rate", "x")
         self.fails(EX_USAGE, "takes no --since", "ledger", "01hzy3abcdefghjkmnpqrstvwx", "--since", "1d")
@@ -714,8 +766,6 @@ class Accounts(AdminTest):
 
     def test_bad_usage(self):
         self.fails(EX_USAGE, "no such command", "frobnicate")
-        self.fails(EX_USAGE, "no such command", "account")
-        self.fails(EX_USAGE, "no such command", "account", "frobnicate")
         self.fails(EX_USAGE, "usage", "account", "show")
         self.fails(EX_USAGE, "usage", "domain", "list", "more")
         self.fails(EX_USAGE, "--limit makes no sense here", "domain", "list", "--limit", "1")
@@ -752,11 +802,11 @@ class Accounts(AdminTest):
             pop3.quit()
         words = {"account show": [self.alice.address], "messages": [self.alice.address],
                  "account receipt": [gone.address], "ledger": ["--since", "1h"],
-                 "undelete": [self.alice.address],
+                 "undelete": [self.alice.address], "delete": [self.alice.address, "--all"],
                  "import": [f"mbox:{mbox}", self.alice.address],
                  "export": [self.alice.address, f"mbox:{mbox}.out"]}
         self.deliver(HELLO, self.alice)
-        self.assertEqual(len(documented), 28)
+        self.assertEqual(len(documented), 29)
         # These want a database that is empty or wrong, volumes, logs or the DNS, and have tests of their own.
         for name in ("rebuild --yes", "recount", "volume drain --yes", "verify", "trace Ar ID",
                      "trace Ar ADDRESS", "dns", "dns --check"):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
@@ -329,6 +330,42 @@ class ImportTest(harness.FleetTest):
             (uidl, len(message(n)), message(n)) for n, uidl in enumerate([
                 f"UID3-{VALIDITY}", "UID4", f"{VALIDITY + 2}.M1.old", f"UID40-{VALIDITY}",
                 f"UID41-{VALIDITY}"])])
+
+    def cyrus(self, name, messages):
+        """A folder of Cyrus: {uid: content, or None of one that was expunged}."""
+        path = self.old / name
+        (path / "Sent").mkdir(parents=True)
+        head = bytearray(96)
+        struct.pack_into(">5I", head, 8, 10, len(head), 88, len(messages), 0)  # version, sizes, records
+        struct.pack_into(">I", head, 44, VALIDITY)
+        struct.pack_into(">I", head, 60, 1)  # UIDLs of both numbers
+        index = bytes(head)
+        for uid, content in messages.items():
+            record = bytearray(88)
+            struct.pack_into(">4I", record, 0, uid, VALIDITY + uid, 0, len(content or b"x"))
+            struct.pack_into(">I", record, 32, 1 << 31 if content is None else 0)
+            index += bytes(record)
+            (path / f"{uid}.").write_bytes(content or b"x")
+        (path / "cyrus.index").write_bytes(index)
+        for other in "cyrus.header", "cyrus.cache", "Sent/cyrus.index":
+            (path / other).write_bytes(b"none of the mailbox")
+        return path
+
+    def test_a_folder_of_cyrus(self):
+        account = self.account("cyrus")
+        path = self.cyrus("cyrus", {3: message(3), 9: message(9), 10: None, 200: message(200)})
+        self.fleet.admin("account", "suspend", account.address)
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["messages"], row["taken"], row["sizes_differ"]), (3, 3, 0))
+        self.assertEqual(self.received(account)[1], "2020-09-13T12:26:49Z")
+        self.own(self.old)
+        done = self.run_admin("verify", f"maildir:{path}", account.address, "--deep", "--cut-over",
+                              "--yes")
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        self.assertEqual(self.listing(account), [
+            (f"{VALIDITY}.{uid}", len(message(uid)), message(uid)) for uid in (3, 9, 200)])
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"]), (3, 0))
 
     def test_what_is_no_message_of_the_mailbox(self):
         """Links lead to what its owner may not read; packed files are not what a server sends."""

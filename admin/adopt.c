@@ -10,7 +10,9 @@
  * A whole file that nothing names and that nobody lacks, as an import leaves one that is killed,
  * and a rebuild the older of two copies, becomes a ledger row of mailbox 0 for the reaper.
  *
- * fsck tells while it is reading results of its own, so changes are made beside it.
+ * Files are taken in the order of their ids, which a mailbox then lists them in. fsck tells them
+ * by directory, so they are collected first: some 24 octets of each, and its envelope is read
+ * again.
  */
 #include <openssl/evp.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@
 #include "commands.h"
 #include "deletions.h"
 #include "fsck.h"
+#include "fsck_file.h"
 #include "reaping.h"
 #include "store/volume_walk.h"
 #include "table.h"
@@ -35,9 +38,17 @@ static const char *const outcome_words[OUTCOMES] = {
     "file is damaged"
 };
 
+/* A file that was found. */
+struct found {
+    struct blob_id id;
+    uint16_t volume;
+    bool orphan; /* else a copy beside the file that a pointer names */
+};
+
 struct adopt {
     struct admin *admin;
-    struct admin beside;
+    struct found *found;
+    size_t n_found, room;
     bool yes;
     struct deletions *deletions;
     struct volume *volumes;
@@ -146,8 +157,8 @@ static void add_adopt(struct adopt *ad, const struct finding *f, uint64_t mailbo
                       bool really)
 {
     struct pg_batch *b;
-    admin_sql(&ad->beside, "SELECT adopt($1, $2, $3, $4, $5, $6, $7, $8, $9)");
-    b = ad->beside.batch;
+    admin_sql(ad->admin, "SELECT adopt($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+    b = ad->admin->batch;
     pg_i64(b, (int64_t)mailbox_id);
     pg_uuid(b, f->id);
     pg_i64(b, f->volume);
@@ -163,8 +174,8 @@ static void add_delete(struct adopt *ad, const struct finding *f, uint64_t mailb
                        const char *who)
 {
     struct pg_batch *b;
-    admin_sql(&ad->beside, "SELECT expunge_ids($1, $2, $3, $4, $5)");
-    b = ad->beside.batch;
+    admin_sql(ad->admin, "SELECT expunge_ids($1, $2, $3, $4, $5)");
+    b = ad->admin->batch;
     pg_i64(b, (int64_t)mailbox_id);
     pg_uuids(b, f->id, 1);
     pg_i64(b, admin_now());
@@ -187,10 +198,10 @@ static enum err run_adoption(struct adopt *ad, const struct finding *f,
         add_adopt(ad, f, to[i].mailbox_id, n > 1, really);
     }
     if (n > 1 && really) {
-        admin_sql(&ad->beside, "SELECT recount_shared($1, $2, $3)");
-        pg_uuid(ad->beside.batch, f->id);
-        pg_i64(ad->beside.batch, f->volume);
-        pg_i64s(ad->beside.batch, boxes, n);
+        admin_sql(ad->admin, "SELECT recount_shared($1, $2, $3)");
+        pg_uuid(ad->admin->batch, f->id);
+        pg_i64(ad->admin->batch, f->volume);
+        pg_i64s(ad->admin->batch, boxes, n);
     }
     for (size_t i = 0; i < n && really; i++) {
         char who[64];
@@ -198,7 +209,7 @@ static enum err run_adoption(struct adopt *ad, const struct finding *f,
             add_delete(ad, f, to[i].mailbox_id, who);
         }
     }
-    enum err e = really ? admin_run_change(&ad->beside, keys, n) : admin_run(&ad->beside, PG_WRITE);
+    enum err e = really ? admin_run_change(ad->admin, keys, n) : admin_run(ad->admin, PG_WRITE);
     free(keys);
     free(boxes);
     return e;
@@ -254,7 +265,7 @@ static void tell(struct adopt *ad, const struct finding *f, const struct envelop
 static bool nobody_lacks_it(const struct adopt *ad, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        int64_t o = pg_get_i64(admin_result(&ad->beside, i), 0, 0);
+        int64_t o = pg_get_i64(admin_result(ad->admin, i), 0, 0);
         if (o != HAS_IT && o != WAS_DELETED) {
             return false;
         }
@@ -267,7 +278,7 @@ static void tell_recipients(struct adopt *ad, const struct finding *f,
 {
     for (size_t i = 0; i < n; i++) {
         char who[64];
-        int64_t o = pg_get_i64(admin_result(&ad->beside, i), 0, 0);
+        int64_t o = pg_get_i64(admin_result(ad->admin, i), 0, 0);
         if (o == ADOPTED && deletions_find(ad->deletions, to[i].mailbox_id, f->id, who)) {
             o = LOG_DELETED;
         }
@@ -289,8 +300,8 @@ static enum err set_aside(struct adopt *ad, const struct finding *f,
     }
     admin_who(who);
     snprintf(by, sizeof by, "%s: adopt, nobody lacks it", who);
-    admin_sql(&ad->beside, "SELECT set_aside($1, $2, $3, $4, $5, $6, $7, $8)");
-    b = ad->beside.batch;
+    admin_sql(ad->admin, "SELECT set_aside($1, $2, $3, $4, $5, $6, $7, $8)");
+    b = ad->admin->batch;
     pg_i64s(b, boxes, n);
     pg_uuid(b, f->id);
     pg_i64(b, f->volume);
@@ -299,9 +310,9 @@ static enum err set_aside(struct adopt *ad, const struct finding *f,
     pg_i64(b, admin_now());
     pg_i64(b, (int64_t)ad->admin->config->spool_grace);
     pg_text(b, span_str(by));
-    enum err e = admin_run(&ad->beside, PG_WRITE);
+    enum err e = admin_run(ad->admin, PG_WRITE);
     if (e == ERR_OK) {
-        ad->spare += (uint64_t)pg_get_i64(admin_result(&ad->beside, 0), 0, 0);
+        ad->spare += (uint64_t)pg_get_i64(admin_result(ad->admin, 0), 0, 0);
     }
     free(boxes);
     return e;
@@ -328,7 +339,7 @@ static bool adopt_file(struct adopt *ad, const struct finding *f)
         e = spare && ad->yes ? set_aside(ad, f, to, n) : ERR_OK;
     }
     if (e != ERR_OK) {
-        ad->code = admin_fail_reply(&ad->beside, f->path);
+        ad->code = admin_fail_reply(ad->admin, f->path);
     }
     free(to);
     return e == ERR_OK;
@@ -341,9 +352,25 @@ static bool on_finding(void *arg, const struct finding *f)
         !f->envelope->complete) {
         return true;
     }
-    if (!open_walk(ad, f->volume)) {
-        return false;
+    if (ad->n_found == ad->room) {
+        ad->room = ad->room ? 2 * ad->room : 1024;
+        ad->found = mem_grow(ad->found, ad->room, sizeof *ad->found);
     }
+    ad->found[ad->n_found++] =
+        (struct found){ .id = *f->id, .volume = f->volume, .orphan = f->cls == FINDING_ORPHAN };
+    return true;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    int order = memcmp(x->id.b, y->id.b, sizeof x->id.b);
+    return order ? order : (int)x->volume - (int)y->volume;
+}
+
+/* Its content was looked at, or it has gone. False: it can't be read now. */
+static bool take_whole(struct adopt *ad, const struct finding *f)
+{
     switch (verify(ad, f)) {
     case ERR_OK:
         return adopt_file(ad, f);
@@ -357,6 +384,55 @@ static bool on_finding(void *arg, const struct finding *f)
     default:
         ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", f->volume, f->path);
         return false;
+    }
+}
+
+static unsigned fanout_of(const struct adopt *ad, uint16_t volume)
+{
+    size_t i = 0;
+    while (ad->volumes[i].volume_id != volume) {
+        i++; /* it was opened */
+    }
+    return ad->volumes[i].fanout;
+}
+
+/* fsck has read it a moment ago; what is no longer there, or no longer whole, is nobody's. */
+static bool take_found(struct adopt *ad, const struct found *x)
+{
+    char path[SPOOL_PATH_MAX];
+    struct walk_entry e;
+    struct fsck_file file;
+    if (!open_walk(ad, x->volume)) {
+        return false;
+    }
+    spool_path(&x->id, fanout_of(ad, x->volume), path);
+    enum err r = volume_walk_stat(ad->walk, path, &e);
+    r = r == ERR_OK ? fsck_file_read(ad->walk, path, &x->id, e.size, &file) : r;
+    if (r != ERR_OK) {
+        ad->code = r == ERR_NOTFOUND
+                       ? ad->code
+                       : admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", x->volume, path);
+        return r == ERR_NOTFOUND;
+    }
+    const struct finding f = { .cls = x->orphan ? FINDING_ORPHAN : FINDING_UNFINISHED,
+                               .volume = x->volume,
+                               .path = path,
+                               .id = &x->id,
+                               .size = e.size,
+                               .changed_ms = e.changed_ms,
+                               .envelope = &file.envelope,
+                               .skip = file.skip };
+    bool good = file.state != FILE_WHOLE || take_whole(ad, &f);
+    fsck_file_fini(&file);
+    return good;
+}
+
+static void take_all(struct adopt *ad)
+{
+    if (ad->n_found > 1) {
+        qsort(ad->found, ad->n_found, sizeof *ad->found, by_id);
+    }
+    for (size_t i = 0; i < ad->n_found && take_found(ad, &ad->found[i]); i++) {
     }
 }
 
@@ -399,6 +475,9 @@ static int run(struct adopt *ad, const struct fsck_options *o)
     }
     if (code == EX_OK) {
         code = fsck_run(ad->admin, o, on_finding, ad, &totals);
+    }
+    if (code == EX_OK) {
+        take_all(ad);
     }
     return code == EX_OK ? ad->code : code;
 }
@@ -448,14 +527,13 @@ int command_adopt(struct admin *a, const struct args *args)
         return code;
     }
     ad.piece = mem_new(PIECE, 1);
-    admin_open_beside(&ad.beside, a, 0);
     code = run(&ad, &o);
     print_totals(&ad); /* of what was done before it failed, too */
-    admin_close_beside(&ad.beside);
     if (ad.walk) {
         volume_walk_close(&ad.walk);
     }
     deletions_free(&ad.deletions);
+    free(ad.found);
     free(ad.volumes);
     free(ad.piece);
     return code;

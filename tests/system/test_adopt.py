@@ -86,6 +86,16 @@ class Adopt(CommandTest):
         self.assert_exact()
         self.assertEqual(self.adopt("--yes", only=accounts), {})
 
+    def test_they_come_in_the_order_of_their_ids(self):
+        account = self.account("order")
+        base = 1500000000000
+        ids = [self.store(account, ms=base + n * 1000, uidl=f"old{n}")[0]
+               for n in (7, 3, 11, 1, 9, 5, 0, 8, 2, 10)]
+        found = [row["id"] for row in self.rows("adopt", "--older", "0s", "--yes")
+                 if row["address"] == account.address]
+        self.assertEqual(found, sorted(ids))
+        self.assertEqual(self.ids(account), sorted(ids))
+
     def test_no_limit_stops_it_and_the_uidl_is_kept(self):
         account = self.account("full", "--quota-messages", "1")
         self.deliver(OLD, account)

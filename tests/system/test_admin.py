@@ -453,7 +453,7 @@ class Accounts(AdminTest):
         """What options name is read as whoever started the command, who also is the one who did it."""
         folder = self.fleet.state / "private"
         folder.mkdir(mode=0o700)
-        account = self.account("private")
+        account = self.account("confided")
         files = {"list": f"{account.address}\n", "password": "secret\n",
                  "log": "2026-01-31T12:00:00.000Z info pop3.login node=x\n"}
         for name, text in files.items():

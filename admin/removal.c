@@ -22,22 +22,39 @@
 
 /* --- addresses that were somebody's ---------------------------------------------------------- */
 
+/* The mailbox that an address leads to; 0: none. *known: there is such an address. */
+static int find_box(struct admin *a, const struct address *addr, int64_t *box, bool *known)
+{
+    admin_sql(a, "SELECT coalesce(mailbox_id, 0) FROM address WHERE addr = $1");
+    pg_text(a->batch, span_str(addr->canon));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, addr->canon);
+    }
+    *known = admin_rows(a, 0) > 0;
+    *box = *known ? pg_get_i64(admin_result(a, 0), 0, 0) : 0;
+    return EX_OK;
+}
+
 int removal_check(struct admin *a, const struct args *args, const struct address *addr)
 {
-    admin_sql(a, "SELECT r.addr, to_char(r.removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), "
-                 "EXISTS (SELECT FROM address a WHERE a.addr = $1) "
+    int64_t box = 0;
+    bool known = false;
+    int code = find_box(a, addr, &box, &known);
+    if (code != EX_OK || (known && box == 0)) {
+        return code;
+    }
+    admin_sql(a, "SELECT r.addr, to_char(r.removed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') "
                  "FROM removed r WHERE (r.addr = $1 OR r.aliases @> ARRAY[$1::text]) "
-                 "AND NOT EXISTS (SELECT FROM address a WHERE a.addr = $1 "
-                 "                AND a.mailbox_id IS DISTINCT FROM r.mailbox_id) "
-                 "ORDER BY r.removed_at DESC LIMIT 1");
+                 "AND $2 IN (0, r.mailbox_id) ORDER BY r.removed_at DESC LIMIT 1");
     pg_text(a->batch, span_str(addr->canon));
+    pg_i64(a->batch, box);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, addr->canon);
     }
     if (admin_rows(a, 0) > 0) {
         struct span was = pg_get_span(admin_result(a, 0), 0, 0);
         struct span day = pg_get_span(admin_result(a, 0), 0, 1);
-        if (pg_get_i64(admin_result(a, 0), 0, 2)) {
+        if (known) {
             return admin_fail(EX_CANTCREAT,
                               "%s: was removed %.*s, and can come back until it is purged: "
                               "mailfleet account restore %s",

@@ -7,11 +7,12 @@
 --
 -- The same tables and functions are meant for plain PostgreSQL and, when one machine is outgrown,
 -- for Citus: mailbox, account, message and ledger distributed by mailbox_id and colocated, address
--- by addr, blob_shared by blob_id; volume, volume_reaped, domain, fleet and node as reference
--- tables. So
+-- by addr, blob_shared by blob_id (deploy/citus/tables has all of them; docs/scaling.md). So
 --   - every hot table carries mailbox_id, in every unique key too, and each hot statement names it;
 --   - each hot operation is one plpgsql function with the distribution column as its first
 --     argument, and ids and times are given by the client: times in milliseconds since 1970;
+--   - a statement locks rows of one mailbox, or of one file, and calls no function that asks a
+--     table itself beside a table;
 --   - there are no foreign keys, triggers, advisory locks, NOTIFY, temporary tables or session
 --     settings (PgBouncer in transaction mode must work as well).
 --
@@ -547,6 +548,16 @@ BEGIN
     RETURN EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state = 0);
 END $$;
 
+-- Locks mailboxes that change together: each by itself, in ascending order.
+CREATE FUNCTION lock_mailboxes(boxes bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    box bigint;
+BEGIN
+    FOR box IN SELECT DISTINCT w.id FROM unnest(boxes) w (id) ORDER BY w.id LOOP
+        PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
+    END LOOP;
+END $$;
+
 -- Which of these UIDLs came into the mailbox at places from since on, and before next, which it gives
 -- next: what it has, or had. ids: the ids that they are the text of; the nil uuid for the others.
 CREATE FUNCTION known_uidls(box bigint, since bigint, next bigint, uidls text[], ids uuid[])
@@ -614,6 +625,7 @@ DECLARE
     place  bigint;
     known  text[];
     closed bigint;
+    file   record;
     n      bigint;
     len    bigint;
 BEGIN
@@ -627,13 +639,17 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'volume % takes no new mail any more', closed USING ERRCODE = 'MF003';
     END IF;
-    PERFORM discard(box, w.blob, w.vol, w.size, w.head, false, now_ms, grace_ms, 'imported already')
-       FROM unnest(blobs, vols, lens, heads, uidls) w (blob, vol, size, head, uidl)
-      WHERE w.uidl = ANY (known)
-        AND NOT EXISTS (SELECT FROM message m
-                         WHERE m.mailbox_id = box AND m.seq >= since AND m.blob_id = w.blob)
-        AND NOT EXISTS (SELECT FROM ledger l
-                         WHERE l.mailbox_id = box AND l.blob_id = w.blob AND l.seq > 0);
+    FOR file IN
+        SELECT w.* FROM unnest(blobs, vols, lens, heads, uidls) w (blob, vol, size, head, uidl)
+         WHERE w.uidl = ANY (known)
+           AND NOT EXISTS (SELECT FROM message m
+                            WHERE m.mailbox_id = box AND m.seq >= since AND m.blob_id = w.blob)
+           AND NOT EXISTS (SELECT FROM ledger l
+                            WHERE l.mailbox_id = box AND l.blob_id = w.blob AND l.seq > 0)
+    LOOP
+        PERFORM discard(box, file.blob, file.vol, file.size, file.head, false, now_ms, grace_ms,
+                        'imported already');
+    END LOOP;
     WITH taken AS (
         INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl, handle)
         SELECT box, place + row_number() OVER (ORDER BY w.nth) - 1, w.blob, w.size, w.head, w.vol,
@@ -1019,8 +1035,7 @@ DECLARE
     head  integer;
     moved bigint[];
 BEGIN
-    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
-        FOR NO KEY UPDATE;
+    PERFORM lock_mailboxes(boxes);
     IF NOT takes_files(new_vol) THEN
         RAISE EXCEPTION 'volume % takes no files any more', new_vol USING ERRCODE = 'MF003';
     END IF;
@@ -1174,19 +1189,25 @@ CREATE FUNCTION claim_free(last uuid, now_ms bigint, stale_ms bigint, most bigin
 RETURNS SETOF blob_shared LANGUAGE plpgsql AS $$
 DECLARE
     fixed bigint[] := ARRAY(SELECT v.volume_id FROM volume v WHERE v.state = 1);
+    one uuid;
 BEGIN
     IF NOT reaping_here() THEN
         RETURN;
     END IF;
-    RETURN QUERY
-    UPDATE blob_shared s SET claimed_at = ms_time(now_ms)
-     WHERE s.blob_id IN (
+    FOR one IN
         SELECT f.blob_id FROM blob_shared f
          WHERE f.refs = 0 AND f.blob_id > last AND f.volume_id = ANY (vols)
            AND f.volume_id <> ALL (fixed)
            AND (f.claimed_at IS NULL OR f.claimed_at < ms_time(now_ms - stale_ms))
-         ORDER BY f.blob_id LIMIT most FOR UPDATE SKIP LOCKED)
-    RETURNING s.*;
+         ORDER BY f.blob_id LIMIT most
+    LOOP
+        -- Each by itself, and asked again: another reaper may have been faster.
+        RETURN QUERY
+        UPDATE blob_shared s SET claimed_at = ms_time(now_ms)
+         WHERE s.blob_id = one AND s.refs = 0
+           AND (s.claimed_at IS NULL OR s.claimed_at < ms_time(now_ms - stale_ms))
+        RETURNING s.*;
+    END LOOP;
 END $$;
 
 CREATE FUNCTION forget(blob uuid) RETURNS void LANGUAGE plpgsql AS $$
@@ -1232,13 +1253,11 @@ END $$;
 CREATE FUNCTION recount_shared(blob uuid, vol bigint, boxes bigint[]) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
+    former bigint[] := ARRAY(SELECT l.mailbox_id FROM ledger l WHERE l.blob_id = blob);
     n   bigint;
     len bigint;
 BEGIN
-    PERFORM FROM mailbox b
-      WHERE b.mailbox_id = ANY (boxes)
-         OR b.mailbox_id IN (SELECT l.mailbox_id FROM ledger l WHERE l.blob_id = blob)
-      ORDER BY b.mailbox_id FOR NO KEY UPDATE;
+    PERFORM lock_mailboxes(boxes || former);
     PERFORM FROM blob_shared s WHERE s.blob_id = blob FOR UPDATE;
     SELECT (SELECT count(*) FROM message m
              WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.shared) +
@@ -1282,8 +1301,10 @@ BEGIN
     IF EXISTS (SELECT FROM ledger l WHERE l.mailbox_id = box
                   AND (l.blob_id = blob OR old_uidl <> '' AND l.uidl = old_uidl))
        OR EXISTS (SELECT FROM ledger_past p WHERE p.mailbox_id = box
-                     AND (p.blob_id = blob OR old_uidl <> '' AND p.uidl = old_uidl))
-       OR EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0) THEN
+                     AND (p.blob_id = blob OR old_uidl <> '' AND p.uidl = old_uidl)) THEN
+        RETURN 2;
+    END IF;
+    IF EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.refs = 0) THEN
         RETURN 2;
     END IF;
     IF NOT really THEN

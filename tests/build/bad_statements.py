@@ -95,7 +95,8 @@ SCHEMA = [
      " ON mailbox FOR EACH ROW EXECUTE FUNCTION f()", "a trigger"),
     ("CREATE FUNCTION f(box bigint) RETURNS bigint LANGUAGE sql RETURN (SELECT msgs FROM mailbox"
      " WHERE mailbox_id = box)", "f() is of language sql and reads a table"),
-    ("CREATE FUNCTION f() RETURNS bigint LANGUAGE sql AS 'SELECT 1'", "body in a string"),
+    ("CREATE FUNCTION f(box bigint) RETURNS bigint LANGUAGE sql AS 'SELECT msgs FROM mailbox"
+     " WHERE mailbox_id = box'", "f() is of language sql and reads a table"),
     ("CREATE FUNCTION f() RETURNS bigint LANGUAGE c AS 'x', 'y'", "f() is of language c"),
 ]
 BODY = [

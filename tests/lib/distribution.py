@@ -68,7 +68,9 @@ class Function:
         self.names = {p.name for p in statement.parameters or () if p.name}
         self.statements = []  # texts of SQL
         self.dynamic = False
-        self.opaque = self.language == "sql" and "as" in options
+        self.body = [statement.sql_body]
+        if self.language == "sql" and "as" in options:
+            self.body = [raw.stmt for raw in pglast.parse_sql(options["as"][0].sval)]
         if self.language == "plpgsql":
             self.read_body(text)
 
@@ -174,7 +176,7 @@ class Schema:
             if f.name in seen:
                 continue
             seen.add(f.name)
-            nodes = [n for _, tree in f.parsed() for n in walk(tree)] + list(walk(f.statement))
+            nodes = [n for _, tree in f.parsed() for n in walk(tree)] + list(walk(f.body))
             for n in nodes:
                 if isinstance(n, ast.RangeVar):
                     tables.add(n.relname)
@@ -186,10 +188,9 @@ class Schema:
         for f in self.functions.values():
             if f.dynamic:
                 self.problems.append(f"{f.name}() has a statement that is put together at run time")
-            if f.opaque:
-                self.problems.append(f"{f.name}() is of language sql and has its body in a string")
-            elif f.language == "sql":
-                if any(isinstance(n, ast.RangeVar) for n in walk(f.statement)):
+            if f.language == "sql":
+                if f.arguments and any(isinstance(n, ast.RangeVar) and self.place.get(n.relname) != COORDINATOR
+                                       for n in walk(f.body)):
                     self.problems.append(f"{f.name}() is of language sql and reads a table")
             elif f.language != "plpgsql":
                 self.problems.append(f"{f.name}() is of language {f.language}")
@@ -216,8 +217,9 @@ class Schema:
         """Functions that all machines must have besides: what is called where the rows are."""
         delegated = self.delegated()
         called_there = {n for f in delegated for n in self.reached(f)[1]}
+        own = {name for name, place in self.place.items() if place == COORDINATOR}
         return [n for n, f in self.functions.items() if n not in delegated and (
-            n in called_there or f.language == "sql")]
+            n in called_there or f.language == "sql" and not own & (self.reached(n)[0] | set(f.types)))]
 
     def distribute(self):
         """The script that gives each table its place, and each function."""

@@ -9,6 +9,7 @@ as on Citus (a key without the column), or told in changes().
 
 import json
 import re
+import sys
 
 PARTITIONS = 8
 
@@ -74,3 +75,9 @@ def note_touched(node, touched):
         touched.setdefault(name[1], set()).add(int(name[2]))
     for below in node.get("Plans", ()):
         note_touched(below, touched)
+
+
+if __name__ == "__main__":  # partitioned.py SCHEMA TABLES OUTPUT
+    with open(sys.argv[1], encoding="utf-8") as schema_file, open(sys.argv[2], encoding="utf-8") as tables_file, \
+            open(sys.argv[3], "w", encoding="utf-8") as output:
+        output.write(partitioned(schema_file.read(), tables_file.read()))

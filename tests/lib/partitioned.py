@@ -11,7 +11,7 @@ import json
 import re
 import sys
 
-PARTITIONS = 8
+PARTITIONS = 4
 
 
 def place_of(tables):

@@ -5,6 +5,7 @@
 #include "fuse.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/check.h"
 
@@ -39,15 +40,71 @@ static void add_due(struct sums *s)
     }
 }
 
+/* Volume and octets of the last result are less than was added. */
+static void take_back(struct sums *s)
+{
+    for (int i = 0; i < admin_rows(s->admin, 0); i++) {
+        struct fuse *f = find(s, pg_get_i64(admin_result(s->admin, 0), i, 0));
+        if (f) {
+            uint64_t less = (uint64_t)pg_get_i64(admin_result(s->admin, 0), i, 1);
+            f->due -= less < f->due ? less : f->due;
+        }
+    }
+}
+
 /*
- * A row of a shared file counts as its share of it: the file goes with the last one. Copies that
- * moving files has left (mailbox 0) do not count: that mail stands on another volume. Stretches end
- * where unlink_after changes, so no row is passed or met twice.
+ * A row of a shared file counts as its share of it: the file goes with the last one. So what its
+ * row has above that is taken back. Asked by ids, not by a join with ledger, as ledger and
+ * blob_shared are spread over the machines of a large fleet's database by different columns.
+ */
+static int share_out(struct sums *s, const char *after, const char *upto)
+{
+    struct admin *a = s->admin;
+    admin_sql(
+        a, "SELECT blob_id, volume_id, size::bigint + skip FROM ledger"
+           " WHERE unlink_after > $1::text::timestamptz AND unlink_after <= $2::text::timestamptz"
+           "   AND shared AND mailbox_id <> 0");
+    pg_text(a->batch, span_str(after));
+    pg_text(a->batch, span_str(upto));
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "ledger");
+    }
+    size_t n = (size_t)admin_rows(a, 0);
+    if (n == 0) {
+        return EX_OK;
+    }
+    struct blob_id *ids = NEW_ARRAY(struct blob_id, n);
+    int64_t *volumes = NEW_ARRAY(int64_t, n), *octets = NEW_ARRAY(int64_t, n);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = pg_get_uuid(admin_result(a, 0), (int)i, 0);
+        volumes[i] = pg_get_i64(admin_result(a, 0), (int)i, 1);
+        octets[i] = pg_get_i64(admin_result(a, 0), (int)i, 2);
+    }
+    admin_sql(a, "SELECT w.volume_id, sum(w.len - w.len / s.refs)::bigint"
+                 "  FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) w (blob_id, volume_id, len)"
+                 "  JOIN blob_shared s ON s.blob_id = w.blob_id"
+                 " WHERE s.refs > 1 GROUP BY w.volume_id");
+    pg_uuids(a->batch, ids, n);
+    pg_i64s(a->batch, volumes, n);
+    pg_i64s(a->batch, octets, n);
+    free(ids);
+    free(volumes);
+    free(octets);
+    if (admin_run(a, PG_READ) != ERR_OK) {
+        return admin_fail_reply(a, "shared files");
+    }
+    take_back(s);
+    return EX_OK;
+}
+
+/*
+ * Copies that moving files has left (mailbox 0) do not count: that mail stands on another volume.
+ * Stretches end where unlink_after changes, so no row is passed or met twice.
  */
 static int sum_ledger(struct sums *s)
 {
     struct admin *a = s->admin;
-    char after[64] = "-infinity";
+    char after[64] = "-infinity", upto[64];
     for (;;) {
         admin_sql(a, "WITH stretch AS (SELECT max(u) AS upto FROM ("
                      "    SELECT unlink_after AS u FROM ledger"
@@ -55,12 +112,9 @@ static int sum_ledger(struct sums *s)
                      "       AND unlink_after <= ms_time($2)"
                      "     ORDER BY unlink_after LIMIT $3) rows)"
                      "SELECT l.volume_id, sum(CASE WHEN l.mailbox_id = 0 THEN 0"
-                     "           ELSE (l.size::bigint + l.skip) / CASE WHEN l.shared"
-                     "           THEN greatest(coalesce(b.refs, 1), 1) ELSE 1 END END)::bigint,"
-                     "       min(e.upto)::text"
+                     "           ELSE l.size::bigint + l.skip END)::bigint, min(e.upto)::text"
                      "  FROM stretch e JOIN ledger l ON l.unlink_after > $1::text::timestamptz"
                      "                              AND l.unlink_after <= e.upto"
-                     "  LEFT JOIN blob_shared b ON l.shared AND b.blob_id = l.blob_id"
                      " GROUP BY l.volume_id");
         pg_text(a->batch, span_str(after));
         pg_i64(a->batch, s->until_ms);
@@ -72,8 +126,13 @@ static int sum_ledger(struct sums *s)
             return EX_OK;
         }
         add_due(s);
-        struct span upto = pg_get_span(admin_result(a, 0), 0, 2);
-        snprintf(after, sizeof after, "%.*s", SPAN_ARG(upto));
+        struct span end = pg_get_span(admin_result(a, 0), 0, 2);
+        snprintf(upto, sizeof upto, "%.*s", SPAN_ARG(end));
+        int code = share_out(s, after, upto);
+        if (code != EX_OK) {
+            return code;
+        }
+        memcpy(after, upto, sizeof after);
     }
 }
 

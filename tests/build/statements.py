@@ -72,7 +72,7 @@ SPREAD = {
     "admin/expire.c": (2, "a page of mailboxes with a rule, by index"),
     "admin/fsck.c": (2, "who names a file, asked of one that is suspected"),
     "admin/fsck_stream.c": (1, "how many files there are"),
-    "admin/fuse.c": (1, "what is free"),
+    "admin/fuse.c": (4, "what is due and what is free, by index"),
     "admin/ledger.c": (6, "who had a file: by an index of each machine, or a walk"),
     "admin/mover.c": (1, "a page of pointers"),
     "admin/purge.c": (2, "a page of removed accounts"),
@@ -91,9 +91,8 @@ SPREAD = {
 
 # What a distributed engine refuses, or was never asked: docs/scaling.md says so of the commands.
 LIMITS = {
-    "admin/dump.c": (1, "mailfleet dump"),
+    "admin/dump.c": (1, "mailfleet account dump"),
     "admin/fsck_stream.c": (1, "mailfleet fsck"),
-    "admin/fuse.c": (1, "mailfleet reap"),
     "admin/recount.c": (2, "mailfleet recount"),
     "admin/removal.c": (1, "mailfleet account restore"),
 }
@@ -256,6 +255,10 @@ def main():
     check.functions()
     check.sources()
     check.exceptions()
+    told = (ROOT / "docs/scaling.md").read_text()
+    for _, command in LIMITS.values():
+        if f"`{command}`" not in told:
+            check.complain("docs/scaling.md", f"does not say that {command} is a limit")
     if not script.exists() or script.read_text() != schema.distribute():
         check.complain("deploy/citus/distribute.sql", "is not what statements.py --write makes")
     print(check.n, "statements,", check.wrong, "wrong")

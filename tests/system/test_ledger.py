@@ -393,6 +393,16 @@ class Reaping(LedgerTest):
         self.assertEqual(self.reap("--no-fuse")["rows"], rows - others)
         self.assertEqual((self.count("ledger"), self.files() & files), (0, set()))
 
+    def test_the_fuse_counts_the_share_of_a_shared_file(self):
+        self.due(30)
+        self.fleet.sql("""UPDATE ledger SET shared = true;
+                          INSERT INTO blob_shared (blob_id, volume_id, refs, octets)
+                          SELECT blob_id, 1, 4, size FROM ledger""")
+        self.assertNotIn("more than the", self.run_admin("reap").stderr)
+        self.fleet.sql("UPDATE blob_shared SET refs = 2")
+        self.assertIn("more than the", self.run_admin("reap").stderr)
+        self.fleet.sql("DELETE FROM ledger; DELETE FROM blob_shared")
+
     def test_a_day_is_one_share_however_many_runs(self):
         used = self.used()
         for run in range(4):

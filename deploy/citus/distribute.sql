@@ -1,5 +1,5 @@
--- Spreads the tables of a schema that `mailfleet init` has just made over the machines of a Citus cluster
--- (docs/scaling.md). Run once, on the coordinator, as the owner of the schema, before there are accounts:
+-- Spreads the tables of a schema that `mailfleet init` has made over the machines of a Citus cluster, and the
+-- rows that are in them (docs/scaling.md). Run once, on the coordinator, as the owner of the schema:
 --     psql -1 -v ON_ERROR_STOP=1 -f distribute.sql DATABASE
 -- Made from deploy/citus/tables and the schema by `tests/build/statements.py --write`, which also holds
 -- every statement to it. What is not named here stays at the coordinator.

@@ -24,8 +24,8 @@ SESSION = {"set_config", "pg_notify", "pg_sleep"}
 SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 AGGREGATES = {"count", "sum", "min", "max", "array_agg", "string_agg", "bool_or", "bool_and", "avg"}
 HEAD = """\
--- Spreads the tables of a schema that `mailfleet init` has just made over the machines of a Citus cluster
--- (docs/scaling.md). Run once, on the coordinator, as the owner of the schema, before there are accounts:
+-- Spreads the tables of a schema that `mailfleet init` has made over the machines of a Citus cluster, and the
+-- rows that are in them (docs/scaling.md). Run once, on the coordinator, as the owner of the schema:
 --     psql -1 -v ON_ERROR_STOP=1 -f distribute.sql DATABASE
 -- Made from deploy/citus/tables and the schema by `tests/build/statements.py --write`, which also holds
 -- every statement to it. What is not named here stays at the coordinator.

@@ -34,6 +34,9 @@ DEFAULT_BASE_PORT = 20100
 PORTS = 100  # a fleet's ports are base .. base + PORTS - 1
 MAX_NODES = 4  # of each kind, by the port plan below
 
+NEW_CERTIFICATE = ["/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                   "ec_paramgen_curve:P-256", "-noenc", "-days", "3650"]
+
 PROGRAMS = {
     "mailfleet": "admin/mailfleet",
     "mailfleet-deliver": "deliver/mailfleet-deliver",
@@ -497,21 +500,23 @@ class Fleet(Owner):
         tls = self.state / "tls"
         if (tls / "node.pem").exists():
             return
-        alternatives = ",".join([*(f"DNS:{name}" for name in self.certificate_names()),
-                                 "IP:127.0.0.1", "IP:::1"])
-        new = ["/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-               "ec_paramgen_curve:P-256", "-noenc", "-days", "3650"]
-        self.run([*new, "-keyout", tls / "ca.key", "-out", self.ca,
+        self.run([*NEW_CERTIFICATE, "-keyout", tls / "ca.key", "-out", self.ca,
                   "-subj", "/CN=mailfleet quickstart",
                   "-addext", "basicConstraints=critical,CA:TRUE",
                   "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
-        self.run([*new, "-CA", self.ca, "-CAkey", tls / "ca.key", "-keyout", tls / "node.key",
-                  "-out", tls / "node.pem.new", "-subj", "/CN=localhost",
-                  "-addext", f"subjectAltName={alternatives}",
-                  "-addext", "basicConstraints=critical,CA:FALSE",
-                  "-addext", "extendedKeyUsage=serverAuth"])
         self.own(tls / "ca.key", None, 0o600)
         self.own(self.ca, None, 0o644)
+        self.issue_certificate(tls)
+
+    def issue_certificate(self, tls):
+        """The nodes' certificate and its key, in a folder that has the authority's."""
+        alternatives = ",".join([*(f"DNS:{name}" for name in self.certificate_names()),
+                                 "IP:127.0.0.1", "IP:::1"])
+        self.run([*NEW_CERTIFICATE, "-CA", tls / "ca.pem", "-CAkey", tls / "ca.key",
+                  "-keyout", tls / "node.key", "-out", tls / "node.pem.new",
+                  "-subj", "/CN=localhost", "-addext", f"subjectAltName={alternatives}",
+                  "-addext", "basicConstraints=critical,CA:FALSE",
+                  "-addext", "extendedKeyUsage=serverAuth"])
         self.own(tls / "node.key", self.user, 0o640)
         self.own(tls / "node.pem.new", None, 0o644)
         (tls / "node.pem.new").rename(tls / "node.pem")

@@ -105,11 +105,11 @@ class Ledger:
 
     # --- senders ------------------------------------------------------------------------------------
 
-    def new_message(self, addresses, route):
+    def new_message(self, addresses, route, size=None):
         """A token, and a message that nobody has seen before."""
         with self.lock:
             token = f"{len(self.sent):06d}-{self.rng.getrandbits(48):012x}"
-            size = self.rng.choice(BODY_SIZES)
+            size = self.rng.choice(BODY_SIZES) if size is None else size
             body = b"".join(self.rng.randbytes(30).hex().encode() + b"\r\n"
                             for _ in range(size // 62))
             message = (f"Message-ID: <{token}@lab>\r\nSubject: laboratory\r\nX-Token: {token}\r\n"

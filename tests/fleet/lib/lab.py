@@ -6,7 +6,7 @@ Lab is a Fleet whose parts have places; hosts are in lab.hosts by name, parts in
     mx1 mx2, mx3            the delivery nodes (preference 10, 10 and 20), parts of the same names
     pop1 pop2               the front-ends, the same
     lb1 lb2                 haproxy1, keepalived1, ...: one of them has the service's address
-    db1 db2 db3             etcd1, patroni1, pgbouncer1 (with pgbouncer=True), ...
+    db1 db2 db3             etcd1, patroni1, pgbouncer1 (which nodes use with pgbouncer=True), ...
     cache1 cache2 cache3    memcached1, ...
     nas1 nas2               ganesha1, ...: a volume each, on a file system of its own (VOLUME_SIZE)
     out1                    postfix1: the sending MTA
@@ -21,6 +21,7 @@ import collections
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import time
@@ -105,8 +106,7 @@ class Lab(Fleet):
         self.patroni = [Patroni(self, f"patroni{n}", host,
                                 [f"{etcd.address}:2379" for etcd in self.etcd], bin_dir)
                         for n, host in three]
-        self.pgbouncers = [Pgbouncer(self, f"pgbouncer{n}", host)
-                           for n, host in three] if self.pgbouncer else []
+        self.pgbouncers = [Pgbouncer(self, f"pgbouncer{n}", host) for n, host in three]
         self.caches = [Cache(self, f"memcached{n}", hosts[f"cache{n}"]) for n in (1, 2, 3)]
         user = pwd.getpwnam(self.user)
         self.nas = [Ganesha(self, f"ganesha{n}", 2049, 20048, [self.state / "nas" / f"nas{n}"],
@@ -297,6 +297,17 @@ class Lab(Fleet):
             os.kill(node.pids()[0], signal.SIGHUP)
         self.wait_for(20, lambda: next((f"{node.name} has not reloaded" for node in nodes
                                         if self.reloads(node) == before[node.name]), None))
+
+    def renew_certificate(self):
+        """Another certificate with another key, as a tool for that puts them there: the key first."""
+        new = self.state / "tls.new"
+        self.make_dir(new, None, 0o700)
+        for name in "ca.pem", "ca.key":
+            shutil.copy2(self.state / "tls" / name, new)
+        self.issue_certificate(new)
+        for name in "node.key", "node.pem":
+            (new / name).rename(self.state / "tls" / name)
+        shutil.rmtree(new)
 
     @staticmethod
     def reloads(node):

@@ -2,7 +2,8 @@
 
 A Town is the lab's people; a Day is what they do while one scenario lasts: from the first message
 until all is quiet and every mailbox has been audited. The busy mailboxes get mail and are tidied up
-by their reader; the quiet ones are polled alone, so that their lists come from the cache.
+by their reader; the quiet ones are polled alone, so that their lists come from the cache. The idle ones
+nobody uses but scenarios, for sessions of their own.
 """
 
 import collections
@@ -13,7 +14,7 @@ from clients import Auditor, Guesser, MtaLog, Reader, Sender, Service, Submitter
 from lab import DOMAIN, PREFERENCE, SERVICE
 from part import FleetError
 
-BUSY, QUIET = 8, 3
+BUSY, QUIET, IDLE = 8, 3, 4
 DRAIN = 45  # seconds, until the queue of the sending MTA has to be empty after all is well again
 
 
@@ -28,30 +29,39 @@ class Town:
                      for node in lab.front_ends]
         self.exchangers = [(preference, f"{name}.{DOMAIN}", lab.hosts[name].address)
                            for name, preference in PREFERENCE.items()]
-        self.busy, self.quiet = [], []
+        self.busy, self.quiet, self.idle = [], [], []
         self.mta_log = MtaLog(ledger, self.client, lab.mta.log)
 
     def settle_in(self):
         """Mailboxes, each with some messages that nobody deletes."""
         self.lab.admin("domain", "add", DOMAIN)
-        for n in range(BUSY + QUIET):
-            address = f"{'busy' if n < BUSY else 'quiet'}{n + 1}@{DOMAIN}"
-            self.ledger.add_mailbox(address, self.lab.add_account(address))
-            (self.busy if n < BUSY else self.quiet).append(address)
+        kinds = ("busy", self.busy, BUSY), ("quiet", self.quiet, QUIET), ("idle", self.idle, IDLE)
+        for kind, addresses, count in kinds:
+            for n in range(1, count + 1):
+                address = f"{kind}{n}@{DOMAIN}"
+                self.ledger.add_mailbox(address, self.lab.add_account(address))
+                addresses.append(address)
         self.mta_log.start()
-        seeds = Sender(self.ledger, self.client, self.exchangers, self.tls, self.busy, 0)
-        with self.client.inside():
-            for address in self.busy + self.quiet:
-                for _ in range(3 if address in self.busy else 15):
-                    seeds.attempt(*self.ledger.new_message([address], "sender"), [address])
-            seeds.end()
+        self.deposit(address for address in self.all()
+                     for _ in range(15 if address in self.quiet else 3))
         self.audit()
+
+    def all(self):
+        return self.busy + self.quiet + self.idle
+
+    def deposit(self, addresses, size=None):
+        """A message for each, which is there when this returns."""
+        sender = Sender(self.ledger, self.client, self.exchangers, self.tls, self.busy, 0)
+        with self.client.inside():
+            for address in addresses:
+                sender.attempt(*self.ledger.new_message([address], "sender", size), [address])
+            sender.end()
 
     def audit(self):
         """Every mailbox by every way, to the ledger."""
         services = [*self.ways, self.service]
         # From where the packet filters let one reach the front-ends themselves.
-        auditor = Auditor(self.ledger, self.lab.operator, services, self.busy + self.quiet)
+        auditor = Auditor(self.ledger, self.lab.operator, services, self.all())
         auditor.start()
         auditor.join()
         if auditor.left:

@@ -3,6 +3,7 @@
 import os
 import signal
 
+from hosts import freeze, thaw
 from scenario import Scenario
 
 
@@ -23,3 +24,76 @@ class DatabaseKilled(Scenario):
         # PgBouncer goes on taking connections for a server that is gone.
         self.since(killed, "delivery", within=10 if lab.pgbouncer else 5)
         self.since(killed, "quiet poll", within=5 if lab.pgbouncer else 2)
+
+
+class DatabaseFrozen(DatabaseKilled):
+    """The primary PostgreSQL and its Patroni are frozen (SIGSTOP), and go on later."""
+
+    name = "db-freeze"
+
+    def run(self, lab):
+        self.timed(self.once)
+
+    def once(self, lab):
+        self.day.lists_cached()
+        primary, frozen = lab.primary(), self.now()
+        freeze(primary)
+        self.until(30, lambda: None if lab.primary() not in (None, primary)
+                   else "there is no other primary")
+        self.well_again()
+        self.since(frozen, "delivery", within=15)
+        self.since(frozen, "quiet poll", within=2)
+        # It still takes itself for the primary.
+        other, thawed = lab.primary(), self.now()
+        thaw(primary)
+        self.until(30, lab.why_no_database)
+        self.expect(lab.primary() is other, "the primary that was frozen is primary again")
+        self.since(thawed, "delivery", within=5)
+
+
+class DatabaseCut(DatabaseKilled):
+    """The primary is partitioned from its standby, then from all database hosts; nodes reach it all the time."""
+
+    name = "db-cut"
+
+    def run(self, lab):
+        self.timed(self.from_standby)
+        self.timed(self.from_all)
+
+    def from_standby(self, lab):
+        """The other standby becomes the synchronous one."""
+        primary = lab.primary()
+        standby = self.synchronous(lab)
+        self.day.lists_cached()
+        cut = self.now()
+        primary.place.cut(standby.place)
+        self.until(30, lambda: None if self.synchronous(lab) not in (None, standby)
+                   else "there is no other synchronous standby")
+        self.well_again()
+        self.since(cut, "delivery", within=15)
+        self.since(cut, "quiet poll", within=2)
+        primary.place.heal()
+        self.until(30, lab.why_no_database)
+
+    @staticmethod
+    def synchronous(lab):
+        return next((lab[name] for name, (role, _) in lab.roles().items()
+                     if role == "sync_standby"), None)
+
+    def from_all(self, lab):
+        """What it has taken alone must not be answered: it gives up, and another one is promoted."""
+        primary = lab.primary()
+        self.day.lists_cached()
+        cut = self.now()
+        for part in lab.patroni:
+            if part is not primary:
+                primary.place.cut(part.place)
+        self.until(30, lambda: None if lab.primary() not in (None, primary)
+                   else "there is no other primary")
+        self.well_again()
+        self.since(cut, "delivery", within=15)
+        self.since(cut, "quiet poll", within=2)
+        other = lab.primary()
+        primary.place.heal()
+        self.until(30, lab.why_no_database)
+        self.expect(lab.primary() is other, "the primary that was cut off is primary again")

@@ -41,3 +41,44 @@ class DeliverPowerOff(DeliverKilled):
         self.since(off, "delivery", within=10)
         lab.power_on("mx2")
         self.well_again()
+
+
+class DeliverCut(DeliverKilled):
+    """The network of a delivery node is cut one way in, one way out, and both ways."""
+
+    name = "deliver-cut"
+
+    def run(self, lab):
+        mx1 = lab.hosts["mx1"]
+        for ways in "in", "out", "both":
+            cut = self.now()
+            mx1.cut(ways=ways)
+            self.wait(1)  # what was answered before has reached the log
+            before = self.accepted_by("mx1")
+            self.wait(5)
+            self.expect(self.accepted_by("mx1") == before, "a node that is cut off accepts mail")
+            self.since(cut, "delivery", within=10)
+            mx1.heal()
+            self.until(30, lambda: None if self.accepted_by("mx1") > before  # pylint: disable=W0640
+                       else "the node that is back gets nothing")
+
+
+class AllLowMx(DeliverKilled):
+    """All MX hosts of the lowest preference are down."""
+
+    name = "all-low-mx"
+    sees = "nothing: senders go to the MX host of the next preference"
+
+    def run(self, lab):
+        others = self.accepted_by("mx3")
+        killed = self.now()
+        for name in "mx1", "mx2":
+            lab[name].kill()
+        self.wait(8)
+        self.since(killed, "delivery", within=10)
+        self.expect(self.accepted_by("mx3") > others, "the MX host of the next preference got nothing")
+        before = self.accepted_by("mx1"), self.accepted_by("mx2")
+        for name in "mx1", "mx2":
+            lab[name].up()
+        self.until(30, lambda: None if self.accepted_by("mx1") > before[0]
+                   and self.accepted_by("mx2") > before[1] else "the nodes that are back get nothing")

@@ -53,7 +53,7 @@ class Scenario:
         It is not the time until the first one, as that may have been on its way already.
         """
         longest = self.day.gap(what, moment, time.monotonic())
-        self.measured[f"no {what}"] = longest
+        self.measured[f"no {what}"] = max(longest, self.measured.get(f"no {what}", 0))
         if within is not None:
             self.expect(longest <= within, f"{longest:.1f} s without a {what}: more than {within} s")
         return longest

@@ -41,7 +41,7 @@ class PgbouncerRestarted(Scenario):
         """Another database.url needs it."""
         nodes = lab.delivery_nodes + lab.front_ends
         for node in nodes:
-            node.signal(signal.SIGKILL)
+            node.send(node.pids()[:1], signal.SIGTERM)  # all at once
         for node in nodes:
-            node.kill()
+            node.stop()
         lab.start_all(nodes)

@@ -18,7 +18,7 @@ class Surroundings(Scenario):
 
 
 class ClockOff(Surroundings):
-    """The clocks of a delivery node and of a front-end are 10 minutes off: fast and slow, then slow and fast."""
+    """The clocks of a delivery node and of a front-end are 10 minutes off, one fast and one slow."""
 
     name = "clock-off"
     sees = "a date in Received: that is 10 minutes off"
@@ -81,6 +81,7 @@ class LogsFull(Surroundings):
         mta, began = self.day.town.mta_log, self.now()
         logs = [lab[name].log for name in ("mx1", "pop1")]
         with filled(*(log.parent for log in logs)):
+            self.wait(2)  # a page that was begun has room
             full, before = sizes(logs), mta.by["mx1.lab.test"]
             self.wait(6)
             self.expect(sizes(logs) == full, "there is room for logs")

@@ -20,7 +20,7 @@
 -- changes several takes them in ascending order. Everything else deadlocks.
 --
 -- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found,
--- MF003 a volume takes no files.
+-- MF003 a volume takes no files, MF004 too late.
 -- Codes and states are the numbers of the C enums that the comments name.
 --
 -- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
@@ -116,7 +116,8 @@ CREATE TABLE mailbox (
     own_retention boolean NOT NULL DEFAULT false, -- retention_days is not the domain's
     own_read     boolean  NOT NULL DEFAULT false, -- nor is read_days
     warned       smallint NOT NULL DEFAULT 0,  -- per cent: thresholds of quota.warn up to it were told
-    crossed      smallint NOT NULL DEFAULT 0   -- the threshold that the last delivery crossed; 0: none
+    crossed      smallint NOT NULL DEFAULT 0,  -- the threshold that the last delivery crossed; 0: none
+    denied       uuid[]                        -- files of which delivered() has said no, the latest first
 ) WITH (fillfactor = 70);
 -- All mailboxes, not only those that expire: whether some mailbox keeps its mail for ever is then one
 -- look at the index's edge. By an index on one half it would be one only while the statistics are
@@ -476,7 +477,8 @@ BEGIN
 END $$;
 
 -- Gives a mailbox its pointer; code is enum room. Without room: strict raises MF001, which undoes
--- the whole transaction; else the file's place in the mailbox goes to the ledger.
+-- the whole transaction; else the file's place in the mailbox goes to the ledger. What delivered() has
+-- denied raises MF004: its sender was told that it was not.
 -- past: as room() has it. warn: ascending thresholds; passed is the one that this delivery crossed
 -- upwards, 0 for none, and it is told once: `warned` keeps it until there is less in the mailbox.
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
@@ -485,6 +487,7 @@ CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigi
                         OUT code integer, OUT passed integer) LANGUAGE plpgsql AS $$
 DECLARE
     place bigint;
+    late  boolean;
 BEGIN
     -- What is now above the old `warned` is crossed: the right-hand sides see the row as it was. The
     -- limits, or what the nodes have for thresholds, may have changed meanwhile: so `warned` is
@@ -503,7 +506,7 @@ BEGIN
                                                     b.max_octets)),
                              threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
                                               b.max_octets), warn))
-     WHERE b.mailbox_id = box
+     WHERE b.mailbox_id = box AND (b.denied IS NULL OR blob <> ALL (b.denied))
        AND room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past) = 0
     RETURNING b.next_seq - 1, b.crossed INTO place, passed;
     IF FOUND THEN
@@ -514,10 +517,14 @@ BEGIN
     END IF;
 
     passed := 0;
-    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past)
-      INTO code FROM mailbox b WHERE b.mailbox_id = box;
+    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past),
+           blob = ANY (b.denied)
+      INTO code, late FROM mailbox b WHERE b.mailbox_id = box;
     IF NOT FOUND THEN
         code := 3;
+    ELSIF late THEN
+        RAISE EXCEPTION 'delivery of % to mailbox % comes too late', blob, box
+            USING ERRCODE = 'MF004';
     ELSIF code = 0 THEN
         code := 1; -- room was made since: as the code says, a later try may find it
     END IF;
@@ -528,7 +535,9 @@ BEGIN
     PERFORM discard(box, blob, vol, len, head, many, now_ms, grace_ms, 'no room');
 END $$;
 
--- Whether a delivery committed, when its answer was lost. The lock waits for one under way.
+-- Whether a delivery committed, when its answer was lost. The lock waits for one that has it; one that
+-- waits for it may come after us, as may one that has not reached this server yet: what is denied
+-- can't be delivered any more. The latest are enough, as it's a matter of seconds.
 CREATE FUNCTION delivered(box bigint, blob uuid) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
@@ -537,8 +546,12 @@ BEGIN
     IF FOUND THEN
         RETURN true;
     END IF;
-    RETURN EXISTS (SELECT FROM ledger l
-                    WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq > 0);
+    PERFORM FROM ledger l WHERE l.mailbox_id = box AND l.blob_id = blob AND l.seq > 0;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    UPDATE mailbox b SET denied = (array_prepend(blob, b.denied))[1:16] WHERE b.mailbox_id = box;
+    RETURN false;
 END $$;
 
 -- Whether a volume takes new files: for commands, which may be long at one. What nodes deliver is late by

@@ -1,8 +1,9 @@
 #!/usr/bin/python3 -B
 """A transaction whose answer is lost. A proxy between one node and PostgreSQL cuts the connection
 when a certain statement has been answered, so that it is committed and nobody was told, or before
-the server has seen it. The node must find out which it was: a commit is never denied, a message is
-never there twice, and nothing is promised that was not done."""
+the server has seen it; or what was sent is held up, as by a network that is cut off for a while. The
+node must find out which it was: a commit is never denied, a message is never there twice, and nothing
+is promised that was not done."""
 
 import socket
 import threading
@@ -10,7 +11,8 @@ import threading
 import harness
 from mail import Refused
 
-AFTER, BEFORE = "after", "before"
+AFTER, BEFORE, LATE = "after", "before", "late"
+PATIENCE = 30  # seconds
 
 
 class Proxy:
@@ -18,14 +20,17 @@ class Proxy:
 
     def __init__(self, port):
         self.server = port
-        self.armed = None  # (statement, AFTER or BEFORE)
+        self.armed = None  # (statement, AFTER, BEFORE or LATE)
         self.cuts = 0
+        self.released, self.passed = threading.Event(), threading.Event()
         self.listener = socket.create_server((harness.HOST, 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
 
     def arm(self, statement, when):
         self.cuts = 0
+        self.released.clear()
+        self.passed.clear()
         self.armed = (statement, when)
 
     def accept(self):
@@ -46,6 +51,9 @@ class Proxy:
             if armed and armed[0] in octets:
                 self.armed = None
                 self.cuts += 1
+                if armed[1] == LATE:
+                    self.hold_up(server, octets)
+                    break
                 if armed[1] == BEFORE:
                     break
                 cut.set()  # the answer is heard here, and goes no further
@@ -54,6 +62,15 @@ class Proxy:
             except OSError:
                 break
         shut(client, server)
+
+    def hold_up(self, server, octets):
+        """The server gets the octets when they are released, and answers nobody any more."""
+        self.released.wait(PATIENCE)
+        server.sendall(octets)
+        server.shutdown(socket.SHUT_WR)
+        for _ in received(server):  # to its last word, which is behind the commit
+            pass
+        self.passed.set()
 
     @staticmethod
     def to_client(client, server, cut):
@@ -113,6 +130,17 @@ class Uncertain(harness.FleetTest):
         with self.assertRaises(Refused) as refused:
             self.deliver(b"Subject: not\r\n\r\n2\r\n", user)
         self.assertEqual(refused.exception.code, 451)
+        self.assertEqual(self.mailbox(user, 1), [])
+
+    def test_never_comes_late(self):
+        """What was refused, as the server had not seen it, is not done afterwards."""
+        user = self.account("late")
+        self.arm(b"deliver(", LATE)
+        with self.assertRaises(Refused) as refused:
+            self.deliver(b"Subject: late\r\n\r\n6\r\n", user)
+        self.assertEqual(refused.exception.code, 451)
+        self.proxy.released.set()
+        self.assertTrue(self.proxy.passed.wait(PATIENCE))
         self.assertEqual(self.mailbox(user, 1), [])
 
     def test_lmtp_tells_each(self):

@@ -170,6 +170,7 @@ class NasReplaced(VolumeScenario):
         nas.stop()
         copy(lab, folder)
         self.expect(os.stat(folder).st_dev != before, "it is the file system that it was")
+        self.wait(3)
         self.goes_on(began)
         # Handles in pointers lead nowhere now: each message is looked up by its path.
         nas.up()

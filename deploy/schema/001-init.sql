@@ -20,7 +20,7 @@
 -- changes several takes them in ascending order. Everything else deadlocks.
 --
 -- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found,
--- MF003 a volume takes no files, MF004 too late.
+-- MF003 a volume takes no files, MF004 the account is removed, MF005 too late.
 -- Codes and states are the numbers of the C enums that the comments name.
 --
 -- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
@@ -478,7 +478,7 @@ END $$;
 
 -- Gives a mailbox its pointer; code is enum room. Without room: strict raises MF001, which undoes
 -- the whole transaction; else the file's place in the mailbox goes to the ledger. What delivered() has
--- denied raises MF004: its sender was told that it was not.
+-- denied raises MF005: its sender was told that it was not.
 -- past: as room() has it. warn: ascending thresholds; passed is the one that this delivery crossed
 -- upwards, 0 for none, and it is told once: `warned` keeps it until there is less in the mailbox.
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
@@ -524,7 +524,7 @@ BEGIN
         code := 3;
     ELSIF late THEN
         RAISE EXCEPTION 'delivery of % to mailbox % comes too late', blob, box
-            USING ERRCODE = 'MF004';
+            USING ERRCODE = 'MF005';
     ELSIF code = 0 THEN
         code := 1; -- room was made since: as the code says, a later try may find it
     END IF;

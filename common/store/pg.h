@@ -69,8 +69,8 @@ struct pg_reply {
 };
 
 /*
- * OK: committed. LIMIT, NOTFOUND, BUSY, DENIED, INVALID: a function of ours raised MF001, MF002,
- * MF003, MF004, or the statement broke a rule (unique: BUSY; check, foreign key, syntax: INVALID).
+ * OK: committed. LIMIT, NOTFOUND, BUSY, INVALID: a function of ours raised MF001, MF002, MF003,
+ * or the statement broke a rule (unique: BUSY; check, foreign key, syntax: INVALID).
  * TEMP: nothing was done. UNCERTAIN: a PG_WRITE batch had been sent and its end is not known; in
  * the PG_READ lane that is TEMP too. LIMIT with an empty sqlstate: the queue is full.
  */

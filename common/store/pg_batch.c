@@ -245,9 +245,9 @@ static enum err err_of_sqlstate(const char *state)
         const char *prefix;
         enum err err;
     } table[] = {
-        { "MF001", ERR_LIMIT },  { "MF002", ERR_NOTFOUND }, { "MF003", ERR_BUSY },
-        { "MF004", ERR_DENIED }, { "23505", ERR_BUSY },     { "22", ERR_INVALID },
-        { "23", ERR_INVALID },   { "42", ERR_INVALID },
+        { "MF001", ERR_LIMIT }, { "MF002", ERR_NOTFOUND }, { "MF003", ERR_BUSY },
+        { "23505", ERR_BUSY },  { "22", ERR_INVALID },     { "23", ERR_INVALID },
+        { "42", ERR_INVALID },
     };
     for (size_t i = 0; i < ARRAY_LEN(table); i++) {
         if (strncmp(state, table[i].prefix, strlen(table[i].prefix)) == 0) {

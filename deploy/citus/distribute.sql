@@ -11,6 +11,7 @@ SELECT create_distributed_table('read_mark', 'mailbox_id', colocate_with => 'mai
 SELECT create_distributed_table('ledger', 'mailbox_id', colocate_with => 'mailbox');
 SELECT create_distributed_table('ledger_past', 'mailbox_id', colocate_with => 'mailbox');
 SELECT create_distributed_table('removed', 'mailbox_id', colocate_with => 'mailbox');
+SELECT create_distributed_table('undeleted', 'mailbox_id', colocate_with => 'mailbox');
 SELECT create_distributed_table('address', 'addr', colocate_with => 'none');
 SELECT create_distributed_table('blob_shared', 'blob_id', colocate_with => 'none');
 SELECT create_reference_table('volume');
@@ -44,6 +45,8 @@ SELECT create_distributed_function('supersede(bigint, bigint[], uuid[], bigint, 
 SELECT create_distributed_function('import(bigint, bigint, uuid[], bigint[], bigint[], bigint[], text[], uuid[], bytea[], bigint, bigint)',
                                    'box', colocate_with => 'mailbox');
 SELECT create_distributed_function('expunge(bigint, bigint[], uuid[], bigint, bigint, text)',
+                                   'box', colocate_with => 'mailbox');
+SELECT create_distributed_function('prune(bigint, bigint[], uuid[], bigint, bigint, text)',
                                    'box', colocate_with => 'mailbox');
 SELECT create_distributed_function('mark_read(bigint, bigint[], uuid[], bigint)',
                                    'box', colocate_with => 'mailbox');

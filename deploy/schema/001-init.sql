@@ -20,7 +20,7 @@
 -- changes several takes them in ascending order. Everything else deadlocks.
 --
 -- Errors that functions raise: MF001 no room (DETAIL: `<mailbox_id> <room code>`), MF002 not found,
--- MF003 a volume takes no files, MF004 the account is removed, MF005 too late.
+-- MF003 a volume takes no files, MF004 too late.
 -- Codes and states are the numbers of the C enums that the comments name.
 --
 -- An account is three rows, made in one transaction with an id from nextval('mailbox_ids'):
@@ -478,7 +478,7 @@ END $$;
 
 -- Gives a mailbox its pointer; code is enum room. Without room: strict raises MF001, which undoes
 -- the whole transaction; else the file's place in the mailbox goes to the ledger. What delivered() has
--- denied raises MF005: its sender was told that it was not.
+-- denied raises MF004: its sender was told that it was not.
 -- past: as room() has it. warn: ascending thresholds; passed is the one that this delivery crossed
 -- upwards, 0 for none, and it is told once: `warned` keeps it until there is less in the mailbox.
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
@@ -524,7 +524,7 @@ BEGIN
         code := 3;
     ELSIF late THEN
         RAISE EXCEPTION 'delivery of % to mailbox % comes too late', blob, box
-            USING ERRCODE = 'MF005';
+            USING ERRCODE = 'MF004';
     ELSIF code = 0 THEN
         code := 1; -- room was made since: as the code says, a later try may find it
     END IF;
@@ -759,8 +759,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
 BEGIN
-    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
-        FOR NO KEY UPDATE;
+    PERFORM lock_mailboxes(boxes);
     UPDATE mailbox b
        SET retention_days = CASE WHEN b.own_retention THEN b.retention_days ELSE days END,
            read_days = CASE WHEN b.own_read THEN b.read_days ELSE days_read END
@@ -1340,8 +1339,7 @@ RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := grace_end(now_ms, grace_ms);
 BEGIN
-    PERFORM FROM mailbox b WHERE b.mailbox_id = ANY (boxes) ORDER BY b.mailbox_id
-        FOR NO KEY UPDATE;
+    PERFORM lock_mailboxes(boxes);
     IF EXISTS (SELECT FROM message m
                 WHERE m.mailbox_id = ANY (boxes) AND m.blob_id = blob AND m.volume_id = vol)
        OR EXISTS (SELECT FROM ledger l WHERE l.blob_id = blob AND l.volume_id = vol)

@@ -45,6 +45,7 @@ ESCAPE = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 
 # Statements of a file that are completed at run time: what a format's %s and %u stand for.
 PIECES = {
+    "admin/schema_change.c": {"%s": "x", "%u": "1"},
     "admin/fsck_stream.c": {"%s": "blob_id >= ms_id(0) AND volume_id = 1", "%lu": "0", "%llu": "0"},
 }
 
@@ -53,12 +54,13 @@ PASSED_ON = {
     "admin/admin.c": {"sql"}, "admin/expire.c": {"w->sql"}, "admin/import.c": {"pages[which]"},
     "admin/ledger.c": {"sql"}, "admin/recount.c": {"sql"}, "admin/trace_mailbox.c": {"sql"},
     "admin/fsck_stream.c": {"sql"}, "admin/setup.c": {"sql"}, "common/store/pg_batch.c": {"s->sql"},
+    "admin/schema_change.c": {"sql", '"ROLLBACK"'},  # and the scripts of deploy/schema
     "common/store/pg_conn.c": {"c->o->hello"}, "common/store/pg_copy.c": {"sql"},
 }
 
 # Not sent by a node nor through a pooler: a migration is a script, on a connection of its own; and the
 # connection that fsck reads on is its own, too, and what is set ends with its transaction.
-APART = {"admin/setup.c": "BEGIN; SET LOCAL client_min_messages", "common/store/pg_copy.c": "SET LOCAL "}
+APART = {"admin/schema_change.c": "BEGIN; SET LOCAL", "common/store/pg_copy.c": "SET LOCAL "}
 
 # File or function: how many statements of it ask all machines, or those of several mailboxes, and why that
 # is right. Of what nodes send, one: a look at the edge of three indexes, which each node takes now and then.
@@ -70,6 +72,7 @@ SPREAD = {
     "admin/drain.c": (2, "whether a volume is empty"),
     "admin/dump.c": (1, "a page of removed accounts"),
     "admin/expire.c": (2, "a page of mailboxes with a rule, by index"),
+    "admin/follow.c": (1, "a page of the mailboxes that follow their domain"),
     "admin/fsck.c": (2, "who names a file, asked of one that is suspected"),
     "admin/fsck_stream.c": (1, "how many files there are"),
     "admin/fuse.c": (4, "what is due and what is free, by index"),
@@ -81,10 +84,12 @@ SPREAD = {
     "admin/rebuild_accounts.c": (1, "which of a page of mailboxes there are"),
     "admin/removal.c": (3, "who had an address; aliases that lead to it; a page of removed accounts"),
     "admin/trace_mailbox.c": (2, "the account of an address whose row has gone"),
-    "admin/trace_message.c": (3, "who had a file"),
+    "admin/trace_message.c": (4, "who had a file"),
     "admin/trace_parts.c": (2, "addresses of some mailboxes"),
     "admin/usage.c": (1, "the sum of a page of mailboxes"),
     "move_file()": (4, "all that have a shared file change in one transaction"),
+    "follow_domain()": (1, "a page of the mailboxes that follow their domain"),
+    "set_aside()": (1, "whether anybody of some mailboxes names a file"),
     "claim_free()": (1, "a page of free files, which are then taken one by one"),
     "recount_shared()": (3, "all that have a shared file"),
 }
@@ -93,6 +98,7 @@ SPREAD = {
 LIMITS = {
     "admin/dump.c": (1, "mailfleet account dump"),
     "admin/fsck_stream.c": (1, "mailfleet fsck"),
+    "admin/reap.c": (1, "mailfleet reap"),
     "admin/recount.c": (2, "mailfleet recount"),
     "admin/removal.c": (1, "mailfleet account restore"),
 }

@@ -289,7 +289,7 @@ static void test_errors(void **state)
         { "SELECT fail('MF001')", ERR_LIMIT, "MF001" },
         { "SELECT fail('MF002')", ERR_NOTFOUND, "MF002" },
         { "SELECT fail('MF003')", ERR_BUSY, "MF003" },
-        { "SELECT fail('MF004')", ERR_DENIED, "MF004" },
+        { "SELECT fail('MF004')", ERR_TEMP, "MF004" },
         { "SELECT fail('23505')", ERR_BUSY, "23505" },
         { "SELECT fail('40P01')", ERR_TEMP, "40P01" },
         { "SELECT nothing", ERR_INVALID, "42703" },

@@ -342,7 +342,9 @@ int command_volume_remove(struct admin *a, const struct args *args)
         code = check_empty(a, &v[i]);
     }
     if (code == EX_OK && args_yes(args, "forget volume %s; its folder stays", args->v[0])) {
-        code = delete_volume(a, (int64_t)id);
+        sleep(WELL_KNOWN_S); /* a node that has not heard of its state may still deliver to it */
+        code = check_empty(a, &v[i]);
+        code = code == EX_OK ? delete_volume(a, (int64_t)id) : code;
     }
     free(v);
     return code;

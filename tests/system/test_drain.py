@@ -432,7 +432,7 @@ class Drain(DrainTest):
         with self.assertRaisesRegex(harness.FleetError, "no pointer to"):
             self.fleet.sql(move)
         self.assertEqual(self.count(f"ledger WHERE blob_id = '{blob}' AND mailbox_id = 0"), 1)
-        self.fleet.sql(f"SELECT undelete({mailbox}, 0, '{blob}', 1)")
+        self.fleet.sql(f"SELECT undelete({mailbox}, 0, '{blob}', 1, 0, 'test')")
         self.assertEqual(self.fleet.sql(move), [["1"]])
         self.assertEqual(self.fleet.sql(f"SELECT seq, volume_id FROM ledger WHERE blob_id = "
                                         f"'{blob}'"), [["1", "1"]])

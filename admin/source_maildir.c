@@ -212,6 +212,14 @@ static bool on_entry(struct maildir *m, enum folder folder, const char *name, vo
     return true;
 }
 
+/* Of nothing there is no array, and qsort() wants one. */
+static void sort(void *v, size_t n, size_t size, int (*by)(const void *, const void *))
+{
+    if (n > 0) {
+        qsort(v, n, size, by);
+    }
+}
+
 /* new first: what is moved to cur meanwhile is met twice rather than not at all. */
 static enum err scan(struct maildir *m, char *why, size_t why_size)
 {
@@ -220,7 +228,7 @@ static enum err scan(struct maildir *m, char *why, size_t why_size)
             return fail_errno(folder_names[i], why, why_size);
         }
     }
-    qsort(m->files, m->n, sizeof *m->files, by_dovecot_name);
+    sort(m->files, m->n, sizeof *m->files, by_dovecot_name);
     size_t n = 0;
     for (size_t i = 0; i < m->n; i++) {
         if (n > 0 && compare(base_name(&m->files[n - 1]), base_name(&m->files[i])) == 0) {
@@ -286,7 +294,7 @@ static void use_entry(struct file *f, const struct uidlist_entry *e)
 /* Files are in the order in which Dovecot numbers those that are new to it. */
 static void number_files(struct maildir *m, struct uidlist *l)
 {
-    qsort(l->entries, l->n, sizeof *l->entries, entry_by_name);
+    sort(l->entries, l->n, sizeof *l->entries, entry_by_name);
     for (size_t i = 0; i < m->n; i++) {
         struct file *f = &m->files[i];
         const struct uidlist_entry key = { .name = base_name(f) };
@@ -298,7 +306,7 @@ static void number_files(struct maildir *m, struct uidlist *l)
             f->uid = l->next++;
         }
     }
-    qsort(m->files, m->n, sizeof *m->files, by_order);
+    sort(m->files, m->n, sizeof *m->files, by_order);
 }
 
 static enum err set_uidls(struct maildir *m, const char *format, uint32_t validity, char *why,
@@ -381,8 +389,8 @@ static enum err list_courier(struct maildir *m, char *why, size_t why_size)
         return source_fail(ERR_CORRUPT, why, why_size, "courierpop3dsizelist: can't be understood");
     }
     m->courier = true;
-    qsort(l.entries, l.n, sizeof *l.entries, sizelist_by_name);
-    qsort(m->files, m->n, sizeof *m->files, by_courier_name);
+    sort(l.entries, l.n, sizeof *l.entries, sizelist_by_name);
+    sort(m->files, m->n, sizeof *m->files, by_courier_name);
     for (size_t i = 0; i < m->n; i++) {
         struct file *f = &m->files[i];
         const struct sizelist_entry key = { .name = base_name(f) };

@@ -6,6 +6,8 @@
  */
 #include "base/blob_id.h"
 
+#include <endian.h>
+
 /* Crockford's base32 in lower case: no i, l, o or u. In ASCII order, so that texts sort. */
 static const char alphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -30,19 +32,40 @@ uint64_t blob_id_time(const struct blob_id *id)
     return ms;
 }
 
+/* Two characters for each ten bits: a listing of a large mailbox is little else than ids. */
+/* clang-format off */
+#define PAIRS(a)                                                                                  \
+    a "0" a "1" a "2" a "3" a "4" a "5" a "6" a "7" a "8" a "9" a "a" a "b" a "c" a "d" a "e"     \
+    a "f" a "g" a "h" a "j" a "k" a "m" a "n" a "p" a "q" a "r" a "s" a "t" a "v" a "w" a "x"     \
+    a "y" a "z"
+static const char pairs[] =
+    PAIRS("0") PAIRS("1") PAIRS("2") PAIRS("3") PAIRS("4") PAIRS("5") PAIRS("6") PAIRS("7")
+    PAIRS("8") PAIRS("9") PAIRS("a") PAIRS("b") PAIRS("c") PAIRS("d") PAIRS("e") PAIRS("f")
+    PAIRS("g") PAIRS("h") PAIRS("j") PAIRS("k") PAIRS("m") PAIRS("n") PAIRS("p") PAIRS("q")
+    PAIRS("r") PAIRS("s") PAIRS("t") PAIRS("v") PAIRS("w") PAIRS("x") PAIRS("y") PAIRS("z");
+/* clang-format on */
+
+/* The low 60 bits, as 12 characters. */
+static void put_text60(char *out, uint64_t bits)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        memcpy(out + 2 * i, pairs + 2 * (bits >> (50 - 10 * i) & 1023), 2);
+    }
+}
+
 /* 26 characters hold 130 bits: two zero bits come first, so the first character is 0 to 7. */
 void blob_id_text(const struct blob_id *id, char out[BLOB_ID_CHARS + 1])
 {
-    uint32_t acc = 0;
-    unsigned bits = 2;
-    for (size_t i = 0; i < BLOB_ID_SIZE; i++) {
-        acc = acc << 8 | id->b[i];
-        for (bits += 8; bits >= 5;) {
-            bits -= 5;
-            *out++ = alphabet[acc >> bits & 31];
-        }
-    }
-    *out = '\0';
+    uint64_t high, low;
+    memcpy(&high, id->b, sizeof high);
+    memcpy(&low, id->b + sizeof high, sizeof low);
+    high = be64toh(high);
+    low = be64toh(low);
+    out[0] = alphabet[high >> 61];
+    put_text60(out + 1, high >> 1);
+    out[13] = alphabet[(high & 1) << 4 | low >> 60];
+    put_text60(out + 14, low);
+    out[BLOB_ID_CHARS] = '\0';
 }
 
 enum err blob_id_parse(struct span s, struct blob_id *out)

@@ -133,15 +133,22 @@ enum err buf_addf(struct buf *b, const char *fmt, ...)
     return e;
 }
 
+char *buf_decimal(char *to, uint64_t v)
+{
+    size_t n = 1;
+    for (uint64_t power = 10; n < BUF_DECIMAL_MAX && v >= power; power *= 10) {
+        n++;
+    }
+    for (char *at = to + n; at > to; v /= 10) {
+        *--at = (char)('0' + v % 10);
+    }
+    return to + n;
+}
+
 enum err buf_addu(struct buf *b, uint64_t v)
 {
-    char digits[20]; /* UINT64_MAX has 20 */
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
-    return buf_add(b, span_of(digits + at, sizeof digits - at));
+    char digits[BUF_DECIMAL_MAX];
+    return buf_add(b, span_of(digits, (size_t)(buf_decimal(digits, v) - digits)));
 }
 
 void buf_take(struct buf *b, size_t n)

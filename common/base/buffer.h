@@ -31,8 +31,11 @@ size_t buf_room(const struct buf *b);
 enum err buf_add(struct buf *b, struct span s);
 enum err buf_addc(struct buf *b, char c);
 enum err buf_addf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* A decimal number: what listings are made of, without printf. */
+/* A decimal number: what replies are made of, without printf. */
 enum err buf_addu(struct buf *b, uint64_t v);
+/* The same for memory that buf_reserve gave; returns the end of what was written. */
+#define BUF_DECIMAL_MAX 20 /* UINT64_MAX has so many */
+char *buf_decimal(char *to, uint64_t v);
 
 /*
  * Room for n bytes at the end, to be written to and then given to buf_commit; NULL when the bound

@@ -10,8 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void (*on_failure)(void);
+
+void check_on_failure(void (*fn)(void))
+{
+    on_failure = fn;
+}
+
 void check_failed(const char *what, const char *file, int line)
 {
+    if (on_failure) {
+        on_failure();
+    }
     fprintf(stderr, "%s:%d: check failed: %s\n", file, line, what);
     abort();
 }

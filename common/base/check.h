@@ -14,6 +14,8 @@
 #define UNREACHABLE() check_failed("unreachable", __FILE__, __LINE__)
 
 _Noreturn void check_failed(const char *what, const char *file, int line);
+/* To be called before the last words: what tells what led to them. NULL: nothing is. */
+void check_on_failure(void (*fn)(void));
 
 /* Zeroed memory, freed with free(). n * size may not overflow (checked). */
 void *mem_new(size_t n, size_t size);

@@ -342,7 +342,7 @@ static void set_defaults(struct loaded *l)
 }
 
 /* The defaults that are another value. */
-static void set_names(struct loaded *l)
+static void set_others(struct loaded *l)
 {
     struct config *c = &l->config;
     if (c->node_name[0] == '\0') {
@@ -353,6 +353,9 @@ static void set_names(struct loaded *l)
     }
     if (c->smtp_hostname[0] == '\0') {
         c->smtp_hostname = c->node_name;
+    }
+    if (c->auth_queue == 0) {
+        c->auth_queue = c->node_max_sessions; /* a session waits for one login */
     }
 }
 
@@ -375,7 +378,7 @@ enum err config_load(const char *path, struct config **out, char *why, size_t wh
         config_free(&c);
         return ERR_INVALID;
     }
-    set_names(r.loaded);
+    set_others(r.loaded);
     *out = c;
     return ERR_OK;
 }

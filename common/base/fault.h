@@ -19,6 +19,7 @@
     X(deliver_before_reply, "all is done, the reply not yet sent")            \
     X(expunge_committed, "the deletes are committed, the second tombstone not yet set") \
     X(spool_fsync, "fsync of a message file reports EIO")                     \
+    X(delete_counted, "an operator's delete has counted what it is going to delete") \
     X(reap_expired, "the reaper has moved old pointers to the ledger") \
     X(purge_moved, "the reaper has moved pointers of a removed account to the ledger") \
     X(purge_ended, "the rows of a removed account are gone, the receipt says so") \
@@ -36,6 +37,7 @@
     X(fsck_snapshot, "fsck has its snapshot of the database, and has not looked at a file") \
     X(fsck_directory, "fsck is done with a directory, and has noted it")      \
     X(drain_heard, "a drain takes it that all nodes know the volume's state at once") \
+    X(remove_waits, "volume remove has found it empty, and is going to wait") \
     X(move_marked, "a drain has noted what it is going to copy")              \
     X(move_copied, "copies for a drain are durable, no pointer has followed") \
     X(move_moved, "pointers have followed their copies")                      \

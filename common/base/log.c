@@ -1,9 +1,10 @@
 /*
- * log: puts a line together on the stack and writes it at once.
+ * log: puts a line together on the stack and writes it at once, or with others of its thread.
  *
- * Owns no memory but the level and a borrowed node name, both set at start. A line fits in
- * PIPE_BUF, so that lines of several workers on one pipe never mix. It keeps no file, rotates
- * nothing and has no memory of lost lines: standard error belongs to the service manager.
+ * Owns no memory but the level and a borrowed node name, both set at start, and the lines that one
+ * thread has gathered. A line fits in PIPE_BUF, and so do those that are written together, so that
+ * lines of several workers on one pipe never mix. It keeps no file, rotates nothing and has no
+ * memory of lost lines: standard error belongs to the service manager.
  */
 #include "base/log.h"
 
@@ -12,6 +13,9 @@
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "base/buffer.h"
+#include "base/check.h"
 
 enum { VALUE_MAX = 256 };
 
@@ -26,6 +30,12 @@ struct text {
     size_t n;
     bool full;
 };
+
+static _Thread_local bool gathers;
+static struct {
+    char mem[PIPE_BUF];
+    size_t n;
+} gathered; /* of the thread that gathers */
 
 bool log_enabled(enum log_level level)
 {
@@ -106,7 +116,7 @@ static void put_value(struct text *t, struct span s)
 /* A field that does not fit is left out whole, and with it the rest. */
 static void put_field(struct text *t, const struct log_field *f)
 {
-    char number[24];
+    char number[BUF_DECIMAL_MAX + 1];
     size_t before = t->n;
     put(t, SPAN(" "));
     put_str(t, f->key);
@@ -116,8 +126,7 @@ static void put_field(struct text *t, const struct log_field *f)
         put_value(t, f->s);
         break;
     case LOG_FIELD_U64:
-        snprintf(number, sizeof number, "%ju", (uintmax_t)f->u);
-        put_str(t, number);
+        put(t, span_of(number, (size_t)(buf_decimal(number, f->u) - number)));
         break;
     case LOG_FIELD_I64:
         snprintf(number, sizeof number, "%jd", (intmax_t)f->i);
@@ -129,18 +138,60 @@ static void put_field(struct text *t, const struct log_field *f)
     }
 }
 
-/* RFC 3339, UTC, milliseconds. */
+/* RFC 3339, UTC, milliseconds. A second's text serves all of its lines. */
 static void put_time(struct text *t)
 {
+    static _Thread_local char date[32];
+    static _Thread_local time_t dated;
     struct timespec now;
     struct tm tm;
-    char date[32], millis[8];
+    char millis[8];
     clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &tm);
-    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
+    if (now.tv_sec != dated) {
+        dated = now.tv_sec;
+        gmtime_r(&dated, &tm);
+        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
+    }
     snprintf(millis, sizeof millis, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
     put_str(t, date);
     put_str(t, millis);
+}
+
+/* There is nobody to tell when the log can't be written. */
+static void write_out(const char *mem, size_t n)
+{
+    ssize_t written = write(STDERR_FILENO, mem, n);
+    (void)written;
+}
+
+void log_flush(void)
+{
+    if (gathers && gathered.n > 0) {
+        write_out(gathered.mem, gathered.n);
+        gathered.n = 0;
+    }
+}
+
+void log_gather(bool on)
+{
+    log_flush();
+    gathers = on;
+    check_on_failure(log_flush);
+}
+
+/* What is wrong is not held back, nor told before what led to it. */
+static void emit(enum log_level level, const struct text *t)
+{
+    bool waits = gathers && level < LOG_WARN;
+    if (!waits || t->n > sizeof gathered.mem - gathered.n) {
+        log_flush();
+    }
+    if (waits) {
+        memcpy(gathered.mem + gathered.n, t->mem, t->n);
+        gathered.n += t->n;
+    } else {
+        write_out(t->mem, t->n);
+    }
 }
 
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n)
@@ -160,9 +211,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     struct span end = t.full ? CUT_MARK : SPAN("\n");
     memcpy(t.mem + t.n, end.p, end.n); /* put() has kept the room */
     t.n += end.n;
-    /* There is nobody to tell when the log can't be written. */
-    ssize_t written = write(STDERR_FILENO, t.mem, t.n);
-    (void)written;
+    emit(level, &t);
 }
 
 bool log_may(struct log_pace *p, uint64_t now_ms, uint64_t *more)

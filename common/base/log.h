@@ -41,8 +41,16 @@ bool log_enabled(enum log_level level);
 void log_set_level(enum log_level level);
 /* Is added to every line as node=NAME; borrowed for ever. */
 void log_set_node(const char *name);
-/* One write(2) a line; safe from any thread. */
+/* One write(2) a line, unless this thread gathers; safe from any thread. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n);
+/*
+ * While a thread gathers, its lines below LOG_WARN wait for log_flush, or for more than one
+ * write(2) may have. For a loop, which flushes before it waits; one thread of a process at a time.
+ */
+void log_gather(bool on);
+/* What this thread has gathered is written on return: for a line that must be out before something.
+ */
+void log_flush(void);
 
 /*
  * For what a peer can cause as often as it likes: a line a second at most. True: it may be written

@@ -1,9 +1,11 @@
 /*
  * maildrop: the snapshot of a mailbox that a session works on (RFC 1939, section 3).
  *
- * An immutable array of pointers, in the order of the mailbox. It knows nothing of where it came
- * from (a cached list or the database) and holds no message content. One owner: a transfer takes
- * struct maildrop ** and nulls it.
+ * Immutable once it is built, in the order of the mailbox. A message costs 33 octets and what was
+ * imported with it, because a session holds its maildrop as long as it is open: the form is that of
+ * the cache (store/listing.h), read in place. It knows nothing of where it came from (a cached list
+ * or the database) and holds no message content. One owner: a transfer takes struct maildrop ** and
+ * nulls it.
  */
 #ifndef MAILFLEET_BASE_MAILDROP_H
 #define MAILFLEET_BASE_MAILDROP_H
@@ -16,39 +18,69 @@
 /* Where one message of one mailbox is. */
 struct pointer {
     struct blob_id id;
-    uint64_t seq;       /* place in the mailbox; never used twice there */
-    uint32_t size;      /* octets of the message as RETR sends it, before dot-stuffing */
-    uint32_t skip;      /* octets of the envelope block in front of it in the file */
-    uint16_t volume;    /* the volume the file is on */
-    uint8_t uidl_len;   /* 0: the UIDL is the id */
-    uint8_t handle_len; /* 0: the file is reached by its path */
-    uint32_t extra;     /* where its uidl, then its handle, begin in maildrop.extra */
+    uint64_t seq;    /* place in the mailbox; never used twice there */
+    uint32_t size;   /* octets of the message as RETR sends it, before dot-stuffing */
+    uint32_t skip;   /* octets of the envelope block in front of it in the file */
+    uint16_t volume; /* the volume the file is on */
 };
+
+/* A message in a maildrop, and in a cached list. Numbers are little-endian. */
+struct maildrop_record {
+    struct blob_id id;
+    uint32_t distance; /* of its seq from that of the message before; never 0 */
+    uint32_t size;
+    uint32_t skip;
+    uint16_t volume;
+    uint8_t uidl_n;   /* 0: the UIDL is the id */
+    uint8_t handle_n; /* 0: the file is reached by its path */
+};
+
+struct maildrop_mark;
 
 struct maildrop {
     uint64_t mailbox_id;
     uint64_t version; /* of the mailbox row it was read with */
     uint64_t octets;  /* sum of the sizes */
     size_t count;
+    /* maildrop.c's: */
+    struct maildrop_record *records;
+    struct maildrop_mark *marks;
     size_t cap;
-    struct pointer *msgs;
+    uint64_t last_seq;
     char *extra; /* imported UIDLs and file handles, one after the other */
-    size_t extra_len;
+    size_t extra_n;
     size_t extra_cap;
 };
 
 struct maildrop *maildrop_new(uint64_t mailbox_id, uint64_t version);
 /*
- * Appends a pointer; uidl and handle may be empty. ERR_CORRUPT when one of them is too long or the
- * uidl is not printable ASCII; ERR_LIMIT past 4 GiB of them.
+ * Appends a pointer; uidl and handle may be empty. ERR_CORRUPT when one of them is too long, the
+ * uidl is not printable ASCII, or the seq does not ascend; ERR_LIMIT past 4 GiB of them, or when
+ * 2^32 messages came and went between this and the last.
  */
 enum err maildrop_add(struct maildrop *m, const struct pointer *p, struct span uidl,
                       struct span handle);
+/* There is nothing more to append: gives the memory back that was kept for it. */
+void maildrop_built(struct maildrop *m);
 void maildrop_free(struct maildrop **m);
 
-/* The handle of message i, empty if there is none; valid while the maildrop lives. */
+/*
+ * The other way to build one: of the records and the extra octets of another, which are copied.
+ * ERR_CORRUPT when those are not what maildrop_records and maildrop_extra have given.
+ */
+enum err maildrop_load(uint64_t mailbox_id, uint64_t version, struct span records,
+                       struct span extra, struct maildrop **out);
+struct span maildrop_records(const struct maildrop *m);
+struct span maildrop_extra(const struct maildrop *m);
+
+/* Message i, of which all costs the same; from 0, and below count (checked). */
+struct pointer maildrop_at(const struct maildrop *m, size_t i);
+uint32_t maildrop_size(const struct maildrop *m, size_t i);
+/* Its handle, empty if there is none; valid while the maildrop lives. */
 struct span maildrop_handle(const struct maildrop *m, size_t i);
-/* The UIDL of message i, written to out (NUL-terminated); returns its length. */
+/* Its UIDL is one of its own, and not its id. */
+bool maildrop_imported(const struct maildrop *m, size_t i);
+/* Its UIDL, written to out (NUL-terminated); returns its length. */
 size_t maildrop_uidl(const struct maildrop *m, size_t i, char out[UIDL_MAX + 1]);
 
 #endif

@@ -22,10 +22,10 @@
 #define LOOK_MS    1000 /* how late the fleet hears that the daemon is not ready any more */
 #define UNKNOWN_MS 50   /* the same while it is not known whether the node is drained */
 /*
- * How little of a measurement counts. A balancer gives a node connections by what it has left; were
- * it told the load of the moment, two busy nodes would take turns at being overloaded.
+ * How long a load is remembered. A balancer gives a node connections by what it has left; were it
+ * told the load of the moment, two busy nodes would take turns at being overloaded.
  */
-#define SMOOTHING 32
+#define SMOOTHING_MS 32000
 
 struct announcer {
     struct announcer_options o;
@@ -53,8 +53,9 @@ static void measure(struct announcer *a)
 {
     uint64_t now = loop_now(a->o.loop), cpu = cpu_ms();
     if (a->at_ms && now > a->at_ms) {
-        double used = 100.0 * (double)(cpu - a->cpu_ms) / (double)(now - a->at_ms);
-        a->busy += (used - a->busy) / SMOOTHING;
+        double ms = (double)(now - a->at_ms);
+        double used = 100.0 * (double)(cpu - a->cpu_ms) / ms;
+        a->busy += (used - a->busy) * (ms < SMOOTHING_MS ? ms / SMOOTHING_MS : 1);
         stats_set(STAT_busy, (uint64_t)a->busy);
     }
     a->at_ms = now;
@@ -132,7 +133,7 @@ static void announce(struct announcer *a)
     }
     look(a, a->told);
     a->due = loop_now(o->loop) + c->node_announce;
-    struct announcement n = { .name = c->node_name,
+    struct announcement n = { .name = o->view->node,
                               .role = o->role,
                               .version = MAILFLEET_VERSION,
                               .schema = SCHEMA_VERSION,

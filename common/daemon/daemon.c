@@ -443,9 +443,9 @@ static bool needs_restart(const struct config_doc *d)
                                             "node.workers",        "node.fleet_key_file",
                                             "node.sandbox",        "node.health_networks",
                                             "auth.threads",        "auth.queue",
-                                            "auth.scheme",         "limits.ipv4_network",
-                                            "limits.ipv6_address", "limits.ipv6_network",
-                                            "filter.milters" };
+                                            "auth.wait",           "auth.scheme",
+                                            "limits.ipv4_network", "limits.ipv6_address",
+                                            "limits.ipv6_network", "filter.milters" };
     char name[128];
     snprintf(name, sizeof name, "%s.%s", d->section, d->key);
     return names(sections, ARRAY_LEN(sections), d->section) ||

@@ -1,10 +1,10 @@
 /*
  * conn: a non-blocking socket, an OpenSSL filter on top of it, two buffers, a timer, and events.
  *
- * It watches the socket with uv_poll and reads and writes by itself, rather than by uv_tcp and a
+ * It has the loop watch the socket and reads and writes by itself, rather than by uv_tcp and a
  * pair of memory BIOs: OpenSSL then works on the socket directly, a reply is one write(2), no
  * request of libuv holds on to conn_out, and an idle conn owns no buffer at all. Everything here
- * is freed when both handles have closed. It does not look into the bytes, and it never retries a
+ * is freed when its timer has closed. It does not look into the bytes, and it never retries a
  * connection.
  *
  * A conn goes through two small state machines. The filter: plain, then (conn_start_tls) the plain
@@ -13,14 +13,15 @@
 #include "net/conn.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/mem_keep.h"
 #include "base/stats.h"
 
 enum filter {
@@ -32,8 +33,8 @@ enum filter {
 
 enum life {
     LIFE_OPEN,
-    LIFE_LINGER, /* sends the rest, drops what comes, waits for the peer's end */
-    LIFE_CLOSING /* the handles are */
+    LIFE_LINGER, /* sends the rest, drops what comes, waits for the peer's end or its last word */
+    LIFE_CLOSING /* the timer is */
 };
 
 /* What a try to read, write or shake hands came to. */
@@ -48,10 +49,8 @@ union address {
 struct conn {
     struct loop *loop;
     uv_os_sock_t fd;
-    uv_poll_t poll;
+    struct loop_socket socket;
     uv_timer_t timer;
-    int handles; /* of the two, not yet closed */
-    int watched; /* what poll waits for */
 
     conn_fn *fn; /* NULL: the events wait */
     void *owner;
@@ -75,11 +74,12 @@ struct conn {
     bool broken;         /* nothing that is sent will arrive */
     bool lingers;        /* it is among the lingering */
     bool shut;           /* our own end is sent */
+    bool last_word;      /* the peer has said it, and nothing behind it */
 
     union address peer;
-    union address local;
-    bool proxied_tls; /* its client came by TLS to a balancer that is trusted */
-    char *unique_id;  /* the balancer's; NULL: none */
+    union address local; /* of no family until somebody asks */
+    bool proxied_tls;    /* its client came by TLS to a balancer that is trusted */
+    char *unique_id;     /* the balancer's; NULL: none */
     char tls_text[96];
 };
 
@@ -192,7 +192,8 @@ static bool wants_input(const struct conn *c)
     return c->reading && !c->eof && buf_room(&c->in) > 0;
 }
 
-/* A plain socket is read once a turn; OpenSSL until it holds nothing more. */
+/* Once a turn: what is still on the socket then, the loop tells of. OpenSSL until it holds nothing.
+ */
 static void read_in(struct conn *c)
 {
     while (wants_input(c)) {
@@ -209,7 +210,7 @@ static void read_in(struct conn *c)
             stats_add(STAT_bytes_in, n);
             tell(c, CONN_DATA);
         }
-        if (r != IO_DONE || c->filter == FILTER_PLAIN) {
+        if (r != IO_DONE || c->filter == FILTER_PLAIN || !SSL_has_pending(c->ssl)) {
             return;
         }
     }
@@ -310,57 +311,49 @@ static void advance(struct conn *c)
     }
 }
 
-static int wanted_open(const struct conn *c)
+static uint32_t wanted_open(const struct conn *c)
 {
     switch (c->filter) {
     case FILTER_PLAIN_REST:
-        return c->broken ? 0 : UV_WRITABLE;
+        return c->broken ? 0 : EPOLLOUT;
     case FILTER_HANDSHAKE:
-        return c->broken ? 0 : c->tls_wants_room ? UV_WRITABLE : UV_READABLE;
+        return c->broken ? 0 : c->tls_wants_room ? EPOLLOUT : EPOLLIN;
     case FILTER_PLAIN:
     case FILTER_TLS:
         break;
     }
-    int write = c->waiting ? UV_WRITABLE : 0;
+    uint32_t write = c->waiting ? EPOLLOUT : 0;
     if (wants_input(c)) {
-        return write | UV_READABLE | (c->tls_wants_room ? UV_WRITABLE : 0);
+        return write | EPOLLIN | (c->tls_wants_room ? EPOLLOUT : 0);
     }
     /* A reset is to be told even now. An end stays there for ever, and so is listened for once. */
-    return c->eof || c->half_closed ? write : write | UV_DISCONNECT;
+    return c->eof || c->half_closed ? write : write | EPOLLRDHUP;
 }
 
-static int wanted(const struct conn *c)
+static uint32_t wanted(const struct conn *c)
 {
     if (c->life == LIFE_OPEN) {
         return wanted_open(c);
     }
     if (c->life == LIFE_LINGER) {
-        return (c->eof ? 0 : UV_READABLE) | (c->shut ? 0 : UV_WRITABLE);
+        return (c->eof ? 0 : EPOLLIN) | (c->shut ? 0 : EPOLLOUT);
     }
     return 0;
 }
 
-static void on_io(uv_poll_t *h, int status, int events);
-
 /* To be called at the end of whatever may have changed what is wanted. */
 static void watch(struct conn *c)
 {
-    int events = wanted(c);
-    if (events == c->watched || c->life == LIFE_CLOSING) {
-        return;
+    if (c->life != LIFE_CLOSING) {
+        loop_watch(c->loop, &c->socket, wanted(c));
     }
-    c->watched = events;
-    CHECK((events ? uv_poll_start(&c->poll, events, on_io) : uv_poll_stop(&c->poll)) == 0);
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
 
-static void on_handle_closed(uv_handle_t *h)
+static void on_timer_closed(uv_handle_t *h)
 {
     struct conn *c = h->data;
-    if (--c->handles > 0) {
-        return;
-    }
     list_del(&c->task.link);
     if (c->fn) {
         c->fn(c->owner, c, CONN_CLOSED);
@@ -368,6 +361,7 @@ static void on_handle_closed(uv_handle_t *h)
     conns--;
     free(c->unique_id);
     free(c);
+    mem_keep_fewer(conns);
 }
 
 static void finish(struct conn *c)
@@ -381,18 +375,20 @@ static void finish(struct conn *c)
     tls_unref(&c->tls);
     buf_fini(&c->in);
     buf_fini(&c->out);
-    uv_close((uv_handle_t *)&c->poll, on_handle_closed);
-    uv_close((uv_handle_t *)&c->timer, on_handle_closed);
+    uv_close((uv_handle_t *)&c->timer, on_timer_closed);
+    loop_unwatch(c->loop, &c->socket);
     close(c->fd);
 }
 
-/* Below TLS: nobody asks any more what it says. One read a turn keeps a flood fair. */
+/* Below TLS: nobody asks any more what it says. One read a turn keeps a flood fair. A peer that
+ * goes on behind its last word has not said it. */
 static void drop_input(struct conn *c)
 {
     if (c->eof) {
         return;
     }
     ssize_t r = recv(c->fd, loop_scratch(c->loop), LOOP_SCRATCH, 0);
+    c->last_word = c->last_word && r <= 0;
     if (r == 0) {
         c->eof = true;
     } else if (r < 0 && socket_outcome() == IO_BROKEN) {
@@ -411,12 +407,14 @@ static void send_end(struct conn *c)
         }
     }
     c->shut = true;
-    c->broken = shutdown(c->fd, SHUT_WR) != 0;
+    c->broken = !c->last_word && shutdown(c->fd, SHUT_WR) != 0;
 }
 
 /*
  * A socket that is closed with input unread answers with a reset, which can destroy the last
- * reply on its way. So the socket stays until the peer's own end: input is read and dropped.
+ * reply on its way. So the socket stays until the peer's own end: input is read and dropped. But
+ * for a peer that has said its last word and has nothing unread; to wait for the end of each of
+ * these would be three system calls and a turn of the loop a session.
  */
 static void linger(struct conn *c)
 {
@@ -425,23 +423,20 @@ static void linger(struct conn *c)
     if (!c->shut && !c->broken && buf_len(&c->out) == 0) {
         send_end(c);
     }
-    if (c->broken || (c->shut && c->eof)) {
+    if (c->broken || (c->shut && (c->eof || c->last_word))) {
         finish(c);
     }
 }
 
 /* --- callbacks ------------------------------------------------------------------------------- */
 
-static void on_io(uv_poll_t *h, int status, int events)
+static void on_io(struct loop_socket *s, uint32_t events)
 {
-    struct conn *c = h->data;
-    c->half_closed = c->half_closed || events & UV_DISCONNECT;
-    if (status < 0) {
-        /* An error of the socket; libuv has stopped watching it. What came before can be read. */
-        c->watched = 0;
-        if (c->life == LIFE_OPEN && !wants_input(c) && !c->broken) {
-            set_broken(c);
-        }
+    struct conn *c = CONTAINER_OF(s, struct conn, socket);
+    c->half_closed = c->half_closed || events & (EPOLLRDHUP | EPOLLHUP);
+    /* An error of the socket; what came before it can be read. */
+    if (events & EPOLLERR && c->life == LIFE_OPEN && !wants_input(c) && !c->broken) {
+        set_broken(c);
     }
     if (c->life == LIFE_LINGER) {
         linger(c);
@@ -486,20 +481,16 @@ size_t conn_count(void)
 struct conn *conn_open(struct loop *l, uv_os_sock_t fd)
 {
     struct conn *c = NEW(struct conn);
-    int on = 1;
     conns++;
     c->loop = l;
     c->fd = fd;
     c->reading = true;
     c->task.run = on_task;
-    c->poll.data = c->timer.data = c;
-    c->handles = 2;
+    c->timer.data = c;
     list_init(&c->task.link);
     buf_init(&c->in, CONN_IN_LIMIT);
     buf_init(&c->out, CONN_OUT_LIMIT);
-    /* Replies are written whole; waiting for more would only delay them. */
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    CHECK(uv_poll_init(loop_uv(l), &c->poll, fd) == 0);
+    loop_socket_init(&c->socket, fd, on_io);
     CHECK(uv_timer_init(loop_uv(l), &c->timer) == 0);
     watch(c);
     return c;
@@ -508,7 +499,9 @@ struct conn *conn_open(struct loop *l, uv_os_sock_t fd)
 void conn_set_addresses(struct conn *c, const struct sockaddr *peer, const struct sockaddr *local)
 {
     memcpy(&c->peer, peer, netaddr_len(peer));
-    memcpy(&c->local, local, netaddr_len(local));
+    if (local) {
+        memcpy(&c->local, local, netaddr_len(local));
+    }
 }
 
 void conn_own(struct conn *c, conn_fn *fn, void *owner)
@@ -662,9 +655,18 @@ const struct sockaddr *conn_peer(const struct conn *c)
     return &c->peer.any;
 }
 
-const struct sockaddr *conn_local(const struct conn *c)
+const struct sockaddr *conn_local(struct conn *c)
 {
+    socklen_t size = sizeof c->local;
+    if (c->local.any.sa_family == AF_UNSPEC && getsockname(c->fd, &c->local.any, &size) != 0) {
+        c->local.any.sa_family = AF_UNSPEC;
+    }
     return &c->local.any;
+}
+
+void conn_last_word(struct conn *c)
+{
+    c->last_word = buf_len(&c->in) == 0;
 }
 
 void conn_close(struct conn **cp, uint64_t linger_ms)
@@ -676,13 +678,17 @@ void conn_close(struct conn **cp, uint64_t linger_ms)
     buf_release(&c->in);
     /* Between the filters there is no way to say anything. */
     bool can_send = c->filter == FILTER_PLAIN || c->filter == FILTER_TLS;
-    if (linger_ms == 0 || c->broken || !can_send || lingering >= LINGER_MOST) {
+    if (linger_ms == 0 || c->broken || !can_send) {
         finish(c);
         return;
     }
-    c->lingers = true;
-    lingering++;
-    uv_timer_start(&c->timer, on_timer, linger_ms, 0);
     linger(c);
-    watch(c);
+    if (c->life == LIFE_LINGER && lingering >= LINGER_MOST) {
+        finish(c);
+    } else if (c->life == LIFE_LINGER) {
+        c->lingers = true;
+        lingering++;
+        uv_timer_start(&c->timer, on_timer, linger_ms, 0);
+        watch(c);
+    }
 }

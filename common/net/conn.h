@@ -81,12 +81,15 @@ const char *conn_unique_id(const struct conn *c);
 
 /* The client (behind a PROXY header: the one that it names). */
 const struct sockaddr *conn_peer(const struct conn *c);
-/* The address it connected to, by the same rule. */
-const struct sockaddr *conn_local(const struct conn *c);
+/* The address it connected to, by the same rule; of no family when the connection has broken. */
+const struct sockaddr *conn_local(struct conn *c);
 
+/* The peer has said that it says no more, as with QUIT: conn_close need not wait for its end. */
+void conn_last_word(struct conn *c);
 /*
  * Sends what is in conn_out, as far as the peer takes it within linger_ms, then closes; 0 closes
- * at once, as does a process in which a thousand others still send. Only CONN_CLOSED is told after
+ * at once. In a process in which a thousand others still wait for their peers: as far as the kernel
+ * takes it at once. Only CONN_CLOSED is told after
  * this. Nulls the handle.
  */
 void conn_close(struct conn **c, uint64_t linger_ms);
@@ -94,8 +97,10 @@ void conn_close(struct conn **c, uint64_t linger_ms);
 /* Conns of this process that are not yet gone, those that still send a last reply included. */
 size_t conn_count(void);
 
-/* For the listener: a conn of an accepted socket, which it owns from now on. */
+/* For the listener: a conn of an accepted socket, which does not block and has TCP_NODELAY; the
+ * conn owns it from now on. */
 struct conn *conn_open(struct loop *l, uv_os_sock_t fd);
+/* local NULL: as it was, at first the socket's own. */
 void conn_set_addresses(struct conn *c, const struct sockaddr *peer, const struct sockaddr *local);
 /* What a PROXY header said and is believed: tls_text NULL when its client did not come by TLS. */
 void conn_set_proxied(struct conn *c, const char *tls_text, const char *unique_id);

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -124,8 +125,12 @@ enum err dial_parse(const char *text, struct dial_address *out, char *why, size_
 enum err dial_open(struct loop *l, const struct dial_address *to, struct conn **out)
 {
     int fd = socket(to->a.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int on = 1;
     if (fd < 0) {
         return ERR_TEMP;
+    }
+    if (to->a.any.sa_family != AF_UNIX) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
     if (connect(fd, &to->a.any, to->len) != 0 && errno != EINPROGRESS) {
         int e = errno;

@@ -8,6 +8,7 @@
 #include "net/listener.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -224,16 +225,13 @@ static bool may_send_header(struct listener *ln, const struct sockaddr *peer)
 
 static void take(struct listener *ln, int fd, const struct sockaddr *peer)
 {
-    struct sockaddr_storage local = { 0 };
-    socklen_t size = sizeof local;
     stats_add(STAT_connections, 1);
-    if ((ln->o.proxy && !may_send_header(ln, peer)) ||
-        getsockname(fd, (struct sockaddr *)&local, &size) != 0) {
+    if (ln->o.proxy && !may_send_header(ln, peer)) {
         close(fd);
         return;
     }
     struct conn *c = conn_open(ln->loop, fd);
-    conn_set_addresses(c, peer, (struct sockaddr *)&local);
+    conn_set_addresses(c, peer, NULL);
     if (ln->o.proxy || ln->o.tls) {
         preface_begin(ln, c);
     } else {
@@ -292,9 +290,11 @@ int listener_bind(const struct sockaddr *sa)
     if (fd < 0) {
         return -1;
     }
-    /* [::] is IPv6 alone, so that 0.0.0.0 on the same port can stand beside it. */
+    /* [::] is IPv6 alone, so that 0.0.0.0 on the same port can stand beside it. Replies are written
+     * whole, so waiting for more would only delay them: what is accepted inherits that. */
     bool v6 = sa->sa_family == AF_INET6;
-    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 &&
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0 &&
         (!v6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
         bind(fd, sa, netaddr_len(sa)) == 0) {

@@ -2,10 +2,11 @@
  * pool: the threads, the queue in front of them and the timer that abandons what hangs.
  *
  * A job belongs to its submitter until pool_submit, to the pool until free. One mutex guards the
- * lists, the states and the counts; done is always called without it. All jobs of a pool have the
- * same time-out, so each list is in the order of the deadlines and the timer looks at two heads.
- * A pool starts no thread in place of one that hangs: a filer that never answers would otherwise
- * collect them without end. It does not cancel calls, which POSIX cannot.
+ * lists, the states and the counts; done is always called without it, and nobody is woken while it
+ * is held: who wakes would only wait for it. All jobs of a pool have the same time-out, so each
+ * list is in the order of the deadlines and the timer looks at two heads. A pool starts no thread
+ * in place of one that hangs: a filer that never answers would otherwise collect them without end.
+ * It does not cancel calls, which POSIX cannot.
  */
 #include "net/pool.h"
 
@@ -44,6 +45,8 @@ struct pool {
     bool closed;
     bool deserted; /* closed, and every done was called: what still runs is its thread's */
     unsigned refs; /* the threads, the timer until it is closed, the task while it is posted */
+
+    pthread_mutex_t posting; /* held by a thread that posts; taken while it has mutex */
 };
 
 static void lock(struct pool *p)
@@ -64,6 +67,7 @@ static void unlock_unref(struct pool *p)
     if (last) {
         pthread_cond_destroy(&p->work);
         pthread_mutex_destroy(&p->mutex);
+        pthread_mutex_destroy(&p->posting);
         free(p->name);
         free(p);
     }
@@ -94,6 +98,18 @@ static void move(struct job *j, struct list *to, enum job_state state)
 
 /* --- on a thread ----------------------------------------------------------------------------- */
 
+/* Wakes the loop, with the mutex held before and after but not meanwhile. */
+static void post(struct pool *p)
+{
+    p->posted = true;
+    p->refs++;
+    CHECK(pthread_mutex_lock(&p->posting) == 0);
+    unlock(p);
+    loop_post_from_thread(p->loop, &p->task);
+    CHECK(pthread_mutex_unlock(&p->posting) == 0);
+    lock(p);
+}
+
 /*
  * Hands a job that has run to the loop. One that the closed pool had abandoned is nobody's: there
  * is only its memory to give back, and perhaps no loop any more.
@@ -111,9 +127,7 @@ static void finish(struct pool *p, struct job *j)
     }
     move(j, &p->finished, abandoned ? JOB_ABANDONED : JOB_RAN);
     if (!p->posted) {
-        p->posted = true;
-        p->refs++;
-        loop_post_from_thread(p->loop, &p->task);
+        post(p);
     }
 }
 
@@ -267,6 +281,7 @@ struct pool *pool_open(struct loop *l, const struct pool_options *o)
     p->timer.data = p;
     CHECK(uv_timer_init(loop_uv(l), &p->timer) == 0);
     CHECK(pthread_mutex_init(&p->mutex, NULL) == 0);
+    CHECK(pthread_mutex_init(&p->posting, NULL) == 0);
     CHECK(pthread_cond_init(&p->work, NULL) == 0);
     list_init(&p->queue);
     list_init(&p->running);
@@ -281,6 +296,13 @@ static void on_timer_closed(uv_handle_t *h)
     struct pool *p = h->data;
     lock(p);
     unlock_unref(p);
+}
+
+/* Waits for the thread that is just posting: the loop may be gone soon. */
+static void await_post(struct pool *p)
+{
+    CHECK(pthread_mutex_lock(&p->posting) == 0);
+    CHECK(pthread_mutex_unlock(&p->posting) == 0);
 }
 
 /*
@@ -299,6 +321,7 @@ void pool_close(struct pool **pp)
     lock(p);
     p->deserted = true;
     unlock(p);
+    await_post(p);
     end_finished(p);
     uv_close((uv_handle_t *)&p->timer, on_timer_closed);
 }
@@ -322,9 +345,11 @@ enum err pool_submit(struct pool *p, struct job *j)
         j->state = JOB_QUEUED;
         list_add(&p->queue, &j->link);
         p->queued++;
-        CHECK(pthread_cond_signal(&p->work) == 0);
     }
     unlock(p);
+    if (e == ERR_OK) {
+        CHECK(pthread_cond_signal(&p->work) == 0);
+    }
     if (e == ERR_OK && !uv_is_active((uv_handle_t *)&p->timer)) {
         uv_timer_start(&p->timer, on_timer, p->timeout_ms, 0);
     }

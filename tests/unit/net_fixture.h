@@ -234,7 +234,7 @@ static inline void tcp_pair(int *server, int *client)
     assert_int_equal(setsockopt(l, SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
     assert_int_equal(setsockopt(l, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
     *client = connect_to(&at);
-    *server = accept(l, NULL, NULL);
+    *server = accept4(l, NULL, NULL, SOCK_NONBLOCK);
     assert_true(*server >= 0);
     close(l);
 }

@@ -1,5 +1,10 @@
 /* Tests of conn on real sockets: events, bounds, ends, deadlines, TLS, and a graceful close. */
+#include "heap.h"
 #include "net_fixture.h"
+
+#include <malloc.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 
 #include "net/conn.h"
 
@@ -405,6 +410,95 @@ static void test_linger_after_the_peers_end_is_short(void **state)
     finish(&o);
 }
 
+static void many_files(void)
+{
+    struct rlimit r;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &r), 0);
+    r.rlim_cur = r.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &r), 0);
+}
+
+/* However many wait for their peers: what the kernel takes is sent. */
+static void test_linger_most(void **state)
+{
+    (void)state;
+    enum { MOST = 1024 };
+    struct owner o;
+    setup(&o);
+    many_files();
+    int *clients = NEW_ARRAY(int, MOST);
+    for (size_t i = 0; i < MOST; i++) {
+        int server;
+        tcp_pair(&server, &clients[i]);
+        struct conn *c = conn_open(o.f.loop, server);
+        conn_close(&c, 10 * WAIT_MS);
+    }
+    assert_int_equal(buf_add(conn_out(o.c), SPAN("bye")), ERR_OK);
+    conn_close(&o.c, 10 * WAIT_MS);
+    WAIT(&o.f, &o.p, o.told[CONN_CLOSED]);
+    WAIT(&o.f, &o.p, o.p.eof || o.p.error);
+    assert_true(peer_got(&o.p, SPAN("bye")));
+    for (size_t i = 0; i < MOST; i++) {
+        close(clients[i]);
+    }
+    WAIT(&o.f, &o.p, conn_count() == 0);
+    free(clients);
+    finish(&o);
+}
+
+/* Who has said that it says no more gets the reply, and is not waited for; tls, too. */
+static void check_last_word(bool tls)
+{
+    struct owner o;
+    setup(&o);
+    if (tls) {
+        start_tls(&o);
+    }
+    peer_send(&o.p, SPAN("QUIT\r\n"));
+    WAIT(&o.f, &o.p, span_eq(buf_span(&o.got), SPAN("QUIT\r\n")));
+    assert_int_equal(buf_add(conn_out(o.c), SPAN("bye")), ERR_OK);
+    conn_last_word(o.c);
+    conn_close(&o.c, 10 * WAIT_MS);
+    WAIT(&o.f, &o.p, o.told[CONN_CLOSED]);
+    WAIT(&o.f, &o.p, o.p.eof || o.p.error);
+    assert_int_equal(o.p.error, 0);
+    assert_true(peer_got(&o.p, SPAN("bye")));
+    finish(&o);
+}
+
+static void test_last_word(void **state)
+{
+    (void)state;
+    check_last_word(false);
+    check_last_word(true);
+}
+
+/* It was not the last: what comes behind it must not turn the reply into a reset. */
+static void test_last_word_that_was_not(void **state)
+{
+    (void)state;
+    for (int how = 0; how < 2; how++) {
+        struct owner o;
+        setup(&o);
+        o.hold = how == 0;
+        peer_send(&o.p, SPAN("QUIT\r\n"));
+        WAIT(&o.f, &o.p, o.told[CONN_DATA]);
+        if (how == 1) { /* in the kernel, unread */
+            assert_int_equal(send(o.p.fd, "NOOP\r\n", 6, 0), 6);
+        }
+        assert_int_equal(buf_add(conn_out(o.c), SPAN("bye")), ERR_OK);
+        conn_last_word(o.c);
+        conn_close(&o.c, 10 * WAIT_MS);
+        WAIT(&o.f, &o.p, o.p.eof || o.p.error);
+        assert_int_equal(o.p.error, 0);
+        assert_true(peer_got(&o.p, SPAN("bye")));
+        fixture_settle(&o.f, &o.p);
+        assert_int_equal(o.told[CONN_CLOSED], 0);
+        shutdown(o.p.fd, SHUT_WR);
+        finish(&o);
+    }
+}
+
 /* Between an event and its being told, the owner was faster. */
 static void test_stale_events_are_not_told(void **state)
 {
@@ -471,6 +565,41 @@ static void test_close_within_an_event(void **state)
     }
 }
 
+static unsigned trims;
+
+/* In place of the C library's. */
+int malloc_trim(size_t pad)
+{
+    assert_int_equal(pad, 0);
+    trims++;
+    return 1;
+}
+
+/* What many have had goes back to the system when they are gone, and not before. */
+static void test_many_give_memory_back(void **state)
+{
+    (void)state;
+    enum { MANY = 1200 };
+    static struct conn *all[MANY];
+    struct fixture f;
+    trims = 0;
+    many_files();
+    fixture_init(&f);
+    for (size_t i = 0; i < MANY; i++) {
+        int ends[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+        all[i] = conn_open(f.loop, ends[0]);
+        close(ends[1]);
+    }
+    for (size_t i = 0; i < MANY; i++) {
+        conn_close(&all[i], 0);
+    }
+    assert_int_equal(trims, 0);
+    WAIT(&f, NULL, conn_count() == 0);
+    assert_int_equal(trims, 1);
+    fixture_fini(&f);
+}
+
 /* --- TLS ------------------------------------------------------------------------------------- */
 
 /* The same on both sides. */
@@ -507,6 +636,49 @@ static void test_tls_talk(void **state)
     assert_null(conn_in(o.c)->mem);
     assert_null(conn_out(o.c)->mem);
     finish(&o);
+}
+
+/* What the conn holds: closing gives it back. */
+static size_t held_by(struct owner *o)
+{
+    size_t before = heap_used();
+    conn_close(&o->c, 0);
+    WAIT(&o->f, NULL, o->told[CONN_CLOSED] == 1);
+    return before - heap_used();
+}
+
+/* While its peer says nothing, whatever was said before. Without TLS: 0. */
+static size_t held_while_idle(int version)
+{
+    struct owner o;
+    setup(&o);
+    struct tls *t = fixture_tls(&o.f); /* else the conn would give back the context too */
+    if (version) {
+        peer_start_tls(&o.p);
+        assert_int_equal(SSL_set_max_proto_version(o.p.ssl, version), 1);
+        assert_int_equal(conn_start_tls(o.c, t), ERR_OK);
+        WAIT(&o.f, &o.p, o.told[CONN_TLS_UP]);
+        assert_int_equal(SSL_version(o.p.ssl), version);
+    }
+    fill(&o.p.to_send, 60000);
+    WAIT(&o.f, &o.p, buf_len(&o.got) == 60000);
+    fill(conn_out(o.c), 60000);
+    flush(&o);
+    WAIT(&o.f, &o.p, buf_len(&o.p.got) == 60000);
+    fixture_settle(&o.f, &o.p);
+    size_t held = held_by(&o);
+    tls_unref(&t);
+    finish(&o);
+    return held;
+}
+
+static void test_idle_costs_little(void **state)
+{
+    (void)state;
+    held_while_idle(TLS1_3_VERSION); /* OpenSSL has its own first times */
+    assert_in_range(held_while_idle(0), 1, 1024);
+    assert_in_range(held_while_idle(TLS1_2_VERSION), 1, 18 * 1024);
+    assert_in_range(held_while_idle(TLS1_3_VERSION), 1, 18 * 1024);
 }
 
 static void test_tls_1_2_is_the_floor(void **state)
@@ -786,9 +958,14 @@ int main(void)
         cmocka_unit_test(test_linger_saves_the_last_reply),
         cmocka_unit_test(test_linger_has_an_end),
         cmocka_unit_test(test_linger_after_the_peers_end_is_short),
+        cmocka_unit_test(test_linger_most),
+        cmocka_unit_test(test_last_word),
+        cmocka_unit_test(test_last_word_that_was_not),
         cmocka_unit_test(test_stale_events_are_not_told),
         cmocka_unit_test(test_close_within_an_event),
+        cmocka_unit_test(test_many_give_memory_back),
         cmocka_unit_test(test_tls_talk),
+        cmocka_unit_test(test_idle_costs_little),
         cmocka_unit_test(test_tls_1_2_is_the_floor),
         cmocka_unit_test(test_starttls_sends_the_plain_rest_first),
         cmocka_unit_test(test_starttls_injection_is_refused),

@@ -10,6 +10,8 @@
 #include <limits.h>
 #include <regex.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -158,6 +160,78 @@ static void every_length(void **state)
     }
 }
 
+/* --- gathering ------------------------------------------------------------------------------- */
+
+static void say(enum log_level level, uint64_t n)
+{
+    LOG(level, "e", F_U64("n", n));
+}
+
+/* Lines wait, and all of them come in their order; a warning brings those before it. */
+static void gathered_lines_wait(void **state)
+{
+    (void)state;
+    log_gather(true);
+    CAPTURE((say(LOG_INFO, 1), say(LOG_INFO, 2)));
+    assert_string_equal(line, "");
+    CAPTURE(log_flush());
+    assert_matches(TIME "info e n=1\n20[^\n]* info e n=2\n$");
+    CAPTURE(log_flush());
+    assert_string_equal(line, "");
+    CAPTURE((say(LOG_INFO, 3), say(LOG_WARN, 4)));
+    assert_matches(TIME "info e n=3\n20[^\n]* warn e n=4\n$");
+    CAPTURE((say(LOG_INFO, 5), log_gather(false)));
+    assert_matches(TIME "info e n=5\n$");
+    CAPTURE(say(LOG_INFO, 6));
+    assert_matches(TIME "info e n=6\n$");
+}
+
+/* However many there are, what one write has is whole lines, and fits into a pipe's atomic write.
+ */
+static void gathered_writes_fit(void **state)
+{
+    (void)state;
+    int ends[2], kept = dup(STDERR_FILENO);
+    char text[250], got[2 * PIPE_BUF];
+    size_t lines = 0, writes = 0;
+    memset(text, 'x', sizeof text);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    log_gather(true);
+    for (size_t i = 1; i <= 100; i++) {
+        LOG(LOG_INFO, "e", F_SPAN("v", span_of(text, 2 * i)));
+    }
+    log_gather(false);
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    close(ends[1]);
+    for (ssize_t n; (n = read(ends[0], got, sizeof got)) > 0; writes++) {
+        assert_true(n <= PIPE_BUF && got[n - 1] == '\n');
+        for (ssize_t i = 0; i < n; i++) {
+            lines += got[i] == '\n';
+        }
+    }
+    close(ends[0]);
+    assert_int_equal(lines, 100);
+    assert_true(writes >= 2 && writes < 10);
+}
+
+/* Also what led to the end of the process. */
+static void gathered_lines_are_there_when_a_check_fails(void **state)
+{
+    (void)state;
+    int kept = capture_begin();
+    pid_t child = fork();
+    if (child == 0) {
+        log_gather(true);
+        say(LOG_INFO, 7);
+        CHECK(child != 0);
+    }
+    assert_true(child > 0 && waitpid(child, NULL, 0) == child);
+    capture_end(kept);
+    assert_matches(TIME "info e n=7\n.*check failed");
+}
+
 int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
@@ -168,6 +242,9 @@ int main(void)
         cmocka_unit_test(long_values_are_cut),
         cmocka_unit_test(long_lines_are_cut),
         cmocka_unit_test(every_length),
+        cmocka_unit_test(gathered_lines_wait),
+        cmocka_unit_test(gathered_writes_fit),
+        cmocka_unit_test(gathered_lines_are_there_when_a_check_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

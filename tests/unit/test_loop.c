@@ -1,7 +1,12 @@
-/* Tests of loop: when posted tasks run, from which threads, and what loop_close leaves. */
+/* Tests of loop: when posted tasks run, from which threads, what sockets are told, and what
+ * loop_close leaves. */
 #include "net_fixture.h"
 
+#include "base/log.h"
+
 #include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 
 struct step {
     struct task task;
@@ -166,6 +171,214 @@ static void test_close_waits_for_a_timer(void **state)
     assert_int_equal(timeouts, 1);
 }
 
+/* --- the log --------------------------------------------------------------------------------- */
+
+struct telling {
+    struct task task;
+    struct loop *loop;
+    uv_prepare_t prepare;
+    uv_timer_t reads;
+    int fd;
+    char got[512];
+};
+
+static void run_tell(struct task *t)
+{
+    (void)t;
+    LOG(LOG_INFO, "from_a_task", F_U64("n", 1));
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+    LOG(LOG_INFO, "from_a_prepare", F_U64("n", 1));
+    uv_close((uv_handle_t *)h, NULL);
+}
+
+static void on_reads(uv_timer_t *h)
+{
+    struct telling *t = h->data;
+    uv_close((uv_handle_t *)h, NULL);
+    assert_true(read(t->fd, t->got, sizeof t->got - 1) > 0);
+    loop_stop(t->loop);
+}
+
+/* What was told in a turn, even at its very end, is written before the loop waits for the next. */
+static void test_the_log_is_written_before_the_loop_waits(void **state)
+{
+    (void)state;
+    int ends[2], kept = dup(STDERR_FILENO);
+    struct telling t = { .task.run = run_tell, .loop = loop_open() };
+    assert_int_equal(pipe2(ends, O_NONBLOCK), 0);
+    dup2(ends[1], STDERR_FILENO);
+    t.fd = ends[0];
+    t.reads.data = &t;
+    uv_timer_init(loop_uv(t.loop), &t.reads);
+    uv_timer_start(&t.reads, on_reads, 5, 0);
+    uv_prepare_init(loop_uv(t.loop), &t.prepare);
+    uv_prepare_start(&t.prepare, on_prepare);
+    loop_post(t.loop, &t.task);
+    loop_run(t.loop);
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    close(ends[0]);
+    close(ends[1]);
+    assert_non_null(strstr(t.got, "from_a_task"));
+    assert_non_null(strstr(t.got, "from_a_prepare"));
+    loop_close(&t.loop);
+}
+
+/* --- sockets --------------------------------------------------------------------------------- */
+
+struct end {
+    struct loop_socket socket;
+    struct loop *loop;
+    int peer;
+    unsigned told;
+    uint32_t events;    /* the last */
+    struct end *closes; /* when it is told */
+    struct end *opens;  /* then, under the number of what was closed */
+    struct task later;  /* stops the loop */
+};
+
+static void end_close(struct end *e)
+{
+    loop_unwatch(e->loop, &e->socket);
+    close(e->socket.fd);
+    close(e->peer);
+}
+
+static void stop_now(struct task *t)
+{
+    loop_stop(CONTAINER_OF(t, struct end, later)->loop);
+}
+
+/* By way of another turn, so that what the sockets have to tell is told. */
+static void stop_later(struct task *t)
+{
+    t->run = stop_now;
+    loop_post(CONTAINER_OF(t, struct end, later)->loop, t);
+}
+
+static void run_end(struct loop_socket *s, uint32_t events);
+
+static void end_open(struct end *e, struct loop *l, int fd)
+{
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+    if (fd >= 0 && ends[0] != fd) {
+        assert_int_equal(dup2(ends[0], fd), fd);
+        close(ends[0]);
+        ends[0] = fd;
+    }
+    *e = (struct end){ .loop = l, .peer = ends[1], .later.run = stop_later };
+    loop_socket_init(&e->socket, ends[0], run_end);
+}
+
+static void run_end(struct loop_socket *s, uint32_t events)
+{
+    struct end *e = CONTAINER_OF(s, struct end, socket), *other = e->closes;
+    e->told++;
+    e->events = events;
+    loop_watch(e->loop, s, 0);
+    if (other) {
+        int fd = other->socket.fd;
+        other->closes = e->closes = NULL;
+        end_close(other);
+        if (e->opens) {
+            end_open(e->opens, e->loop, fd);
+            loop_watch(e->loop, &e->opens->socket, EPOLLIN);
+        }
+    }
+    e->later.run(&e->later);
+}
+
+static void test_a_socket_is_told_what_it_wants(void **state)
+{
+    (void)state;
+    struct loop *l = loop_open();
+    struct end e;
+    end_open(&e, l, -1);
+    loop_watch(l, &e.socket, EPOLLIN);
+    loop_watch(l, &e.socket, EPOLLOUT | EPOLLIN);
+    loop_run(l);
+    assert_int_equal(e.told, 1);
+    assert_int_equal(e.events, EPOLLOUT);
+    loop_watch(l, &e.socket, EPOLLIN);
+    assert_int_equal(write(e.peer, "x", 1), 1);
+    e.later.run = stop_later;
+    loop_run(l);
+    assert_int_equal(e.told, 2);
+    assert_int_equal(e.events, EPOLLIN);
+    end_close(&e);
+    loop_close(&l);
+}
+
+/* Else an error would be told in each turn for ever. */
+static void test_a_socket_that_wants_nothing_is_told_nothing(void **state)
+{
+    (void)state;
+    struct loop *l = loop_open();
+    struct end e;
+    end_open(&e, l, -1);
+    loop_watch(l, &e.socket, EPOLLIN);
+    loop_watch(l, &e.socket, 0);
+    assert_int_equal(shutdown(e.peer, SHUT_RDWR), 0);
+    loop_post(l, &e.later);
+    loop_run(l);
+    assert_int_equal(e.told, 0);
+    end_close(&e);
+    loop_close(&l);
+}
+
+/* Both are ready in one turn: whoever is told first closes the other, and another socket may have
+ * its number by then. */
+static void test_an_event_for_a_closed_socket_is_nobodys(void **state)
+{
+    (void)state;
+    for (int opens = 0; opens < 2; opens++) {
+        struct loop *l = loop_open();
+        struct end a, b, next;
+        end_open(&a, l, -1);
+        end_open(&b, l, -1);
+        a.closes = &b;
+        b.closes = &a;
+        a.opens = b.opens = opens ? &next : NULL;
+        assert_int_equal(write(a.peer, "x", 1), 1);
+        assert_int_equal(write(b.peer, "x", 1), 1);
+        loop_watch(l, &a.socket, EPOLLIN);
+        loop_watch(l, &b.socket, EPOLLIN);
+        loop_run(l);
+        assert_int_equal(a.told + b.told, 1);
+        end_close(a.told ? &a : &b);
+        if (opens) {
+            assert_int_equal(next.told, 0);
+            end_close(&next);
+        }
+        loop_close(&l);
+    }
+}
+
+/* As a child has it until its exec: it stays in the epoll, and nobody hears of it. */
+static void test_a_closed_socket_that_others_have_is_nobodys(void **state)
+{
+    (void)state;
+    struct loop *l = loop_open();
+    struct end e, other;
+    end_open(&e, l, -1);
+    loop_watch(l, &e.socket, EPOLLIN);
+    int kept = dup(e.socket.fd);
+    assert_int_equal(write(e.peer, "x", 1), 1);
+    end_close(&e);
+    end_open(&other, l, e.socket.fd);
+    loop_watch(l, &other.socket, EPOLLIN);
+    loop_post(l, &other.later);
+    loop_run(l);
+    assert_int_equal(e.told + other.told, 0);
+    close(kept);
+    end_close(&other);
+    loop_close(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +387,11 @@ int main(void)
         cmocka_unit_test(test_close_runs_what_is_posted),
         cmocka_unit_test(test_posts_from_threads_all_run),
         cmocka_unit_test(test_close_waits_for_a_timer),
+        cmocka_unit_test(test_the_log_is_written_before_the_loop_waits),
+        cmocka_unit_test(test_a_socket_is_told_what_it_wants),
+        cmocka_unit_test(test_a_socket_that_wants_nothing_is_told_nothing),
+        cmocka_unit_test(test_an_event_for_a_closed_socket_is_nobodys),
+        cmocka_unit_test(test_a_closed_socket_that_others_have_is_nobodys),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

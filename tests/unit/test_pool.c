@@ -276,6 +276,26 @@ static void test_close_ends_what_has_run(void **state)
     fixture_fini(&f);
 }
 
+/* The loop may be closed right after the pool, while a thread is about to wake it. */
+static void test_close_waits_for_a_post(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        struct result r;
+        struct loop *l = loop_open();
+        struct pool *p = pool_open(
+            l,
+            &(struct pool_options){ .name = "test", .threads = 1, .queue = 1, .timeout_ms = LONG });
+        assert_int_equal(submit(p, NULL, &r), ERR_OK);
+        for (int i = 0; i < round; i++) {
+            sched_yield(); /* so that it is closed at another moment in each round */
+        }
+        pool_close(&p);
+        assert_int_equal(r.done, 1);
+        loop_close(&l);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +305,7 @@ int main(void)
         cmocka_unit_test(test_one_hung_thread_stops_no_other),
         cmocka_unit_test(test_close_waits_for_nothing),
         cmocka_unit_test(test_close_ends_what_has_run),
+        cmocka_unit_test(test_close_waits_for_a_post),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

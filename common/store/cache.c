@@ -1,10 +1,11 @@
 /*
- * cache: the loop's side of memcached: keys, calls with deadlines, leases and health.
+ * cache: keys, calls with deadlines, leases and health.
  *
- * A call is allocated here, goes to the lane of its key's server and comes back through the loop.
- * It is answered once, by its lane or at its deadline, whichever is first, and freed when the lane
- * has handed it back. A lease belongs to its session; the cache only renews it. What is in an item
- * and who may write it is cache_lane.c's, and nothing here is worth a retry but a tombstone.
+ * A call is allocated here and goes to the lane of its key's server. It is answered once, by its
+ * lane or at its deadline, whichever is first, and freed when the lane has handed it back. What a
+ * turn of the loop asks goes out at its end, and deadlines count from then on. A lease belongs to
+ * its session; the cache only renews it. What is in an item and who may write it is cache_lane.c's,
+ * and nothing here is worth a retry but a tombstone.
  */
 #include "store/cache.h"
 
@@ -19,8 +20,11 @@
 #include "base/stats.h"
 #include "store/cache_lane.h"
 
-#define TICK_MS  1000
-#define RENEW_MS 10000
+#define PREFIX_SIZE 24 /* mf: and an epoch in hex with its colon */
+
+#define TICK_MS   1000
+#define RENEW_MS  10000
+#define OWED_MOST 65536
 /* A password is hashed again once an hour; the value says by itself when it no longer holds. That a
  * client was in as a user lives as long, from the last time that it was noted. */
 #define VERIFIED_LIFE_MS (60 * 60 * 1000)
@@ -36,26 +40,44 @@ struct server {
 
 struct cache {
     struct loop *loop;
-    const struct seal *seal;
+    struct seal *seal;
     uint64_t timeout_ms, list_ttl_ms, account_ttl_ms, tombstone_ttl_ms;
     uint64_t epoch;
+    char prefix[PREFIX_SIZE]; /* of all keys in this epoch */
+    size_t prefix_n;
+    uint64_t life;      /* random, of this cache, */
+    uint64_t tokens;    /* and how many were made in it */
     memcached_st *ring; /* which server has a key; makes no calls */
     struct server *servers;
     size_t server_count;
     uv_timer_t deadline; /* of the first in waiting */
     uv_timer_t tick;
+    uv_prepare_t turn;   /* the end of each */
+    struct list fresh;   /* calls of this turn that are to have a deadline */
     struct list waiting; /* calls that have a deadline and no answer, in its order */
     struct list leases;  /* in the order of renewal */
+    struct list owed;    /* leases that nobody holds, and that may not have been given back */
+    size_t owed_count;
+    bool asked; /* something since the flush began */
     bool closed;
-    size_t refs; /* the calls, and the timers until they are closed */
+    size_t refs; /* the calls, and the handles until they are closed */
 };
 
 struct lease {
     struct list link; /* in cache.leases, while it is renewed */
     char key[ITEM_KEY_SIZE];
     uint8_t token[ITEM_TOKEN_SIZE];
+    struct cache_seen seen;
     uint64_t renew_at;
     struct call *renewal; /* under way, or NULL */
+};
+
+/* A lease that is to be given back. */
+struct owed {
+    struct list link;
+    char key[ITEM_KEY_SIZE];
+    uint8_t token[ITEM_TOKEN_SIZE];
+    uint64_t until; /* it has ended by itself */
 };
 
 /* Tombstones of one cache_tombstone. */
@@ -72,9 +94,11 @@ struct call {
     struct lane_request req;
     struct cache *cache;
     struct server *server; /* NULL: none is configured */
-    struct list link;      /* in cache.waiting */
+    struct task refused;   /* by the lane */
+    struct list link;      /* in cache.fresh or cache.waiting */
     uint64_t deadline;
     bool answered;
+    bool claims;                                   /* a new lease */
     void (*answer)(struct call *call, enum err e); /* exactly once unless the cache is closed */
     union {
         cache_get_fn *get;
@@ -82,18 +106,25 @@ struct call {
         cache_done_fn *done;
     } fn;
     struct group *group;   /* tombstone */
-    struct taking *taking; /* claim of a new lease */
+    struct taking *taking; /* claim of a new lease, or the list behind it */
     struct lease *lease;   /* renewal; NULL when it was dropped meanwhile */
+    uint64_t owed_until;   /* give back: 0: for the first time */
 };
 
-/* A cache_lease_take under way: one claim after the other. */
+/* A cache_lease_take or cache_lease_list under way: one claim after the other, and the list. */
 struct taking {
     struct op op;
     struct cache *cache;
     cache_lease_fn *done;
+    cache_opened_fn *opened; /* in its place, with the list */
     uint64_t mailbox_id;
     unsigned slots, first, tried;
     bool unknown; /* a claim was not answered: that slot may be free */
+    bool decided; /* about the lease: err, won */
+    enum err err;
+    struct lease *won;
+    struct call *list; /* asked for; NULL: not, or answered too early */
+    unsigned calls;    /* that are not answered */
 };
 
 /* --- keys ------------------------------------------------------------------------------------ */
@@ -107,44 +138,67 @@ enum letter {
     LETTER_BUCKET = 'b'
 };
 
-/* A name goes in as a keyed hash: a memcached tells its keys to whoever asks. */
-static void name_text(const struct cache *c, const char *label, struct span name, char out[33])
+/* Epoch and kind; returns where the owner goes. */
+static char *begin_key(const struct cache *c, char letter, char out[ITEM_KEY_SIZE])
 {
+    memcpy(out, c->prefix, c->prefix_n);
+    out[c->prefix_n] = letter;
+    out[c->prefix_n + 1] = ':';
+    return out + c->prefix_n + 2;
+}
+
+/* A name goes in as a keyed hash: a memcached tells its keys to whoever asks. */
+static void hashed_key_text(const struct cache *c, char letter, const char *label, struct span name,
+                            char out[ITEM_KEY_SIZE])
+{
+    static const char digits[] = "0123456789abcdef";
     uint8_t mac[SEAL_MAC_SIZE];
+    char *to = begin_key(c, letter, out);
     seal_mac(c->seal, label, &name, 1, mac);
     for (size_t i = 0; i < 16; i++) {
-        snprintf(out + 2 * i, 3, "%02x", mac[i]);
+        *to++ = digits[mac[i] >> 4];
+        *to++ = digits[mac[i] & 15];
     }
+    *to = '\0';
+}
+
+static void mailbox_key_text(const struct cache *c, char letter, uint64_t mailbox_id,
+                             char out[ITEM_KEY_SIZE])
+{
+    *buf_decimal(begin_key(c, letter, out), mailbox_id) = '\0';
+}
+
+static void named_key_text(const struct cache *c, char letter, struct span what,
+                           char out[ITEM_KEY_SIZE])
+{
+    hashed_key_text(c, letter, "cache name", what, out);
 }
 
 static void key_text(const struct cache *c, const struct cache_key *k, char out[ITEM_KEY_SIZE])
 {
-    static const char letters[] = {
-        [CACHE_ADDRESS] = 'a', [CACHE_LIST] = 'l', [CACHE_VERIFIED] = 'v', [CACHE_KNOWN] = 'w'
-    };
-    char name[33];
-    if (k->kind == CACHE_ADDRESS) {
-        name_text(c, "cache address", k->address, name);
-    } else if (k->kind == CACHE_KNOWN) {
-        name_text(c, "cache name", k->name, name);
-    } else {
-        snprintf(name, sizeof name, "%" PRIu64, k->mailbox_id);
+    switch (k->kind) {
+    case CACHE_ADDRESS:
+        hashed_key_text(c, 'a', "cache address", k->address, out);
+        return;
+    case CACHE_LIST:
+        mailbox_key_text(c, 'l', k->mailbox_id, out);
+        return;
+    case CACHE_VERIFIED:
+        named_key_text(c, 'v', k->name, out);
+        return;
+    case CACHE_KNOWN:
+        named_key_text(c, 'w', k->name, out);
+        return;
     }
-    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, letters[k->kind], name);
+    UNREACHABLE();
 }
 
-static void mailbox_key_text(const struct cache *c, enum letter letter, uint64_t mailbox_id,
-                             char out[ITEM_KEY_SIZE])
+/* No two are the same, of whatever node; nothing rests on that nobody could guess one. */
+static void new_token(struct cache *c, uint8_t token[ITEM_TOKEN_SIZE])
 {
-    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%" PRIu64, c->epoch, (char)letter, mailbox_id);
-}
-
-static void named_key_text(const struct cache *c, enum letter letter, struct span what,
-                           char out[ITEM_KEY_SIZE])
-{
-    char name[33];
-    name_text(c, "cache name", what, name);
-    snprintf(out, ITEM_KEY_SIZE, "mf:%" PRIx64 ":%c:%s", c->epoch, (char)letter, name);
+    c->tokens++;
+    memcpy(token, &c->life, sizeof c->life);
+    memcpy(token + sizeof c->life, &c->tokens, sizeof c->tokens);
 }
 
 /* Set and read, and never filled. */
@@ -165,12 +219,24 @@ static uint64_t life_of(const struct cache *c, enum cache_kind kind)
     }
 }
 
+/* Whose key it is: what stands behind epoch and kind, without the number of a slot. */
+static struct span owner_of(const char *key)
+{
+    struct span rest = span_str(key);
+    for (int i = 0; i < 3; i++) {
+        rest = span_skip(rest, span_find(rest, ':') + 1);
+    }
+    return span_first(rest, span_find(rest, ':'));
+}
+
+/* All of a mailbox is on one server, which does what it is asked in order. */
 static struct server *server_of(struct cache *c, const char *key)
 {
     if (c->server_count == 0) {
         return NULL;
     }
-    uint32_t i = memcached_generate_hash(c->ring, key, strlen(key));
+    struct span owner = owner_of(key);
+    uint32_t i = memcached_generate_hash(c->ring, owner.p, owner.n);
     CHECK(i < c->server_count);
     return &c->servers[i];
 }
@@ -228,13 +294,15 @@ static void answer_once(struct call *call, enum err e)
     if (!call->answered) {
         call->answered = true;
         list_del(&call->link);
-        stats_add(STAT_cache_faults, call->server && e == ERR_TEMP);
+        stats_add(STAT_cache_faults, call->server && e == ERR_TEMP && !call->owed_until);
         call->answer(call, e);
     }
 }
 
 static void give_back(struct call *claim);
+static void owe(const struct call *call);
 static void group_one_less(struct group *g, enum err e);
+static void answer_nobody(struct call *call, enum err e);
 
 /* The cache was closed while the call was under way: nobody is told. */
 static void forget(struct call *call)
@@ -243,9 +311,17 @@ static void forget(struct call *call)
         call->group->op.cancelled = true;
         group_one_less(call->group, ERR_TEMP);
     }
-    if (call->taking && !call->answered) {
+    if (call->taking && !call->answered && --call->taking->calls == 0) {
+        free(call->taking->won);
         free(call->taking);
     }
+}
+
+/* A claim or a return that may have been done or not: nobody holds the lease. */
+static bool is_lease_uncertain(const struct call *call, enum err e)
+{
+    bool nobodys = call->claims || call->req.verb == LANE_DROP;
+    return e == ERR_TEMP && call->server && nobodys;
 }
 
 static void answer_returned(struct call *call)
@@ -257,13 +333,15 @@ static void answer_returned(struct call *call)
     answer_once(call, e);
     if (late && call->req.verb == LANE_CLAIM && e == ERR_OK) {
         give_back(call);
+    } else if (is_lease_uncertain(call, e)) {
+        owe(call);
     }
 }
 
 /* The lane has handed it back. */
-static void on_returned(struct task *t)
+static void on_returned(struct lane_request *r)
 {
-    struct call *call = CONTAINER_OF(t, struct call, req.task);
+    struct call *call = CONTAINER_OF(r, struct call, req);
     if (call->cache->closed) {
         forget(call);
     } else {
@@ -283,20 +361,20 @@ static void arm_deadline(struct cache *c)
     }
 }
 
-/* What the lane has returned meanwhile is in time: it was the loop that was late. */
 static void expire(struct call *call)
 {
-    if (atomic_load(&call->req.returned)) {
-        list_del(&call->link);
-        return;
-    }
     note_server(call->cache, call->server, true);
+    call->req.unwanted = true;
     answer_once(call, ERR_TEMP);
 }
 
+/* What has come meanwhile is in time: it was the loop that was late. */
 static void on_deadline(uv_timer_t *t)
 {
     struct cache *c = t->data;
+    for (size_t i = 0; i < c->server_count; i++) {
+        lane_read(c->servers[i].lane);
+    }
     while (!list_empty(&c->waiting)) {
         struct call *call = CONTAINER_OF(c->waiting.next, struct call, link);
         if (call->deadline > loop_now(c->loop)) {
@@ -321,37 +399,77 @@ static struct call *call_new(struct cache *c, enum lane_verb verb, const char *k
     call->server = server_of(c, key);
     call->answer = answer_nobody;
     call->req.verb = verb;
-    call->req.task.run = on_returned;
+    call->req.done = on_returned;
     memcpy(call->req.key, key, strlen(key) + 1);
     list_init(&call->link);
     return call;
 }
 
-/* Without a server, or when too much waits: it returns with the next turn of the loop. */
+static void on_refused(struct task *t)
+{
+    on_returned(&CONTAINER_OF(t, struct call, refused)->req);
+}
+
+/* Without a server there is nothing that a tombstone would have to take the place of. */
+static enum err submit_to_lane(struct call *call)
+{
+    if (!call->server) {
+        return call->req.verb == LANE_TOMBSTONE ? ERR_OK : ERR_TEMP;
+    }
+    return lane_submit(call->server->lane, &call->req);
+}
+
+/* Without a server, or when that is not to be asked: it returns before the loop waits. */
 static void submit(struct call *call)
 {
-    struct cache *c = call->cache;
-    if (!call->server || !lane_submit(call->server->lane, &call->req)) {
-        bool tombstone_at_nothing = !call->server && call->req.verb == LANE_TOMBSTONE;
-        call->req.err = tombstone_at_nothing ? ERR_OK : ERR_TEMP;
-        loop_post(c->loop, &call->req.task);
+    enum err e = submit_to_lane(call);
+    if (e == ERR_OK && call->server) {
+        call->cache->asked = true;
+    } else {
+        call->claims = false; /* nobody heard of it: there is nothing to give back */
+        call->req.err = e;
+        call->refused.run = on_refused;
+        loop_post(call->cache->loop, &call->refused);
     }
 }
 
-/* The loop's time may be that of a long turn's beginning; the deadline counts from now. */
 static void submit_with_deadline(struct call *call)
 {
-    struct cache *c = call->cache;
-    uv_update_time(loop_uv(c->loop));
-    call->deadline = loop_now(c->loop) + c->timeout_ms;
-    list_add(&c->waiting, &call->link);
-    arm_deadline(c);
+    list_add(&call->cache->fresh, &call->link);
     submit(call);
+}
+
+/* The loop's time may be that of a long turn's beginning. */
+static void set_deadlines(struct cache *c)
+{
+    if (list_empty(&c->fresh)) {
+        return;
+    }
+    uv_update_time(loop_uv(c->loop));
+    for (struct list *link; (link = list_pop(&c->fresh));) {
+        CONTAINER_OF(link, struct call, link)->deadline = loop_now(c->loop) + c->timeout_ms;
+        list_add(&c->waiting, link);
+    }
+    arm_deadline(c);
+}
+
+/* A server that fails in its flush answers what it was asked, and who is answered may ask another,
+ * whose turn was over. One that failed refuses, so there is an end to it. */
+static void on_turn(uv_prepare_t *h)
+{
+    struct cache *c = h->data;
+    do {
+        c->asked = false;
+        for (size_t i = 0; i < c->server_count; i++) {
+            lane_flush(c->servers[i].lane);
+        }
+    } while (c->asked);
+    set_deadlines(c);
 }
 
 /* --- values ---------------------------------------------------------------------------------- */
 
-static void answer_get(struct call *call, enum err e)
+static struct cache_reply reply_of(const struct call *call, enum err e)
 {
     struct cache_reply reply = { .hit = e == ERR_OK };
     stats_add(reply.hit ? STAT_cache_hits : STAT_cache_misses, 1);
@@ -360,36 +478,52 @@ static void answer_get(struct call *call, enum err e)
         reply.aged = call->req.age_ms > call->req.life_ms / 2;
     } else if (e == ERR_NOTFOUND) {
         reply.fill.allowed = call->req.may_fill;
+        reply.fill.seen = call->req.seen;
         memcpy(reply.fill.token, call->req.token, sizeof reply.fill.token);
     }
+    return reply;
+}
+
+static void answer_get(struct call *call, enum err e)
+{
+    struct cache_reply reply = reply_of(call, e);
     if (!call->op.cancelled) {
         call->fn.get(call->op.arg, &reply);
     }
 }
 
-struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg)
+static struct call *get_call(struct cache *c, const struct cache_key *k, bool fills)
 {
     char key[ITEM_KEY_SIZE];
     key_text(c, k, key);
     struct call *call = call_new(c, LANE_GET, key);
+    call->req.fills = fills;
+    call->req.life_ms = life_of(c, k->kind);
+    if (fills) {
+        new_token(c, call->req.token);
+    }
+    return call;
+}
+
+struct op *cache_get(struct cache *c, const struct cache_key *k, cache_get_fn *done, void *arg)
+{
+    struct call *call = get_call(c, k, !is_plain(k->kind));
     call->op.arg = arg;
     call->answer = answer_get;
     call->fn.get = done;
-    call->req.fills = !is_plain(k->kind);
-    call->req.life_ms = life_of(c, k->kind);
-    arc4random_buf(call->req.token, sizeof call->req.token);
     submit_with_deadline(call);
     return &call->op;
 }
 
 static void store(struct cache *c, enum lane_verb verb, const struct cache_key *k,
-                  const uint8_t *token, struct span value)
+                  const struct cache_fill *f, struct span value)
 {
     char key[ITEM_KEY_SIZE];
     key_text(c, k, key);
     struct call *call = call_new(c, verb, key);
-    if (token) {
-        memcpy(call->req.token, token, sizeof call->req.token);
+    if (f) {
+        memcpy(call->req.token, f->token, sizeof call->req.token);
+        call->req.seen = f->seen;
     }
     call->req.life_ms = life_of(c, k->kind);
     buf_init(&call->req.value, value.n);
@@ -397,12 +531,13 @@ static void store(struct cache *c, enum lane_verb verb, const struct cache_key *
     submit(call);
 }
 
-/* With another epoch by now the key is another, and no placeholder with this token stands there. */
+/* With another epoch by now the key is another, and no placeholder of ours stands there: a number
+ * is of one item of a server, and of one connection to it. */
 void cache_put(struct cache *c, const struct cache_key *k, const struct cache_fill *f,
                struct span value)
 {
     if (f->allowed) {
-        store(c, LANE_PUT, k, f->token, value);
+        store(c, LANE_PUT, k, f, value);
     }
 }
 
@@ -463,20 +598,57 @@ struct op *cache_tombstone(struct cache *c, const struct cache_key *k, size_t n,
 /* --- leases ---------------------------------------------------------------------------------- */
 
 static struct call *lease_call(struct cache *c, enum lane_verb verb, const char *key,
-                               const uint8_t token[ITEM_TOKEN_SIZE])
+                               const uint8_t token[ITEM_TOKEN_SIZE], struct cache_seen seen)
 {
     struct call *call = call_new(c, verb, key);
     call->req.life_ms = LEASE_LIFE_MS;
+    call->req.seen = seen;
     memcpy(call->req.token, token, ITEM_TOKEN_SIZE);
     return call;
 }
 
 static void take_next(struct taking *t);
 
+/* Its server is asked again once a second, or the mailbox would be held until the lease ends. */
+static void owe(const struct call *call)
+{
+    struct cache *c = call->cache;
+    uint64_t now = loop_now(c->loop);
+    uint64_t until = call->owed_until ? call->owed_until : now + LEASE_LIFE_MS;
+    if (now >= until || c->owed_count == OWED_MOST) {
+        return;
+    }
+    struct owed *o = NEW(struct owed);
+    memcpy(o->key, call->req.key, sizeof o->key);
+    memcpy(o->token, call->req.token, sizeof o->token);
+    o->until = until;
+    list_add(&c->owed, &o->link);
+    c->owed_count++;
+}
+
+static struct owed *next_owed(struct cache *c)
+{
+    struct list *link = list_pop(&c->owed);
+    c->owed_count -= link != NULL;
+    return link ? CONTAINER_OF(link, struct owed, link) : NULL;
+}
+
+/* Those that fail again are owed again, behind these. */
+static void give_back_owed(struct cache *c)
+{
+    struct owed *o;
+    for (size_t n = c->owed_count; n > 0 && (o = next_owed(c)); n--) {
+        struct call *call = lease_call(c, LANE_DROP, o->key, o->token, (struct cache_seen){ 0 });
+        call->owed_until = o->until;
+        free(o);
+        submit(call);
+    }
+}
+
 /* Nobody waited for this claim any more when it was won. */
 static void give_back(struct call *claim)
 {
-    submit(lease_call(claim->cache, LANE_DROP, claim->req.key, claim->req.token));
+    submit(lease_call(claim->cache, LANE_DROP, claim->req.key, claim->req.token, claim->req.seen));
 }
 
 static void schedule_renewal(struct cache *c, struct lease *lease)
@@ -491,23 +663,92 @@ static struct lease *lease_new(const struct call *claim)
     struct lease *lease = NEW(struct lease);
     memcpy(lease->key, claim->req.key, sizeof lease->key);
     memcpy(lease->token, claim->req.token, sizeof lease->token);
+    lease->seen = claim->req.seen;
     list_init(&lease->link);
     schedule_renewal(claim->cache, lease);
     return lease;
 }
 
-static void take_end(struct taking *t, enum err e, struct lease *lease)
+/* Nobody waits for the list any more that was asked for. */
+static void abandon_list(struct taking *t)
 {
+    if (t->list) {
+        t->list->taking = NULL;
+        t->list->answer = answer_nobody;
+        t->list = NULL;
+        t->calls--;
+    }
+}
+
+static void tell_opened(struct taking *t, const struct cache_reply *list)
+{
+    abandon_list(t);
     if (!t->op.cancelled) {
-        t->done(t->op.arg, e, lease);
+        t->opened(t->op.arg, t->err, t->won, list);
+    } else {
+        cache_lease_drop(t->cache, &t->won, NULL, NULL);
     }
     free(t);
 }
 
+static void ask_for_list(struct taking *t, bool fills);
+
+/*
+ * Of a list that was asked for with the claim, a hit counts that came behind the lease. A miss is
+ * asked for again, with the right to fill: that is for the database, and one round more is nothing.
+ */
+static void answer_list(struct call *call, enum err e)
+{
+    struct taking *t = call->taking;
+    t->calls--;
+    t->list = NULL;
+    if (t->decided && (call->req.fills || e != ERR_NOTFOUND)) {
+        struct cache_reply reply = reply_of(call, e);
+        tell_opened(t, &reply);
+    } else if (t->decided) {
+        ask_for_list(t, true);
+    }
+}
+
+static void ask_for_list(struct taking *t, bool fills)
+{
+    struct cache_key k = { .kind = CACHE_LIST, .mailbox_id = t->mailbox_id };
+    t->list = get_call(t->cache, &k, fills);
+    t->list->answer = answer_list;
+    t->list->taking = t;
+    t->calls++;
+    submit_with_deadline(t->list);
+}
+
+static void take_end(struct taking *t, enum err e, struct lease *lease)
+{
+    if (!t->opened) {
+        if (!t->op.cancelled) {
+            t->done(t->op.arg, e, lease);
+        }
+        free(t);
+        return;
+    }
+    t->decided = true;
+    t->err = e;
+    t->won = lease;
+    if (e == ERR_BUSY || t->op.cancelled) {
+        tell_opened(t, NULL);
+    } else if (!t->list) {
+        ask_for_list(t, true);
+    }
+}
+
+/* A list is read in parts: where the first claim did not win, its head is older than the lease,
+ * though its end may come behind it. */
 static void answer_take(struct call *call, enum err e)
 {
     struct taking *t = call->taking;
+    t->calls--;
     t->unknown |= e != ERR_OK && e != ERR_BUSY;
+    if (call->req.tries > 0 || t->tried > 0) {
+        abandon_list(t);
+    }
     if (e == ERR_OK && t->op.cancelled) {
         give_back(call);
         take_end(t, ERR_OK, NULL);
@@ -520,6 +761,7 @@ static void answer_take(struct call *call, enum err e)
     }
 }
 
+/* The list is asked for behind the first claim, in the same write, and so read behind it. */
 static void take_next(struct taking *t)
 {
     struct cache *c = t->cache;
@@ -531,23 +773,43 @@ static void take_next(struct taking *t)
         snprintf(key, sizeof key, "mf:%" PRIx64 ":%c:%" PRIu64 ":%u", c->epoch, LETTER_SLOT,
                  t->mailbox_id, (t->first + t->tried) % t->slots);
     }
-    arc4random_buf(token, sizeof token);
-    struct call *call = lease_call(c, LANE_CLAIM, key, token);
+    new_token(c, token);
+    struct call *call = lease_call(c, LANE_CLAIM, key, token, (struct cache_seen){ 0 });
     call->answer = answer_take;
+    call->claims = true;
     call->taking = t;
+    t->calls++;
     submit_with_deadline(call);
+    if (t->opened && t->tried == 0) {
+        ask_for_list(t, false);
+    }
+}
+
+static struct taking *taking_new(struct cache *c, uint64_t mailbox_id, unsigned slots, void *arg)
+{
+    struct taking *t = NEW(struct taking);
+    *t = (struct taking){ .op = { .arg = arg },
+                          .cache = c,
+                          .mailbox_id = mailbox_id,
+                          .slots = slots,
+                          .first = slots ? arc4random_uniform(slots) : 0 };
+    return t;
 }
 
 struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, unsigned slots,
                             cache_lease_fn *done, void *arg)
 {
-    struct taking *t = NEW(struct taking);
-    *t = (struct taking){ .op = { .arg = arg },
-                          .cache = c,
-                          .done = done,
-                          .mailbox_id = mailbox_id,
-                          .slots = slots,
-                          .first = slots ? arc4random_uniform(slots) : 0 };
+    struct taking *t = taking_new(c, mailbox_id, slots, arg);
+    t->done = done;
+    take_next(t);
+    return &t->op;
+}
+
+struct op *cache_lease_list(struct cache *c, uint64_t mailbox_id, unsigned slots,
+                            cache_opened_fn *done, void *arg)
+{
+    struct taking *t = taking_new(c, mailbox_id, slots, arg);
+    t->opened = done;
     take_next(t);
     return &t->op;
 }
@@ -563,6 +825,7 @@ static void answer_renewal(struct call *call, enum err e)
         return;
     }
     lease->renewal = NULL;
+    lease->seen = call->req.seen;
     if (e == ERR_BUSY) {
         LOG(LOG_WARN, "lease_lost", F_STR("key", lease->key));
         list_del(&lease->link);
@@ -573,7 +836,7 @@ static void renew(struct cache *c, struct lease *lease)
 {
     schedule_renewal(c, lease);
     if (!lease->renewal) {
-        lease->renewal = lease_call(c, LANE_CLAIM, lease->key, lease->token);
+        lease->renewal = lease_call(c, LANE_CLAIM, lease->key, lease->token, lease->seen);
         lease->renewal->answer = answer_renewal;
         lease->renewal->lease = lease;
         submit(lease->renewal);
@@ -594,7 +857,7 @@ struct op *cache_lease_drop(struct cache *c, struct lease **leasep, cache_done_f
         return NULL;
     }
     *leasep = NULL;
-    struct call *call = lease_call(c, LANE_DROP, lease->key, lease->token);
+    struct call *call = lease_call(c, LANE_DROP, lease->key, lease->token, lease->seen);
     call->op.arg = arg;
     call->answer = answer_done;
     call->fn.done = done;
@@ -696,10 +959,12 @@ static void on_tick(uv_timer_t *t)
 {
     struct cache *c = t->data;
     for (size_t i = 0; i < c->server_count; i++) {
+        lane_retry(c->servers[i].lane);
         if (c->servers[i].down) {
             probe(c, &c->servers[i]);
         }
     }
+    give_back_owed(c);
     while (!list_empty(&c->leases)) {
         struct lease *lease = CONTAINER_OF(c->leases.next, struct lease, link);
         if (lease->renew_at > loop_now(c->loop)) {
@@ -747,17 +1012,23 @@ struct cache *cache_open(struct loop *l, const struct cache_options *o)
     struct cache *c = NEW(struct cache);
     c->loop = l;
     c->seal = o->seal;
+    cache_set_epoch(c, 0);
+    arc4random_buf(&c->life, sizeof c->life);
     c->timeout_ms = o->timeout_ms;
     c->list_ttl_ms = o->list_ttl_ms;
     c->account_ttl_ms = o->account_ttl_ms;
     c->tombstone_ttl_ms = o->tombstone_ttl_ms;
+    list_init(&c->fresh);
     list_init(&c->waiting);
     list_init(&c->leases);
-    c->deadline.data = c->tick.data = c;
+    list_init(&c->owed);
+    c->deadline.data = c->tick.data = c->turn.data = c;
     CHECK(uv_timer_init(loop_uv(l), &c->deadline) == 0);
     CHECK(uv_timer_init(loop_uv(l), &c->tick) == 0);
+    CHECK(uv_prepare_init(loop_uv(l), &c->turn) == 0);
     uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
-    c->refs = 2;
+    uv_prepare_start(&c->turn, on_turn);
+    c->refs = 3;
     c->ring = ring_of(o->servers);
     c->server_count = o->servers->n;
     c->servers = NEW_ARRAY(struct server, c->server_count);
@@ -768,12 +1039,12 @@ struct cache *cache_open(struct loop *l, const struct cache_options *o)
     return c;
 }
 
-static void on_timer_closed(uv_handle_t *h)
+static void on_handle_closed(uv_handle_t *h)
 {
     unref(h->data);
 }
 
-/* Calls that the lanes have handed back are still on their way through the loop; they keep c. */
+/* Calls that were refused are still on their way through the loop; they keep c. */
 void cache_close(struct cache **cp)
 {
     struct cache *c = *cp;
@@ -783,21 +1054,24 @@ void cache_close(struct cache **cp)
     *cp = NULL;
     c->closed = true;
     for (size_t i = 0; i < c->server_count; i++) {
-        lane_stop(c->servers[i].lane);
-    }
-    for (size_t i = 0; i < c->server_count; i++) {
         lane_close(&c->servers[i].lane);
         free(c->servers[i].name);
     }
+    for (struct owed *o; (o = next_owed(c));) {
+        free(o);
+    }
     free(c->servers);
     memcached_free(c->ring);
-    uv_close((uv_handle_t *)&c->deadline, on_timer_closed);
-    uv_close((uv_handle_t *)&c->tick, on_timer_closed);
+    c->server_count = 0;
+    uv_close((uv_handle_t *)&c->deadline, on_handle_closed);
+    uv_close((uv_handle_t *)&c->tick, on_handle_closed);
+    uv_close((uv_handle_t *)&c->turn, on_handle_closed);
 }
 
 void cache_set_epoch(struct cache *c, uint64_t epoch)
 {
     c->epoch = epoch;
+    c->prefix_n = (size_t)snprintf(c->prefix, sizeof c->prefix, "mf:%" PRIx64 ":", epoch);
 }
 
 uint64_t cache_epoch(const struct cache *c)

@@ -9,10 +9,9 @@
  * Beside values it has what a fleet agrees on for a while: leases, counters, marks and buckets. To
  * lose one of those is no fault either: each says "unknown", and its caller goes on without.
  *
- * Calls to memcached block, so each server has a thread (cache_lane.h) and a breaker: one that
- * hangs delays no other, and after its first time-out it delays nobody. The calls that gather while
- * a thread is busy become one multi-get. Every call is answered within the time-out, whatever
- * becomes of it.
+ * All of it happens on the loop: each server has a connection (cache_server.h), on which the calls
+ * of a turn leave in one write, and a breaker: one that hangs delays no other, and after its first
+ * time-out it delays nobody. Every call is answered within the time-out, whatever becomes of it.
  */
 #ifndef MAILFLEET_STORE_CACHE_H
 #define MAILFLEET_STORE_CACHE_H
@@ -20,6 +19,7 @@
 #include "base/config.h"
 #include "net/loop.h"
 #include "net/op.h"
+#include "store/cache_server.h"
 #include "store/seal.h"
 
 struct cache;
@@ -28,7 +28,7 @@ struct cache_options {
     const struct config_list *servers; /* none: every read is a miss without fill */
     uint64_t timeout_ms;
     uint64_t list_ttl_ms, account_ttl_ms, tombstone_ttl_ms;
-    const struct seal *seal; /* borrowed for the cache's life */
+    struct seal *seal; /* borrowed for the cache's life */
 };
 
 struct cache *cache_open(struct loop *l, const struct cache_options *o);
@@ -44,22 +44,24 @@ uint64_t cache_epoch(const struct cache *c);
 enum cache_kind {
     CACHE_ADDRESS,  /* an entry (directory.h), by canonical address */
     CACHE_LIST,     /* a listing, by mailbox_id */
-    CACHE_VERIFIED, /* the keyed hash of a password that was right, by mailbox_id; it must depend
-                       on the stored hash, for it outlives a change of that; plain get and set */
+    CACHE_VERIFIED, /* the keyed hash of a password that was right, by the user's name; it must
+                       depend on the stored hash, for it outlives a change of that; plain get and
+                       set */
     CACHE_KNOWN     /* a mark that lives from the last time it was set, by name; the same */
 };
 
 struct cache_key {
     enum cache_kind kind;
-    uint64_t mailbox_id;
+    uint64_t mailbox_id; /* CACHE_LIST */
     struct span address; /* CACHE_ADDRESS; borrowed for the call, as is name */
-    struct span name;    /* CACHE_KNOWN; goes into the key as a keyed hash */
+    struct span name;    /* CACHE_VERIFIED and CACHE_KNOWN; goes into the key as a keyed hash */
 };
 
 /* The right to store what the reader is about to read from the database. A value; no clean-up. */
 struct cache_fill {
     bool allowed;
     uint8_t token[16]; /* of the placeholder that must still stand then */
+    struct cache_seen seen;
 };
 
 struct cache_reply {
@@ -106,6 +108,15 @@ typedef void cache_lease_fn(void *arg, enum err e, struct lease *lease);
  */
 struct op *cache_lease_take(struct cache *c, uint64_t mailbox_id, unsigned slots,
                             cache_lease_fn *done, void *arg);
+/*
+ * The same, and the list of the mailbox, which is read under the lease: after the lease was had, or
+ * was not to be had for want of a cache. Where both are on one server, and the lease is free, that
+ * is one round. BUSY: list is NULL, and nothing is filled.
+ */
+typedef void cache_opened_fn(void *arg, enum err e, struct lease *lease,
+                             const struct cache_reply *list);
+struct op *cache_lease_list(struct cache *c, uint64_t mailbox_id, unsigned slots,
+                            cache_opened_fn *done, void *arg);
 /*
  * Gives the lease back and nulls it; it is free for others before done is called. done may be
  * NULL: nobody waits, and NULL is returned, as for *lease NULL.

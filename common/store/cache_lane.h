@@ -1,15 +1,13 @@
 /*
- * cache_lane: the thread of one memcached server, and the cache protocol as it is done there.
+ * cache_lane: the cache protocol as it is done on one memcached server.
  *
- * Requests wait in a queue; the thread takes what has gathered as a batch and makes one multi-get
- * of all that the batch wants to see. A server that hangs holds up its own lane and no other.
- * Tombstones that could not be set are kept and set before anything else as soon as the server
- * answers again, so that this node never reads a list that it has itself made old.
+ * A request is one question to the server, or several, each asked when the one before was answered.
+ * The first questions reach the server in the order of lane_submit. Tombstones that could not be
+ * set are kept, and go out before anything else: so this node never reads a list that it has itself
+ * made old.
  */
 #ifndef MAILFLEET_STORE_CACHE_LANE_H
 #define MAILFLEET_STORE_CACHE_LANE_H
-
-#include <stdatomic.h>
 
 #include "net/loop.h"
 #include "store/cache_item.h"
@@ -32,12 +30,15 @@ enum lane_verb {
     LANE_PROBE    /* does the server answer? */
 };
 
+struct lane_request;
+typedef void lane_done_fn(struct lane_request *r);
+
 /*
- * Embedded in what the submitter allocated. It is the lane's from lane_submit until task runs on
- * the loop, exactly once.
+ * Embedded in what the submitter allocated. It is the lane's from lane_submit until done is called:
+ * exactly once, never inline.
  */
 struct lane_request {
-    struct task task;
+    lane_done_fn *done;
     enum lane_verb verb;
     char key[ITEM_KEY_SIZE];
     uint64_t life_ms;            /* of what is written; GET: the most that a value may have lived */
@@ -45,7 +46,9 @@ struct lane_request {
                                     UNCOUNT: how many less */
     uint64_t interval_ms, burst; /* LEAK: one an interval leaks out; so many fit in */
     uint8_t token[ITEM_TOKEN_SIZE]; /* GET: given by the submitter, for the placeholder */
+    struct cache_seen seen;         /* PUT, CLAIM, DROP: the item with token; GET, CLAIM: out */
     bool fills;                     /* GET: an absent value is to be filled */
+    bool unwanted;                  /* GET: nobody waits any more; may be set while under way */
     struct buf value;               /* GET: out; PUT, SET: in */
 
     /*
@@ -57,13 +60,14 @@ struct lane_request {
     uint64_t age_ms; /* GET: OK: since it was written */
     bool may_fill;   /* GET: the placeholder with token stands */
     bool forged;     /* what was there was not ours */
-    /* task is on its way: true from any thread a little before it runs. */
-    atomic_bool returned;
 
-    struct list link; /* the rest is the lane's own */
-    struct cache_server_item *looks;
-    size_t look_count;
-    struct cache_server_item split; /* GET: the head whose parts are being looked at */
+    struct lane *lane; /* the rest is the lane's own */
+    struct cache_question question;
+    void (*step)(struct lane_request *r, const struct cache_answer *a);
+    struct buf whole; /* GET: the head and the parts that have come; PUT, SET: as it is stored */
+    size_t split;     /* octets of the lane's bound that whole has */
+    unsigned parts, part; /* of whole; the one under way */
+    uint64_t cas;         /* GET: of the head; PUT, SET: of what is replaced; 0: of none */
     unsigned tries;
 };
 
@@ -75,11 +79,20 @@ struct lane_options {
 };
 
 struct lane *lane_open(struct loop *l, const struct lane_options *o);
-/* Two steps, so that several lanes end together: the queue is worked off, then the thread ends. */
-void lane_stop(struct lane *l);
+/* Requests under way end with TEMP before it returns. */
 void lane_close(struct lane **l);
 
-/* False: too much waits; the request is the caller's again, and its task is not run. */
-bool lane_submit(struct lane *l, struct lane_request *r);
+/* Any but OK: the request is the caller's again, and its done is not called. TEMP: the server is
+ * not to be asked now, or too much waits. NOTFOUND: a value that is too long, or is in parts while
+ * too many parts are under way; a GET of such a value ends with NOTFOUND, without the right to
+ * fill. */
+enum err lane_submit(struct lane *l, struct lane_request *r);
+
+/* At the end of each turn of the loop: what was asked goes out. */
+void lane_flush(struct lane *l);
+/* Takes the answers that have come, before anybody calls them late. */
+void lane_read(struct lane *l);
+/* Now and then: tombstones that could not be set are tried again. */
+void lane_retry(struct lane *l);
 
 #endif

@@ -96,6 +96,13 @@ static void delivery_forget(struct delivery *d, enum err e)
     store_drop_lists(d->store, d->mailboxes, d->n, on_delivery_forgotten, d);
 }
 
+/* Nothing was committed, or ever will be: the file is garbage. */
+static void delivery_discard(struct delivery *d)
+{
+    index_discard(d->store->index, d->mailboxes[0], &d->pointer, d->store->grace_ms,
+                  SPAN("delivery refused"), NULL, NULL);
+}
+
 /* --- SETTLE ---------------------------------------------------------------------------------- */
 
 static void on_settle_timer(uv_timer_t *t)
@@ -114,9 +121,9 @@ static void delivery_unsettled(struct delivery *d, enum err e)
 }
 
 /*
- * The lowest mailbox first: its lock is the first that the transaction takes (index_deliver), so
- * the question waits behind a transaction that is still under way, and those after it are answered
- * for good.
+ * The lowest mailbox first: its lock is the first that the transaction takes for this message
+ * (index_deliver), so the question waits behind a transaction that is still under way, and those
+ * after it are answered for good.
  */
 static size_t settle_place(const struct delivery *d)
 {
@@ -150,6 +157,9 @@ static void on_delivery_settled(void *arg, enum err e)
     }
     e = d->committed ? ERR_OK : ERR_TEMP;
     delivery_log(d, LOG_INFO, "delivery.settled", e);
+    if (!d->committed) {
+        delivery_discard(d);
+    }
     delivery_forget(d, e);
 }
 
@@ -159,6 +169,13 @@ static void delivery_settle(struct delivery *d)
 }
 
 /* --- COMMIT ---------------------------------------------------------------------------------- */
+
+/* No pointer was committed: the file is garbage. */
+static void delivery_refused(struct delivery *d, enum err e)
+{
+    delivery_discard(d);
+    delivery_end(d, e);
+}
 
 static void on_delivery_committed(void *arg, enum err e, const enum room *room, size_t n)
 {
@@ -178,11 +195,14 @@ static void on_delivery_committed(void *arg, enum err e, const enum room *room, 
         d->step = STEP_SETTLE;
         delivery_settle(d);
         break;
+    case ERR_BUSY:
+        /* Removed since the file was begun there, which this node should know by now. */
+        delivery_log(d, LOG_WARN, "delivery.volume_closed", e);
+        store_ask_volumes(d->store);
+        delivery_refused(d, ERR_TEMP);
+        break;
     default:
-        /* Nothing was committed: the file is garbage. */
-        index_discard(d->store->index, d->mailboxes[0], &d->pointer, d->store->grace_ms,
-                      SPAN("delivery refused"), NULL, NULL);
-        delivery_end(d, e == ERR_LIMIT ? ERR_LIMIT : ERR_TEMP);
+        delivery_refused(d, e == ERR_LIMIT ? ERR_LIMIT : ERR_TEMP);
     }
 }
 

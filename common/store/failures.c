@@ -119,6 +119,13 @@ bool guess_known(const struct guess *g)
     return g->known;
 }
 
+uint64_t guess_client(const struct guess *g)
+{
+    uint64_t number;
+    memcpy(&number, g->client.name.mac, sizeof number);
+    return number;
+}
+
 /* --- counters -------------------------------------------------------------------------------- */
 
 /* Without a limit nothing is added. */

@@ -32,6 +32,7 @@
  * kinder to him, but give everybody any number of guesses at one account.
  *
  * A guess that a fault ended counts for nothing: while the database is away nobody is called wrong.
+ * Nor does one that its client has left before anything was held against it.
  *
  * An exchange of SCRAM that is begun and left costs us a query: it counts once for each user who is
  * named, for the client, unless the pair was right within the last hour.
@@ -48,7 +49,7 @@ struct failures;
 
 struct failures_options {
     struct cache *cache; /* borrowed for its life, as is seal */
-    const struct seal *seal;
+    struct seal *seal;
     const struct netset *exempt; /* borrowed until it is changed */
     uint64_t most;               /* different ones within the window; 0: nothing is counted */
     uint64_t window_ms;          /* from the first of them on */
@@ -77,6 +78,9 @@ struct guess *guess_open(struct failures *f, enum guess_kind kind, const struct 
 
 /* too_many: the client, or the pair, is to be turned away and told nothing. */
 typedef void guess_fn(void *arg, bool too_many);
+
+/* A number that is the same for all guesses of a client, and that it can't choose. */
+uint64_t guess_client(const struct guess *g);
 
 /* Before anything is done for it. */
 void guess_ask(struct guess *g, guess_fn *done, void *arg);

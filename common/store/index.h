@@ -1,6 +1,6 @@
 /*
  * index: the pointers, counters, addresses and the ledger in PostgreSQL: every statement of the
- * mail path, as asynchronous calls. All SQL that a daemon sends is in index.c; what it calls is in
+ * mail path, as asynchronous calls. All SQL that a daemon sends is in index*.c; what it calls is in
  * deploy/schema. Policy (cache, retries, who may) is store's.
  *
  * Spans and arrays given to a call are copied. Results are borrowed until done returns, unless a
@@ -21,6 +21,10 @@ struct index_options {
     const char *url;
     unsigned read_connections, write_connections;
     uint64_t timeout_ms;
+    /* Deliveries to one mailbox each that one transaction may have, and addresses or lists that one
+     * statement may; up to 1: each has its own. */
+    unsigned gather;
+    uint64_t wait_ms; /* how long one may wait to be read with others; 0: 20 s */
     /* The database's epoch: changes with a fail-over, a restore and `mailfleet epoch`. */
     void (*on_epoch)(void *arg, uint64_t epoch);
     /*
@@ -38,8 +42,12 @@ bool index_ready(const struct index *ix);
 /* What holds for index_room and index_deliver from now on; until then no grace, no thresholds. */
 void index_set_quota(struct index *ix, const struct quota_rules *q);
 
-/* Entries for n canonical addresses (or `@domain`), in their order; ENTRY_NONE where unknown.
- * entries[i] is the callee's if it nulls it. */
+/*
+ * Entries for n canonical addresses (or `@domain`), in their order; ENTRY_NONE where unknown.
+ * entries[i] is the callee's if it nulls it. As with index_list: what comes while a statement is
+ * under way may share the next one (index_options.gather), which is not to be noticed by it; TEMP
+ * when it had to wait too long for that.
+ */
 typedef void index_lookup_fn(void *arg, enum err e, struct entry **entries, size_t n);
 struct op *index_lookup(struct index *ix, const struct span *addresses, size_t n,
                         index_lookup_fn *done, void *arg);
@@ -66,9 +74,12 @@ struct op *index_room(struct index *ix, const uint64_t *mailboxes, size_t n, uin
 /*
  * One transaction: the pointer p for each mailbox, counters and quotas; mailboxes are locked in
  * ascending order. all_or_nothing (SMTP): one that has no room fails the whole with LIMIT, and
- * nothing is committed. Else (LMTP): room[i] tells for each; when at least one got it, the rest
- * of a shared file's count becomes ledger rows. UNCERTAIN: ask index_delivered.
- * grace_ms: for those ledger rows.
+ * no pointer is committed. Else (LMTP): room[i] tells for each; when at least one got it, the rest
+ * of a shared file's count becomes ledger rows. BUSY: the file's volume is closed or gone, and
+ * nothing was done. UNCERTAIN: ask index_delivered. grace_ms: for those ledger rows.
+ *
+ * What goes to one mailbox may share its transaction with others' (index_options.gather), which
+ * is not to be noticed by it.
  */
 struct op *index_deliver(struct index *ix, const struct pointer *p, struct span handle,
                          const uint64_t *mailboxes, size_t n, bool all_or_nothing,
@@ -100,15 +111,15 @@ struct op *index_delivered(struct index *ix, uint64_t mailbox_id, const struct b
  * restore. What is not there any more is no error. by: who, for the ledger, e.g. `pop3 <sid>`.
  */
 struct op *index_expunge(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
-                         const size_t *which, size_t n, uint64_t grace_ms, struct span by,
-                         index_done_fn *done, void *arg);
+                         size_t n, uint64_t grace_ms, struct span by, index_done_fn *done,
+                         void *arg);
 
 /*
  * Notes that messages were retrieved, named as for index_expunge, if the mailbox has a rule about
  * what was read. A note that is lost makes mail stay longer. done may be NULL.
  */
 struct op *index_mark_read(struct index *ix, uint64_t mailbox_id, const struct pointer *msgs,
-                           const size_t *which, size_t n, index_done_fn *done, void *arg);
+                           size_t n, index_done_fn *done, void *arg);
 
 /*
  * A file that was begun and given up: a ledger row, so that the reaper removes it after grace. Only

@@ -10,7 +10,7 @@
 #include "base/buffer.h"
 #include "base/maildrop.h"
 
-/* ERR_LIMIT: larger than out may grow, or its seqs are not ascending with gaps below 2^32. */
+/* ERR_LIMIT, and nothing is written: larger than out may grow. */
 enum err listing_encode(const struct maildrop *m, struct buf *out);
 /* ERR_CORRUPT for anything that listing_encode did not write. The caller owns *out. */
 enum err listing_decode(struct span in, struct maildrop **out);

@@ -2,17 +2,20 @@
  * login: who may open a maildrop. One request walks named steps, each of which is one inner call,
  * or several at once:
  *
- *   password     ENTRY -> LOOK -> TAKE -> HASH -> JUDGE -> open
- *                          |       |                |
- *                          |       |                +-> RECHECK (wrong, but the entry came from
- *                          |       |                    the cache) -> HASH or wrong
- *                          |       +-> open when the password is remembered
- *                          +-> open when it is, and was right from here within the last hour
+ *   password     LOOK -> TAKE -> HASH -> JUDGE -> open
+ *                 |       |                |
+ *                 |       |                +-> RECHECK (wrong, but the entry came from the cache)
+ *                 |       |                    -> HASH or wrong
+ *                 |       +-> open when the password is remembered
+ *                 +-> open when it is, and was right from here within the last hour
  *   token        GUARD -> TOKEN -> ENTRY -> open or wrong
  *   certificate  ENTRY -> open or denied
  *
  *   wrong        COUNT -> denied
- *   open         DELAY -> LEASE -> LIST -> end (login_open.c)
+ *   open         DELAY -> LIST -> end (login_open.c)
+ *
+ * LOOK asks for all that the name alone tells at the same time: what the address leads to, the
+ * password that is remembered of it, and the guard.
  *
  * Unknown, suspended and wrong take the same path and the same time: each asks the cache for the
  * address and for a remembered password, asks the guard, pays for one crypt(3), asks the database
@@ -38,7 +41,7 @@
 #include "store/login_parts.h"
 
 static void login_entry(struct login_request *r);
-static void login_look(struct login_request *r);
+static void login_looked(struct login_request *r);
 static void login_hash(struct login_request *r);
 static void login_token(struct login_request *r);
 static void login_recheck(struct login_request *r);
@@ -180,7 +183,9 @@ static void login_named(struct login_request *r)
 static void login_known(struct login_request *r)
 {
     if (r->proof == LOGIN_PASSWORD) {
-        login_look(r);
+        login_looked(r);
+    } else if (r->unknown) {
+        login_end(r, LOGIN_FAULT);
     } else {
         login_named(r);
     }
@@ -189,13 +194,12 @@ static void login_known(struct login_request *r)
 static void on_login_entry(void *arg, enum err e, struct entry **entry, bool from_database)
 {
     struct login_request *r = arg;
-    if (e != ERR_OK) {
-        login_end(r, LOGIN_FAULT);
-        return;
+    r->unknown = e != ERR_OK;
+    if (e == ERR_OK) {
+        r->entry = *entry;
+        *entry = NULL;
+        r->from_database = from_database;
     }
-    r->entry = *entry;
-    *entry = NULL;
-    r->from_database = from_database;
     login_known(r);
 }
 
@@ -229,24 +233,18 @@ static void login_mac(const struct login_request *r, uint8_t out[SEAL_MAC_SIZE])
     seal_mac(r->store->seal, "verified password", parts, ARRAY_LEN(parts), out);
 }
 
-/* Who has no mailbox has a number all the same, so that the same is asked in his name; what may
- * stand there is not believed. */
-static uint64_t login_number(const struct login_request *r)
-{
-    uint8_t mac[SEAL_MAC_SIZE];
-    uint64_t number;
-    if (*login_hash_of(r)) {
-        return r->entry->mailbox_id;
-    }
-    struct span user = span_str(r->user);
-    seal_mac(r->store->seal, "nobody", &user, 1, mac);
-    memcpy(&number, mac, sizeof number);
-    return number;
-}
-
 static struct cache_key login_verified_key(const struct login_request *r)
 {
-    return (struct cache_key){ .kind = CACHE_VERIFIED, .mailbox_id = login_number(r) };
+    return (struct cache_key){ .kind = CACHE_VERIFIED, .name = span_str(r->user) };
+}
+
+/* What may stand there of somebody who has no mailbox is not believed. */
+static void login_compare(struct login_request *r)
+{
+    uint8_t mac[SEAL_MAC_SIZE];
+    login_mac(r, mac);
+    r->remembered = r->remembered && *login_hash_of(r);
+    r->matches = r->remembered && CRYPTO_memcmp(r->mac, mac, sizeof mac) == 0;
 }
 
 static void on_login_taken(void *arg, bool too_many)
@@ -266,6 +264,11 @@ static void login_looked(struct login_request *r)
     if (--r->looks > 0) {
         return;
     }
+    if (r->unknown) {
+        login_end(r, LOGIN_FAULT);
+        return;
+    }
+    login_compare(r);
     if (r->blocked) {
         login_blocked(r);
     } else if (r->matches && (!r->guess || guess_known(r->guess))) {
@@ -280,10 +283,10 @@ static void login_looked(struct login_request *r)
 static void on_login_remembered(void *arg, const struct cache_reply *reply)
 {
     struct login_request *r = arg;
-    uint8_t mac[SEAL_MAC_SIZE];
-    login_mac(r, mac);
-    r->remembered = *login_hash_of(r) && reply->hit && reply->value.n == sizeof mac;
-    r->matches = r->remembered && CRYPTO_memcmp(reply->value.p, mac, sizeof mac) == 0;
+    r->remembered = reply->hit && reply->value.n == sizeof r->mac;
+    if (r->remembered) {
+        memcpy(r->mac, reply->value.p, sizeof r->mac);
+    }
     login_looked(r);
 }
 
@@ -294,11 +297,11 @@ static void on_login_asked(void *arg, bool too_many)
     login_looked(r);
 }
 
-/* At once, so that a poll waits no longer for the guard than for the password. */
 static void login_look(struct login_request *r)
 {
     struct cache_key k = login_verified_key(r);
-    r->looks = 1 + (r->guess != NULL);
+    r->looks = 2 + (r->guess != NULL);
+    login_entry(r);
     cache_get(r->store->cache, &k, on_login_remembered, r);
     if (r->guess) {
         guess_ask(r->guess, on_login_asked, r);
@@ -343,8 +346,8 @@ static void on_login_overload(void *arg)
     login_end(arg, LOGIN_OVERLOAD);
 }
 
-/* One that was held against a remembered password has been judged: it counts, or a queue that is
- * kept full would make guesses free. */
+/* Nobody hashed it, but one that was held against a remembered password has been judged: it counts,
+ * or a queue that is kept full would make guesses free. */
 static void login_overload(struct login_request *r)
 {
     if (r->guess && r->remembered) {
@@ -358,7 +361,7 @@ static void on_login_hash(void *arg, enum err e)
 {
     struct login_request *r = arg;
     r->right = e == ERR_OK;
-    if (e == ERR_LIMIT) {
+    if (e == ERR_LIMIT || e == ERR_CLOSED) {
         login_overload(r);
     } else if (e != ERR_OK && e != ERR_DENIED) {
         login_end(r, LOGIN_FAULT);
@@ -369,10 +372,24 @@ static void on_login_hash(void *arg, enum err e)
     }
 }
 
+/* Clients take turns; behind an address that is nobody's to count, as of a webmail, users do. */
+static uint64_t login_client(const struct login_request *r)
+{
+    struct span user = span_str(r->user);
+    uint8_t mac[SEAL_MAC_SIZE];
+    uint64_t number;
+    if (r->guess) {
+        return guess_client(r->guess);
+    }
+    seal_mac(r->store->seal, "line of a user", &user, 1, mac);
+    memcpy(&number, mac, sizeof number);
+    return number;
+}
+
 static void login_hash(struct login_request *r)
 {
-    stats_add(STAT_password_checks, 1);
-    password_check(r->store->password, span_of(r->secret, r->secret_n), login_hash_of(r),
+    const struct password_waiter w = { .client = login_client(r), .gone = &r->op.cancelled };
+    password_check(r->store->password, span_of(r->secret, r->secret_n), login_hash_of(r), &w,
                    on_login_hash, r);
 }
 
@@ -488,7 +505,9 @@ struct op *store_login(struct store *s, const struct login_claim *c, store_login
     struct login_request *r = login_new(s, c->user, c->secret, done, arg);
     r->proof = c->proof;
     r->guess = login_guess(s, c, r->user);
-    if (c->proof != LOGIN_TOKEN) {
+    if (c->proof == LOGIN_PASSWORD) {
+        login_look(r);
+    } else if (c->proof == LOGIN_CERTIFICATE) {
         login_entry(r);
     } else if (s->tokens) {
         login_guard(r);

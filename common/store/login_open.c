@@ -1,10 +1,10 @@
 /*
  * login_open: from a proven name to the maildrop:
  *
- *   DELAY -> LEASE -> LIST -> end
+ *   DELAY -> LIST -> end
  *
  * All of it comes after the proof, so that a stranger can neither lock a mailbox nor use up its
- * logins; the list comes after the lease, so that it has everything that the last session did.
+ * logins; the list is read under the lease, so that it has everything that the last session did.
  *
  * A login that is DELAYED consumes nothing: who comes too often gets in as soon as one who waits.
  * One that finds the mailbox IN_USE, or all its SESSIONS taken, has consumed one of its bucket:
@@ -17,7 +17,6 @@
  */
 #include "store/login_parts.h"
 
-static void login_lease(struct login_request *r);
 static void login_list(struct login_request *r);
 
 /* --- DELAY ----------------------------------------------------------------------------------- */
@@ -28,7 +27,7 @@ static void on_login_delay(void *arg, enum err e)
     if (e == ERR_LIMIT) {
         login_end(r, LOGIN_DELAYED);
     } else {
-        login_lease(r);
+        login_list(r);
     }
 }
 
@@ -40,32 +39,6 @@ void login_proven(struct login_request *r)
     } else if (rules->delay_ms) {
         cache_leak(r->store->cache, r->entry->mailbox_id, rules->delay_ms, rules->burst,
                    on_login_delay, r);
-    } else {
-        login_lease(r);
-    }
-}
-
-/* --- LEASE ----------------------------------------------------------------------------------- */
-
-static void on_login_lease(void *arg, enum err e, struct lease *lease)
-{
-    struct login_request *r = arg;
-    r->login.lease = lease;
-    if (e == ERR_BUSY) {
-        login_end(r, r->store->rules.exclusive ? LOGIN_IN_USE : LOGIN_SESSIONS);
-    } else {
-        login_list(r); /* without a cache there is no lease, and no harm */
-    }
-}
-
-static void login_lease(struct login_request *r)
-{
-    const struct login_rules *rules = &r->store->rules;
-    if (r->op.cancelled) {
-        login_end(r, LOGIN_FAULT);
-    } else if (rules->exclusive || rules->sessions) {
-        cache_lease_take(r->store->cache, r->entry->mailbox_id,
-                         rules->exclusive ? 0 : rules->sessions, on_login_lease, r);
     } else {
         login_list(r);
     }
@@ -84,9 +57,30 @@ static void on_login_list(void *arg, enum err e, struct maildrop **m)
     login_end(r, e == ERR_OK ? LOGIN_OK : LOGIN_FAULT);
 }
 
+/* Without a cache there is no lease, and no harm. */
+static void on_login_leased(void *arg, enum err e, struct lease **lease, struct maildrop **m)
+{
+    struct login_request *r = arg;
+    r->login.lease = *lease;
+    *lease = NULL;
+    if (e == ERR_BUSY) {
+        login_end(r, r->store->rules.exclusive ? LOGIN_IN_USE : LOGIN_SESSIONS);
+    } else {
+        on_login_list(r, e, m);
+    }
+}
+
 static void login_list(struct login_request *r)
 {
-    store_list(r->store, r->entry->mailbox_id, on_login_list, r);
+    const struct login_rules *rules = &r->store->rules;
+    uint64_t id = r->entry->mailbox_id;
+    if (r->op.cancelled) {
+        login_end(r, LOGIN_FAULT);
+    } else if (rules->exclusive || rules->sessions) {
+        store_list_leased(r->store, id, rules->exclusive ? 0 : rules->sessions, on_login_leased, r);
+    } else {
+        store_list(r->store, id, on_login_list, r);
+    }
 }
 
 struct op *store_lease_drop(struct store *s, struct lease **lease, store_done_fn *done, void *arg)

@@ -21,8 +21,10 @@ struct login_request {
     struct entry *entry;        /* NULL until it is known */
     bool from_database;         /* the entry is what the database says now */
     unsigned looks;             /* LOOK: answers that are missing */
+    bool unknown;               /* LOOK: what the address leads to can't be told */
     bool blocked;               /* LOOK: by the guard */
     bool remembered, matches;   /* some password is, and it is this one */
+    uint8_t mac[SEAL_MAC_SIZE]; /* what is remembered of it */
     bool right;                 /* by its hash */
     struct task task;           /* for an end that waits for nothing */
     enum login_verdict verdict; /* from login_end on */

@@ -1,9 +1,16 @@
 /*
  * password: checking and making crypt(3) hashes (libxcrypt), and making SCRAM keys, off the loop.
  *
- * A check is a job that owns a copy of the secret, which is wiped as soon as it was hashed. The
- * pool's bound is what keeps a flood of logins from becoming a queue. It remembers nothing: that
- * is done by the login, with a keyed hash in the cache.
+ * A check is a job that owns a copy of the secret, which is wiped as soon as it was hashed. It
+ * remembers nothing: that is done by the login, with a keyed hash in the cache.
+ *
+ * The pool gets as many as keep its threads busy; the others wait in front of it, in lines that
+ * take turns. A client has its place in one line, so those who guess by the thousand from one
+ * address make nobody wait but who shares their line. Within a line they are served in order. Who
+ * hangs up while he waits is passed over: else a client that has lost patience and comes again
+ * would have to be paid for twice, and an overload would feed itself. Who has waited for as long as
+ * he may is told to come again, and so is who finds the queue full. Nobody waits unless a job is
+ * under way, and each job that ends looks at those who wait; so there is no timer.
  */
 #include "store/password.h"
 
@@ -15,15 +22,21 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/stats.h"
 
-/* From submission; the client waits meanwhile, and a later answer would be of no use to it. */
-#define CHECK_TIMEOUT_MS 20000
+#define CHECK_TIMEOUT_MS 20000 /* of one hash, that takes a part of a second if nothing hangs */
+#define LINES            64
 
 struct password {
     struct loop *loop;
     struct pool *pool;
+    unsigned threads;
+    size_t queue;     /* checks that may wait, here or in the pool */
+    uint64_t wait_ms; /* for so long */
     size_t under_way; /* jobs in the pool */
-    size_t busy;      /* so many of them leave no time for what can wait */
+    size_t waiting;   /* checks in lines */
+    struct list lines[LINES];
+    size_t turn; /* the line that is next */
     /* A setting as new passwords have it. Nothing is right for it: the result is not compared. */
     char dummy[CRYPT_GENSALT_OUTPUT_SIZE];
 };
@@ -31,7 +44,10 @@ struct password {
 struct request {
     struct op op;
     struct job job;
-    struct task refused; /* for what the pool did not take */
+    struct list link;    /* of a line */
+    uint64_t until;      /* not begun later */
+    const bool *gone;    /* nobody waits for it any more */
+    struct task refused; /* for what is not done */
     enum err refusal;
     struct password *password;
     password_fn *done;
@@ -104,11 +120,14 @@ static void tell(struct request *r, enum err e)
     }
 }
 
+static void begin_next(struct password *p);
+
 /* A job that the pool gave up may still be running: its result is not looked at. */
 static void on_done(struct job *j, enum err e)
 {
     struct request *r = CONTAINER_OF(j, struct request, job);
     r->password->under_way--;
+    begin_next(r->password);
     if (e != ERR_OK) {
         tell(r, ERR_TEMP);
         return;
@@ -141,6 +160,114 @@ static void on_refused(struct task *t)
     request_free(r);
 }
 
+static void refuse(struct request *r, enum err e)
+{
+    r->refusal = e;
+    r->refused.run = on_refused;
+    loop_post(r->password->loop, &r->refused);
+}
+
+/* --- lines ----------------------------------------------------------------------------------- */
+
+/* What the pool has beyond that would wait there, where nobody takes turns. */
+static bool pool_has_room(const struct password *p)
+{
+    return p->under_way < 2 * (size_t)p->threads;
+}
+
+static void begin(struct request *r)
+{
+    enum err e = pool_submit(r->password->pool, &r->job);
+    if (e == ERR_OK) {
+        r->password->under_way++;
+        stats_add(STAT_password_checks, 1);
+    } else {
+        refuse(r, e);
+    }
+}
+
+static void leave_line(struct request *r)
+{
+    list_del(&r->link);
+    r->password->waiting--;
+    stats_sub(STAT_password_waiting, 1);
+}
+
+/* Takes the first of a line that is still to be done, or returns NULL. */
+static struct request *pop(struct list *line, uint64_t now)
+{
+    while (!list_empty(line)) {
+        struct request *r = CONTAINER_OF(line->next, struct request, link);
+        leave_line(r);
+        if (!*r->gone && r->until > now) {
+            return r;
+        }
+        refuse(r, *r->gone ? ERR_CLOSED : ERR_LIMIT);
+    }
+    return NULL;
+}
+
+/* The line whose turn it is, or the next one that is not empty. */
+static struct request *pop_next(struct password *p)
+{
+    struct request *r = NULL;
+    for (size_t i = 0; i < LINES && p->waiting > 0 && !r; i++) {
+        r = pop(&p->lines[p->turn], loop_now(p->loop));
+        p->turn = (p->turn + 1) % LINES;
+    }
+    return r;
+}
+
+static void begin_next(struct password *p)
+{
+    for (struct request *r; pool_has_room(p) && (r = pop_next(p));) {
+        begin(r);
+    }
+}
+
+static bool is_full(const struct password *p)
+{
+    return p->under_way + p->waiting >= p->threads + p->queue;
+}
+
+/* Those who have gone give up their places when somebody needs one. */
+static void drop_gone(struct password *p)
+{
+    for (size_t i = 0; i < LINES; i++) {
+        LIST_FOR_SAFE (l, &p->lines[i]) {
+            struct request *r = CONTAINER_OF(l, struct request, link);
+            if (*r->gone) {
+                leave_line(r);
+                refuse(r, ERR_CLOSED);
+            }
+        }
+    }
+}
+
+static void wait_in_line(struct request *r, uint64_t client)
+{
+    struct password *p = r->password;
+    r->until = loop_now(p->loop) + p->wait_ms;
+    list_add(&p->lines[client % LINES], &r->link);
+    p->waiting++;
+    stats_add(STAT_password_waiting, 1);
+}
+
+static void admit(struct request *r, uint64_t client)
+{
+    struct password *p = r->password;
+    if (is_full(p)) {
+        drop_gone(p);
+    }
+    if (is_full(p)) {
+        refuse(r, ERR_LIMIT);
+    } else if (p->waiting == 0 && pool_has_room(p)) {
+        begin(r);
+    } else {
+        wait_in_line(r, client);
+    }
+}
+
 /*
  * No account, one whose hash was locked by hand (`!` or `*` in front, as in shadow(5)), or a
  * secret with a NUL, which crypt(3) would cut off there: nothing is right, at the usual price.
@@ -152,9 +279,11 @@ static bool is_hopeless(struct span secret, const char *hash)
 }
 
 struct op *password_check(struct password *p, struct span secret, const char *hash,
-                          password_fn *done, void *arg)
+                          const struct password_waiter *w, password_fn *done, void *arg)
 {
     struct request *r = NEW(struct request);
+    list_init(&r->link);
+    r->gone = w->gone;
     r->op.arg = arg;
     r->done = done;
     r->job = (struct job){ .run = on_run, .done = on_done, .free = on_free };
@@ -164,13 +293,7 @@ struct op *password_check(struct password *p, struct span secret, const char *ha
     const char *setting = r->hopeless ? p->dummy : hash;
     memcpy(r->hash, setting, strlen(setting) + 1);
     r->password = p;
-    r->refusal = pool_submit(p->pool, &r->job);
-    if (r->refusal == ERR_OK) {
-        p->under_way++;
-    } else {
-        r->refused.run = on_refused;
-        loop_post(p->loop, &r->refused);
-    }
+    admit(r, w->client);
     return &r->op;
 }
 
@@ -214,6 +337,7 @@ static void on_derived(struct job *j, enum err e)
 {
     struct derivation *d = CONTAINER_OF(j, struct derivation, job);
     d->password->under_way--;
+    begin_next(d->password);
     if (d->op.cancelled) {
         return;
     }
@@ -242,7 +366,7 @@ struct op *password_derive(struct password *p, struct span secret, const enum sc
                            size_t n, uint32_t iterations, password_keys_fn *done, void *arg)
 {
     CHECK(n > 0 && n <= SCRAM_HASHES);
-    if (p->under_way >= p->busy) {
+    if (p->waiting > 0 || !pool_has_room(p)) {
         return NULL;
     }
     struct derivation *d = NEW(struct derivation);
@@ -267,18 +391,23 @@ struct op *password_derive(struct password *p, struct span secret, const enum sc
 
 /* --- open and close -------------------------------------------------------------------------- */
 
-struct password *password_open(struct loop *l, unsigned threads, unsigned queue, const char *prefix)
+struct password *password_open(struct loop *l, const struct password_options *o)
 {
     struct password *p = NEW(struct password);
     p->loop = l;
-    p->busy = threads + (queue + 1) / 2;
-    if (!crypt_gensalt_rn(prefix, 0, NULL, 0, p->dummy, sizeof p->dummy)) {
+    p->threads = o->threads;
+    p->queue = o->queue;
+    p->wait_ms = o->wait_ms;
+    for (size_t i = 0; i < LINES; i++) {
+        list_init(&p->lines[i]);
+    }
+    if (!crypt_gensalt_rn(o->prefix, 0, NULL, 0, p->dummy, sizeof p->dummy)) {
         free(p);
         return NULL;
     }
     p->pool = pool_open(l, &(struct pool_options){ .name = "password",
-                                                   .threads = threads,
-                                                   .queue = queue,
+                                                   .threads = o->threads,
+                                                   .queue = 2 * o->threads,
                                                    .timeout_ms = CHECK_TIMEOUT_MS });
     return p;
 }
@@ -286,7 +415,8 @@ struct password *password_open(struct loop *l, unsigned threads, unsigned queue,
 void password_close(struct password **p)
 {
     if (*p) {
-        pool_close(&(*p)->pool);
+        struct pool *pool = (*p)->pool; /* which is still asked for what waits, and says no */
+        pool_close(&pool);
         free(*p);
         *p = NULL;
     }

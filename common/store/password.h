@@ -15,24 +15,38 @@
 
 struct password;
 
-/*
- * prefix: of new passwords, such as "$y$"; unknown users cost what such a password costs. NULL when
- * crypt(3) here does not know it.
- */
-struct password *password_open(struct loop *l, unsigned threads, unsigned queue,
-                               const char *prefix);
+struct password_options {
+    unsigned threads;
+    unsigned queue;     /* checks that may wait for a thread */
+    uint64_t wait_ms;   /* for so long */
+    const char *prefix; /* of new passwords, such as "$y$"; unknown users cost what such a password
+                           costs */
+};
+/* NULL when crypt(3) here does not know the prefix. */
+struct password *password_open(struct loop *l, const struct password_options *o);
+/* Who waits is told TEMP, at the latest by the loop's next turn. */
 void password_close(struct password **p);
 
-/* OK: right. DENIED: wrong. LIMIT: too many are waiting. TEMP: could not be told. */
+/* Whose check it is. Clients take turns where many wait. */
+struct password_waiter {
+    uint64_t client;  /* the same number for the same client */
+    const bool *gone; /* set when nobody waits any more; borrowed until done */
+};
+
+/*
+ * OK: right. DENIED: wrong. LIMIT: too many are waiting, or it has waited for too long. CLOSED:
+ * it had to wait, and nobody waits for it any more. TEMP: could not be told. In the last three
+ * nothing was hashed.
+ */
 typedef void password_fn(void *arg, enum err e);
 /* hash empty: the dummy is checked and the answer is DENIED. The copy of the secret is wiped. */
 struct op *password_check(struct password *p, struct span secret, const char *hash,
-                          password_fn *done, void *arg);
+                          const struct password_waiter *w, password_fn *done, void *arg);
 
 /*
  * SCRAM keys of a password, as an account keeps them (RFC 5803, separated by a blank). This is
- * work that can wait for another day: NULL, and done is not called, when other requests fill half
- * the queue. keys is borrowed until done returns. INVALID: SCRAM can't have this password. TEMP:
+ * work that can wait for another day: NULL, and done is not called, when there is enough else to
+ * do. keys is borrowed until done returns. INVALID: SCRAM can't have this password. TEMP:
  * could not be made. The copy of the secret is wiped.
  */
 enum { SCRAM_HASHES = SCRAM_SHA_1 + 1 };

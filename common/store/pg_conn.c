@@ -147,13 +147,19 @@ static void drop(struct pg_conn *c, const char *why)
 static void on_timer(uv_timer_t *t);
 
 /* Waits twice as long after each failure, less a random part: a fleet must not return as one. What
- * an attempt has spent at an address that is silent was waiting, too. */
+ * an attempt has spent at an address that is silent was waiting, too; a proxy whose server is away
+ * is silent only behind the hello, or ends the connection there. However an attempt fails, the next
+ * one begins behind the address that it has come to. */
 static void lost(struct pg_conn *c, const char *why)
 {
     char text[160]; /* why may be libpq's, which goes with its connection */
     snprintf(text, sizeof text, "%.*s", (int)strcspn(why, "\n"), why);
     LOG(LOG_DEBUG, "db.lost", F_STR("why", text));
-    uint64_t spent = c->step == STEP_CONNECTING ? loop_now(c->o->loop) - c->began : 0;
+    bool begun = c->step == STEP_CONNECTING || c->step == STEP_GREETING;
+    uint64_t spent = begun ? loop_now(c->o->loop) - c->began : 0;
+    if (begun) {
+        pass_over(c);
+    }
     drop(c, text);
     uint32_t delay = c->retry_ms;
     c->retry_ms = delay < RETRY_MAX_MS / 2 ? delay * 2 : RETRY_MAX_MS;
@@ -189,18 +195,15 @@ static void on_timer(uv_timer_t *t)
     case STEP_RESOLVING:
         UNREACHABLE();
     case STEP_CONNECTING:
-        pass_over(c);
-        lost(c, "no connection within database.timeout");
+        lost(c, "no connection within its part of database.timeout");
         break;
     case STEP_GREETING:
     case STEP_READY:
         if (list_empty(&c->sent)) {
             conn_flush(c, say_hello(c));
         } else if (head_deadline(c) <= loop_now(c->o->loop)) {
-            if (c->step == STEP_GREETING) {
-                pass_over(c);
-            }
-            lost(c, "no answer within database.timeout");
+            lost(c, c->step == STEP_GREETING ? "no answer within its part of database.timeout"
+                                             : "no answer within database.timeout");
         } else {
             arm(c);
         }
@@ -302,7 +305,6 @@ static void conn_advance(struct pg_conn *c)
         break;
     default:
         /* libpq goes on to the next address when one can't be reached, not when one has said no. */
-        pass_over(c);
         lost(c, PQerrorMessage(c->pq));
     }
 }
@@ -366,7 +368,9 @@ static bool greeted(struct pg_conn *c)
     if (c->hello->reply.err != ERR_OK) {
         char why[160];
         snprintf(why, sizeof why, "%.150s", c->hello->reply.message);
-        pass_over(c); /* a proxy may take connections for a server that takes no statements */
+        if (c->step == STEP_READY) {
+            pass_over(c); /* it takes no statements any more, but connections still */
+        }
         lost(c, why);
         return false;
     }

@@ -5,11 +5,11 @@
 #include "store/pg_copy.h"
 
 #include <endian.h>
-#include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "store/pg_blocking.h"
 
 #define SIGNATURE "PGCOPY\n\377\r\n" /* and its NUL */
 #define HEADER    19                 /* signature, flags, octets of an extension */
@@ -42,8 +42,7 @@ static bool run(struct pg_copy *c, const char *sql)
 struct pg_copy *pg_copy_open(const char *url, char *why, size_t why_size)
 {
     struct pg_copy *c = NEW(struct pg_copy);
-    c->pq = PQconnectdb(url);
-    CHECK(c->pq);
+    c->pq = pg_blocking_connect(url);
     bool ok = (PQstatus(c->pq) == CONNECTION_OK || failed(c)) &&
               run(c, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") &&
               run(c, "SET LOCAL statement_timeout = 0") && run(c, "SET LOCAL work_mem = '64MB'");

@@ -1,9 +1,9 @@
 /*
  * seal: AES-256-GCM and HMAC-SHA256 out of OpenSSL, under keys derived from the fleet key.
  *
- * The struct is owned by its opener and never changes after it was made, which is what makes the
- * calls safe from any thread: contexts are made for each call. It neither stores nor sends
- * anything, and it has no way to give the key back.
+ * The struct is owned by its opener. Its contexts are made once, since to make one costs more than
+ * a short value, and so are the keys of labels; a call uses them anew, which is why it has one
+ * thread. It neither stores nor sends anything, and it has no way to give the key back.
  */
 #include "store/seal.h"
 
@@ -17,54 +17,92 @@
 
 #include "base/check.h"
 
-enum { KEY_SIZE = 32, SALT_SIZE = 16, NONCE_SIZE = 12, TAG_SIZE = 16 };
-
-struct seal {
-    uint8_t key[KEY_SIZE];       /* of the fleet; only other keys are made with it */
-    uint8_t value_key[KEY_SIZE]; /* from which each value's own is derived */
-    EVP_MAC *hmac;               /* fetched once: a fetch costs more than a short HMAC */
-    EVP_CIPHER *gcm;
+enum {
+    KEY_SIZE = 32,
+    SALT_SIZE = 16,
+    NONCE_SIZE = 12,
+    TAG_SIZE = 16,
+    LABEL_SIZE = 40,
+    LABELS_MAX = 32 /* the program's own */
 };
 
-/* HMAC-SHA256 of runs of bytes, one after the other, as they are. */
-static void hmac(const struct seal *s, const uint8_t key[KEY_SIZE], const struct span *runs,
-                 size_t n, uint8_t out[SEAL_MAC_SIZE])
+struct label {
+    char text[LABEL_SIZE];
+    EVP_MAC_CTX *mac; /* with the key that is derived for it */
+};
+
+struct seal {
+    EVP_MAC *hmac;
+    EVP_MAC_CTX *fleet;  /* with the fleet's key; only other keys are made with it */
+    EVP_MAC_CTX *values; /* with the key from which each value's own is derived */
+    EVP_CIPHER *gcm;
+    EVP_CIPHER_CTX *cipher;
+    struct label labels[LABELS_MAX];
+    size_t label_count;
+};
+
+static EVP_MAC_CTX *new_mac(const struct seal *s, const uint8_t key[KEY_SIZE])
 {
     char digest[] = "SHA256";
     OSSL_PARAM params[] = { OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
                             OSSL_PARAM_construct_end() };
-    EVP_MAC_CTX *ctx = EVP_MAC_CTX_new(s->hmac);
-    CHECK(ctx && EVP_MAC_init(ctx, key, KEY_SIZE, params) == 1);
+    EVP_MAC_CTX *mac = EVP_MAC_CTX_new(s->hmac);
+    CHECK(mac && EVP_MAC_init(mac, key, KEY_SIZE, params) == 1);
+    return mac;
+}
+
+/* HMAC-SHA256 of runs of bytes, one after the other, as they are. Without a key EVP_MAC_init begins
+ * anew with the one before. */
+static void hmac(EVP_MAC_CTX *mac, const struct span *runs, size_t n, uint8_t out[SEAL_MAC_SIZE])
+{
+    CHECK(EVP_MAC_init(mac, NULL, 0, NULL) == 1);
     for (size_t i = 0; i < n; i++) {
-        CHECK(EVP_MAC_update(ctx, (const uint8_t *)runs[i].p, runs[i].n) == 1);
+        CHECK(EVP_MAC_update(mac, (const uint8_t *)runs[i].p, runs[i].n) == 1);
     }
     size_t len;
-    CHECK(EVP_MAC_final(ctx, out, &len, SEAL_MAC_SIZE) == 1 && len == SEAL_MAC_SIZE);
-    EVP_MAC_CTX_free(ctx);
+    CHECK(EVP_MAC_final(mac, out, &len, SEAL_MAC_SIZE) == 1 && len == SEAL_MAC_SIZE);
+}
+
+/* With a key that is derived from the fleet's. */
+static EVP_MAC_CTX *derive_mac(const struct seal *s, const struct span *purpose, size_t n)
+{
+    uint8_t key[SEAL_MAC_SIZE];
+    hmac(s->fleet, purpose, n, key);
+    EVP_MAC_CTX *mac = new_mac(s, key);
+    OPENSSL_cleanse(key, sizeof key);
+    return mac;
 }
 
 struct seal *seal_new(const uint8_t key[32])
 {
     struct seal *s = NEW(struct seal);
-    memcpy(s->key, key, KEY_SIZE);
     s->hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     s->gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
-    CHECK(s->hmac && s->gcm);
+    s->cipher = EVP_CIPHER_CTX_new();
+    CHECK(s->hmac && s->gcm && s->cipher);
+    CHECK(EVP_CipherInit_ex2(s->cipher, s->gcm, NULL, NULL, true, NULL) == 1);
+    s->fleet = new_mac(s, key);
     struct span purpose = SPAN("mailfleet cache value");
-    hmac(s, s->key, &purpose, 1, s->value_key);
+    s->values = derive_mac(s, &purpose, 1);
     return s;
 }
 
 void seal_free(struct seal **sp)
 {
     struct seal *s = *sp;
-    if (s) {
-        EVP_MAC_free(s->hmac);
-        EVP_CIPHER_free(s->gcm);
-        OPENSSL_cleanse(s, sizeof *s);
-        free(s);
-        *sp = NULL;
+    *sp = NULL;
+    if (!s) {
+        return;
     }
+    for (size_t i = 0; i < s->label_count; i++) {
+        EVP_MAC_CTX_free(s->labels[i].mac); /* each wipes its key */
+    }
+    EVP_MAC_CTX_free(s->values);
+    EVP_MAC_CTX_free(s->fleet);
+    EVP_MAC_free(s->hmac);
+    EVP_CIPHER_CTX_free(s->cipher);
+    EVP_CIPHER_free(s->gcm);
+    free(s);
 }
 
 /* --- the key file ---------------------------------------------------------------------------- */
@@ -127,7 +165,7 @@ enum err seal_load(const char *path, struct seal **out, char *why, size_t why_si
 static void derive_value_key(const struct seal *s, const uint8_t *salt, uint8_t key[KEY_SIZE])
 {
     struct span run = span_of(salt, SALT_SIZE);
-    hmac(s, s->value_key, &run, 1, key);
+    hmac(s->values, &run, 1, key);
 }
 
 /* With out NULL: additional data. */
@@ -143,11 +181,10 @@ static EVP_CIPHER_CTX *gcm_begin(const struct seal *s, const uint8_t *salt, cons
 {
     uint8_t key[KEY_SIZE];
     derive_value_key(s, salt, key);
-    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    CHECK(ctx && EVP_CipherInit_ex2(ctx, s->gcm, key, nonce, encrypt, NULL) == 1);
+    CHECK(EVP_CipherInit_ex2(s->cipher, NULL, key, nonce, encrypt, NULL) == 1);
     OPENSSL_cleanse(key, sizeof key);
-    gcm_update(ctx, NULL, ad);
-    return ctx;
+    gcm_update(s->cipher, NULL, ad);
+    return s->cipher;
 }
 
 enum err seal_value(const struct seal *s, struct span ad, struct span plain, struct buf *out)
@@ -163,7 +200,6 @@ enum err seal_value(const struct seal *s, struct span ad, struct span plain, str
     int len;
     CHECK(EVP_CipherFinal_ex(ctx, tag, &len) == 1 && len == 0);
     CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, tag) == 1);
-    EVP_CIPHER_CTX_free(ctx);
     buf_commit(out, plain.n + SEAL_OVERHEAD);
     return ERR_OK;
 }
@@ -185,9 +221,7 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
     CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag) == 1);
     gcm_update(ctx, plain, span_of(nonce + NONCE_SIZE, n));
     int len;
-    bool genuine = EVP_CipherFinal_ex(ctx, rest, &len) == 1;
-    EVP_CIPHER_CTX_free(ctx);
-    if (!genuine) {
+    if (EVP_CipherFinal_ex(ctx, rest, &len) != 1) {
         return ERR_CORRUPT; /* nothing is committed: the bytes behind the end of out are nobody's */
     }
     buf_commit(out, n);
@@ -196,23 +230,32 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
 
 /* --- keyed hashes ---------------------------------------------------------------------------- */
 
-void seal_mac(const struct seal *s, const char *label, const struct span *parts, size_t n,
+static EVP_MAC_CTX *mac_of(struct seal *s, const char *label)
+{
+    for (size_t i = 0; i < s->label_count; i++) {
+        if (strcmp(s->labels[i].text, label) == 0) {
+            return s->labels[i].mac;
+        }
+    }
+    CHECK(s->label_count < LABELS_MAX && strlen(label) < LABEL_SIZE);
+    struct span purpose[] = { SPAN("mailfleet mac "), span_str(label) };
+    struct label *l = &s->labels[s->label_count++];
+    memcpy(l->text, label, strlen(label) + 1);
+    l->mac = derive_mac(s, purpose, ARRAY_LEN(purpose));
+    return l->mac;
+}
+
+/* Lengths in front: no two lists of parts are the same bytes. */
+void seal_mac(struct seal *s, const char *label, const struct span *parts, size_t n,
               uint8_t out[SEAL_MAC_SIZE])
 {
-    uint8_t key[SEAL_MAC_SIZE];
-    struct span purpose[] = { SPAN("mailfleet mac "), span_str(label) };
-    hmac(s, s->key, purpose, ARRAY_LEN(purpose), key);
-
-    /* Lengths in front: no two lists of parts are the same bytes. */
-    struct span *runs = NEW_ARRAY(struct span, 2 * n);
-    uint64_t *lengths = NEW_ARRAY(uint64_t, n);
+    struct span runs[2 * SEAL_PARTS_MAX];
+    uint64_t lengths[SEAL_PARTS_MAX];
+    CHECK(n <= SEAL_PARTS_MAX);
     for (size_t i = 0; i < n; i++) {
         lengths[i] = htole64(parts[i].n);
         runs[2 * i] = span_of(&lengths[i], sizeof lengths[i]);
         runs[2 * i + 1] = parts[i];
     }
-    hmac(s, key, runs, 2 * n, out);
-    free(runs);
-    free(lengths);
-    OPENSSL_cleanse(key, sizeof key);
+    hmac(mac_of(s, label), runs, 2 * n, out);
 }

@@ -421,6 +421,15 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
     return r;
 }
 
+void spool_gather(struct spool *s, uint16_t volume, bool on)
+{
+    struct backend *b = volumes_find(s->volumes, volume);
+    if (b && b->ops->gather) {
+        b->ops->gather(b, on);
+    }
+    backend_unref(&b);
+}
+
 struct span spool_reader_handle(const struct spool_reader *r)
 {
     struct span found = r->file ? nfs_handle_span(&r->file->file.handle) : SPAN("");

@@ -21,7 +21,8 @@ struct spool;
 /* In the root of each volume: its UUID, and a newline. */
 #define SPOOL_SENTINEL ".mailfleet-volume"
 
-enum volume_state { VOLUME_ACTIVE, VOLUME_READONLY, VOLUME_DRAIN };
+/* CLOSED: it is being removed, and what was begun there is not delivered any more. */
+enum volume_state { VOLUME_ACTIVE, VOLUME_READONLY, VOLUME_DRAIN, VOLUME_CLOSED };
 
 struct volume {
     uint16_t volume_id;
@@ -127,6 +128,12 @@ typedef void spool_read_fn(void *arg, enum err e, struct span piece, bool last);
 /* Reads a message: at least the first piece is asked for at once. handle may be empty. */
 struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct span handle,
                                 spool_read_fn *fn, void *arg);
+/*
+ * Reads that begin between true and false are made by one call, one after the other, where a call
+ * costs more than a short file: of messages that are wanted together. No turn of the loop may come
+ * between.
+ */
+void spool_gather(struct spool *s, uint16_t volume, bool on);
 /*
  * While fn is called: the handle that the file was found by, if it is not the one that spool_read
  * was given. It should be kept with the pointer; empty, there is nothing to repair.

@@ -142,6 +142,8 @@ struct backend_ops {
 
     struct op *(*write)(struct backend *b, struct outfile **f, backend_write_fn *done, void *arg);
     struct op *(*read)(struct backend *b, struct infile **f, backend_read_fn *done, void *arg);
+    /* As spool_gather; NULL: calls cost nothing to begin. */
+    void (*gather)(struct backend *b, bool on);
     /* Closes a file between two calls, some time. */
     void (*release)(struct backend *b, struct file *f);
     struct op *(*unlink)(struct backend *b, const struct blob_id *id, spool_done_fn *done,

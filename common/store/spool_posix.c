@@ -25,6 +25,9 @@ struct posix {
     struct call *probe;   /* the one under way, a hung one included */
     struct list unclosed; /* calls that close a file and that the pool did not take yet */
     struct task end;
+    bool gathering;
+    struct call *gathered; /* the first of them */
+    struct call **behind;  /* the last: where the next one goes */
 };
 
 /* One call: what it works on, the function for the thread, and the function for the loop. */
@@ -33,6 +36,7 @@ struct call {
     struct job job;
     struct task refused; /* the pool did not take it */
     struct list link;    /* of posix.unclosed */
+    struct call *next;   /* gathered with it: the same job does it, and they share its fate */
     struct posix *posix;
     enum err (*work)(struct call *c);
     void (*tell)(struct call *c, enum err e);
@@ -59,8 +63,9 @@ static void close_some(struct posix *px);
 
 static void on_run(struct job *j)
 {
-    struct call *c = CONTAINER_OF(j, struct call, job);
-    c->err = c->work(c);
+    for (struct call *c = CONTAINER_OF(j, struct call, job); c; c = c->next) {
+        c->err = c->work(c);
+    }
 }
 
 static void log_failure(const struct call *c)
@@ -72,9 +77,8 @@ static void log_failure(const struct call *c)
         F_STR("why", c->report.why));
 }
 
-static void on_done(struct job *j, enum err e)
+static void call_end(struct call *c, enum err e)
 {
-    struct call *c = CONTAINER_OF(j, struct call, job);
     if (e == ERR_OK) {
         e = c->err;
         if (e != ERR_OK && e != ERR_NOTFOUND) {
@@ -86,6 +90,13 @@ static void on_done(struct job *j, enum err e)
         stats_add(c->hung ? STAT_spool_timeouts : STAT_spool_faults, 1);
     }
     c->tell(c, e);
+}
+
+static void on_done(struct job *j, enum err e)
+{
+    for (struct call *c = CONTAINER_OF(j, struct call, job); c; c = c->next) {
+        call_end(c, e);
+    }
 }
 
 /* What nobody took over is closed: the owner has cancelled, or the call returned too late. */
@@ -102,10 +113,8 @@ static void close_leftovers(struct call *c)
     close_some(px);
 }
 
-/* On the thread if the volume was stopped meanwhile; its descriptors are left to the exit then. */
-static void on_free(struct job *j)
+static void call_free(struct call *c)
 {
-    struct call *c = CONTAINER_OF(j, struct call, job);
     struct posix *px = c->posix;
     struct backend *b = &px->base;
     if (px->pool) {
@@ -118,6 +127,15 @@ static void on_free(struct job *j)
     infile_free(&c->in);
     free(c);
     backend_unref(&b);
+}
+
+/* On the thread if the volume was stopped meanwhile; its descriptors are left to the exit then. */
+static void on_free(struct job *j)
+{
+    for (struct call *c = CONTAINER_OF(j, struct call, job), *next; c; c = next) {
+        next = c->next;
+        call_free(c);
+    }
 }
 
 static void on_refused(struct task *t)
@@ -253,7 +271,24 @@ static struct op *posix_read(struct backend *b, struct infile **f, backend_read_
     c->id = (*f)->id;
     c->in = *f;
     *f = NULL;
+    if (c->posix->gathering) {
+        *c->posix->behind = c;
+        c->posix->behind = &c->next;
+        return &c->op;
+    }
     return call_start(c);
+}
+
+static void posix_gather(struct backend *b, bool on)
+{
+    struct posix *px = CONTAINER_OF(b, struct posix, base);
+    struct call *first = px->gathered;
+    px->gathering = on;
+    px->gathered = NULL;
+    px->behind = &px->gathered;
+    if (first) {
+        call_start(first);
+    }
 }
 
 static enum err unlink_work(struct call *c)
@@ -380,6 +415,7 @@ const struct backend_ops spool_posix = {
     .stuck = posix_stuck,
     .write = posix_write,
     .read = posix_read,
+    .gather = posix_gather,
     .release = posix_release,
     .unlink = posix_unlink,
     .probe = posix_probe,

@@ -14,6 +14,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/stats.h"
+#include "store/ahead.h"
 #include "store/listing.h"
 #include "store/nfs_handle.h"
 #include "store/store_parts.h"
@@ -92,6 +93,11 @@ static void volumes_ask(uv_timer_t *t)
     index_volumes(s->index, on_volumes, s);
 }
 
+void store_ask_volumes(struct store *s)
+{
+    uv_timer_start(&s->volumes_timer, volumes_ask, 0, 0);
+}
+
 static bool names_mechanism(const struct config *c, const char *name)
 {
     for (size_t i = 0; i < c->auth_mechanisms.n; i++) {
@@ -122,7 +128,10 @@ static enum err open_login(struct store *s, const struct config *c, char *why, s
         return ERR_INVALID;
     }
     s->password =
-        password_open(s->loop, (unsigned)c->auth_threads, (unsigned)c->auth_queue, c->auth_scheme);
+        password_open(s->loop, &(struct password_options){ .threads = (unsigned)c->auth_threads,
+                                                           .queue = (unsigned)c->auth_queue,
+                                                           .wait_ms = c->auth_wait,
+                                                           .prefix = c->auth_scheme });
     if (!s->password) {
         snprintf(why, why_size, "auth.scheme: crypt(3) does not know %s", c->auth_scheme);
         return ERR_INVALID;
@@ -157,6 +166,7 @@ void store_reload(struct store *s, const struct config *c)
     failures_change(s->failures, s->exempt, c->auth_max_failures, c->auth_failure_window);
     netset_free(&old);
     s->rules = rules_of(c);
+    store_ask_volumes(s);
 }
 
 struct fleet store_fleet(const struct store *s)
@@ -224,6 +234,7 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
                                     .read_connections = (unsigned)c->database_read_connections,
                                     .write_connections = (unsigned)c->database_write_connections,
                                     .timeout_ms = c->database_timeout,
+                                    .gather = (unsigned)c->database_gather,
                                     .on_epoch = on_epoch,
                                     .on_crossed = on_crossed,
                                     .arg = s });
@@ -390,16 +401,21 @@ struct list_request {
     struct op op;
     struct store *store;
     index_list_fn *done;
+    store_leased_fn *leased; /* in its place, with the lease */
+    struct lease *lease;
     uint64_t mailbox_id;
     struct cache_fill fill;
 };
 
 static void list_end(struct list_request *r, enum err e, struct maildrop *m)
 {
-    if (!r->op.cancelled) {
+    if (!r->op.cancelled && r->leased) {
+        r->leased(r->op.arg, e, &r->lease, &m);
+    } else if (!r->op.cancelled) {
         r->done(r->op.arg, e, &m);
     }
     maildrop_free(&m);
+    cache_lease_drop(r->store->cache, &r->lease, NULL, NULL);
     free(r);
 }
 
@@ -440,14 +456,40 @@ static void on_list_cache(void *arg, const struct cache_reply *reply)
     index_list(r->store->index, r->mailbox_id, on_list_database, r);
 }
 
-struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg)
+static void on_list_leased(void *arg, enum err e, struct lease *lease,
+                           const struct cache_reply *reply)
+{
+    struct list_request *r = arg;
+    r->lease = lease;
+    if (e == ERR_BUSY) {
+        list_end(r, ERR_BUSY, NULL);
+    } else {
+        on_list_cache(r, reply);
+    }
+}
+
+static struct list_request *list_new(struct store *s, uint64_t mailbox_id, void *arg)
 {
     struct list_request *r = NEW(struct list_request);
-    *r = (struct list_request){
-        .op = { .arg = arg }, .store = s, .done = done, .mailbox_id = mailbox_id
-    };
+    *r = (struct list_request){ .op = { .arg = arg }, .store = s, .mailbox_id = mailbox_id };
+    return r;
+}
+
+struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg)
+{
+    struct list_request *r = list_new(s, mailbox_id, arg);
     struct cache_key k = list_key(mailbox_id);
+    r->done = done;
     cache_get(s->cache, &k, on_list_cache, r);
+    return &r->op;
+}
+
+struct op *store_list_leased(struct store *s, uint64_t mailbox_id, unsigned slots,
+                             store_leased_fn *done, void *arg)
+{
+    struct list_request *r = list_new(s, mailbox_id, arg);
+    r->leased = done;
+    cache_lease_list(s->cache, mailbox_id, slots, on_list_leased, r);
     return &r->op;
 }
 
@@ -473,6 +515,7 @@ struct op *store_room(struct store *s, const uint64_t *mailboxes, size_t n, uint
 
 struct store_reader {
     struct store *store;
+    struct ahead *ahead; /* the session's, while it gets the message from there */
     struct spool_reader *reader;
     struct op *has;     /* whether the pointer stands */
     struct op *volumes; /* asked for anew */
@@ -542,20 +585,46 @@ static void on_reader_volumes(void *arg, enum err e, const struct volume *v, siz
     reader_begin(r); /* a volume that is not known now either is TEMP */
 }
 
+/* What is longer than a piece, or not there, is for a reader of its own; one that was waited for in
+ * vain has been waited for. */
+static void on_reader_ahead(void *arg, enum err e, struct span octets)
+{
+    struct store_reader *r = arg;
+    r->ahead = NULL;
+    if (e == ERR_OK) {
+        r->fn(r->arg, ERR_OK, octets, true);
+        free(r);
+    } else if (e == ERR_TEMP) {
+        reader_end(r, ERR_TEMP);
+    } else {
+        reader_begin(r);
+    }
+}
+
 struct store_reader *store_read(struct store *s, const struct maildrop *m, size_t i,
-                                store_read_fn *fn, void *arg)
+                                struct ahead **ahead, store_read_fn *fn, void *arg)
 {
     struct store_reader *r = NEW(struct store_reader);
     *r = (struct store_reader){
-        .store = s, .fn = fn, .arg = arg, .mailbox_id = m->mailbox_id, .pointer = m->msgs[i]
+        .store = s, .fn = fn, .arg = arg, .mailbox_id = m->mailbox_id, .pointer = maildrop_at(m, i)
     };
     nfs_handle_set(&r->handle, maildrop_handle(m, i));
-    if (spool_volume_listed(s->spool, r->pointer.volume)) {
-        reader_begin(r);
-    } else {
+    if (!*ahead) {
+        *ahead = ahead_open(s, m);
+    }
+    if (!spool_volume_listed(s->spool, r->pointer.volume)) {
         r->volumes = index_volumes(s->index, on_reader_volumes, r);
+    } else if (ahead_get(*ahead, i, on_reader_ahead, r)) {
+        r->ahead = *ahead;
+    } else {
+        reader_begin(r);
     }
     return r;
+}
+
+bool store_read_ready(struct ahead *ahead, size_t i, struct span *octets)
+{
+    return ahead && ahead_ready(ahead, i, octets);
 }
 
 void store_read_next(struct store_reader *r)
@@ -570,10 +639,18 @@ void store_read_close(struct store_reader **pr)
         return;
     }
     *pr = NULL;
+    if (r->ahead) {
+        ahead_leave(r->ahead);
+    }
     spool_read_close(&r->reader);
     op_cancel(&r->has);
     op_cancel(&r->volumes);
     free(r);
+}
+
+void store_ahead_close(struct ahead **a)
+{
+    ahead_close(a);
 }
 
 /* --- expunging ------------------------------------------------------------------------------- */
@@ -584,7 +661,6 @@ struct expunge {
     store_done_fn *done;
     uint64_t mailbox_id;
     struct pointer *msgs;
-    size_t *which; /* 0 to n - 1: msgs holds the marked ones alone */
     size_t n;
     char *by;
     unsigned tries;
@@ -601,7 +677,6 @@ static void on_expunge_dropped_again(void *arg, enum err e)
         x->done(x->op.arg, x->err);
     }
     free(x->msgs);
-    free(x->which);
     free(x->by);
     free(x);
 }
@@ -627,7 +702,7 @@ static void on_expunged(void *arg, enum err e)
 
 static void expunge_send(struct expunge *x)
 {
-    index_expunge(x->store->index, x->mailbox_id, x->msgs, x->which, x->n, x->store->grace_ms,
+    index_expunge(x->store->index, x->mailbox_id, x->msgs, x->n, x->store->grace_ms,
                   span_str(x->by), on_expunged, x);
 }
 
@@ -635,6 +710,16 @@ static void on_expunge_dropped(void *arg, enum err e)
 {
     (void)e;
     expunge_send(arg);
+}
+
+/* Those of them, the caller's to free. */
+static struct pointer *pointers_of(const struct maildrop *m, const size_t *which, size_t n)
+{
+    struct pointer *p = NEW_ARRAY(struct pointer, n);
+    for (size_t i = 0; i < n; i++) {
+        p[i] = maildrop_at(m, which[i]);
+    }
+    return p;
 }
 
 struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t *which, size_t n,
@@ -645,14 +730,9 @@ struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t
                            .store = s,
                            .done = done,
                            .mailbox_id = m->mailbox_id,
-                           .msgs = NEW_ARRAY(struct pointer, n),
-                           .which = NEW_ARRAY(size_t, n),
+                           .msgs = pointers_of(m, which, n),
                            .n = n,
                            .by = span_dup(by) };
-    for (size_t i = 0; i < n; i++) {
-        x->msgs[i] = m->msgs[which[i]];
-        x->which[i] = i;
-    }
     store_drop_lists(s, &x->mailbox_id, 1, on_expunge_dropped, x);
     return &x->op;
 }
@@ -660,5 +740,7 @@ struct op *store_expunge(struct store *s, const struct maildrop *m, const size_t
 /* Tried once: it is worth no more, and the session has ended. The lists are as they were. */
 void store_mark_read(struct store *s, const struct maildrop *m, const size_t *which, size_t n)
 {
-    index_mark_read(s->index, m->mailbox_id, m->msgs, which, n, NULL, NULL);
+    struct pointer *msgs = pointers_of(m, which, n);
+    index_mark_read(s->index, m->mailbox_id, msgs, n, NULL, NULL);
+    free(msgs);
 }

@@ -35,8 +35,9 @@ enum err store_open(struct loop *l, const struct config *c, struct store **out, 
 
 /*
  * From now on logins go by c's rules: lock, sessions, delay, enrolment, iterations, how many
- * failures and who is exempt; so do quotas by quota.*. The rest of it belongs to what is open. c is
- * borrowed until the next call. limits.exempt and quota.warn must be good (checked).
+ * failures and who is exempt; so do quotas by quota.*. The rest of it belongs to what is open.
+ * Volumes and their states are asked for at once. c is borrowed until the next call. limits.exempt
+ * and quota.warn must be good (checked).
  */
 void store_reload(struct store *s, const struct config *c);
 
@@ -130,10 +131,17 @@ struct op *store_lease_drop(struct store *s, struct lease **lease, store_done_fn
 /* --- reading and deleting (common/store/store.c) ---------------------------------------------- */
 
 struct store_reader;
+/* What a session has read so far and will read next: NULL at first, closed by it when all reading
+ * has ended, before its maildrop (common/store/ahead.c). */
+struct ahead;
+void store_ahead_close(struct ahead **a);
 /* As spool_read_fn. NOTFOUND only when the database agrees that the message is gone. */
 typedef void store_read_fn(void *arg, enum err e, struct span piece, bool last);
 struct store_reader *store_read(struct store *s, const struct maildrop *m, size_t i,
-                                store_read_fn *fn, void *arg);
+                                struct ahead **ahead, store_read_fn *fn, void *arg);
+/* Whether message i was read along with another and is there: then nothing is to be waited for. All
+ * of it, borrowed until the next call about ahead, which may be NULL. */
+bool store_read_ready(struct ahead *ahead, size_t i, struct span *octets);
 void store_read_next(struct store_reader *r);
 void store_read_close(struct store_reader **r);
 

@@ -45,6 +45,7 @@ struct store {
     const char *warning;  /* the operator's words of warnings; NULL: the built-in ones */
     const char *hostname; /* in their Message-ID */
     size_t warnings;      /* under way */
+    size_t ahead;         /* octets that sessions hold, or will, of what they may read next */
 };
 
 /* The key of a mailbox's cached list. */
@@ -59,6 +60,13 @@ struct op *store_entry(struct store *s, struct span address, store_entry_fn *don
 
 /* The maildrop through the cache: a hit, or the database and a fill. As index_list. */
 struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done, void *arg);
+/*
+ * The same, under a lease of it (cache_lease_list). The callee's is what it nulls; *lease is NULL
+ * without a cache. BUSY: somebody else has the lease.
+ */
+typedef void store_leased_fn(void *arg, enum err e, struct lease **lease, struct maildrop **m);
+struct op *store_list_leased(struct store *s, uint64_t mailbox_id, unsigned slots,
+                             store_leased_fn *done, void *arg);
 
 /*
  * Tombstones of the lists of n mailboxes; done is called whatever becomes of them: a cache that is
@@ -66,6 +74,9 @@ struct op *store_list(struct store *s, uint64_t mailbox_id, index_list_fn *done,
  */
 struct op *store_drop_lists(struct store *s, const uint64_t *mailboxes, size_t n,
                             cache_done_fn *done, void *arg);
+
+/* Asks for the list of volumes now, when it is known to be old. */
+void store_ask_volumes(struct store *s);
 
 /* Puts a warning into a mailbox that has crossed a threshold, in the background (warner.c). */
 void store_warn(struct store *s, uint64_t mailbox_id, unsigned threshold);

@@ -356,9 +356,15 @@ struct backend *volumes_choose(struct volumes *vs, const uint16_t *tried, size_t
     if (!sum) {
         return NULL;
     }
+    size_t i = 0;
+    while (!shares[i]) {
+        i++;
+    }
+    if (shares[i] == sum) {
+        return backend_ref(vs->mounts[i]->backend); /* no choice to make */
+    }
     CHECK(getrandom(&pick, sizeof pick, 0) == sizeof pick);
     pick %= sum; /* the bias is below 2^-20 */
-    size_t i = 0;
     while (pick >= shares[i]) {
         pick -= shares[i++];
     }

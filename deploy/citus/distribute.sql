@@ -24,17 +24,20 @@ SELECT create_distributed_function('passes(bigint, bigint, bigint, bigint)');
 SELECT create_distributed_function('room(smallint, bigint, bigint, bigint, bigint, bigint, bigint, bigint)');
 SELECT create_distributed_function('filled(bigint, bigint, bigint, bigint)');
 SELECT create_distributed_function('threshold(integer, bigint[])');
+SELECT create_distributed_function('need_volume(bigint)');
 SELECT create_distributed_function('takes_files(bigint)');
 SELECT create_distributed_function('ms_id(bigint)');
 
 -- What runs as a whole where the rows of its first argument are.
+SELECT create_distributed_function('listing(bigint, bigint)',
+                                   'box', colocate_with => 'mailbox');
 SELECT create_distributed_function('enroll(bigint, text, text, text)',
                                    'box', colocate_with => 'mailbox');
 SELECT create_distributed_function('share(uuid, bigint, bigint, bigint)',
                                    'blob', colocate_with => 'blob_shared');
 SELECT create_distributed_function('discard(bigint, uuid, bigint, bigint, bigint, boolean, bigint, bigint, text)',
                                    'box', colocate_with => 'mailbox');
-SELECT create_distributed_function('deliver(bigint, uuid, bigint, bigint, bigint, boolean, bytea, boolean, bigint, bigint, bigint, bigint[])',
+SELECT create_distributed_function('deliver(bigint, uuid, bigint, bigint, bigint, boolean, bytea, boolean, bigint, bigint, bigint, bigint[], boolean)',
                                    'box', colocate_with => 'mailbox');
 SELECT create_distributed_function('delivered(bigint, uuid)',
                                    'box', colocate_with => 'mailbox');

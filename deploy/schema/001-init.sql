@@ -54,7 +54,7 @@ CREATE TABLE volume (
     uuid       uuid     NOT NULL UNIQUE,    -- what the sentinel file holds
     url        text     NOT NULL UNIQUE CHECK (octet_length(url) BETWEEN 1 AND 1023),
     fanout     smallint NOT NULL DEFAULT 2 CHECK (fanout BETWEEN 0 AND 4), -- never changed
-    state      smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 2),  -- enum volume_state
+    state      smallint NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),  -- enum volume_state
     weight     integer  NOT NULL DEFAULT 100 CHECK (weight >= 0),
     free_floor bigint   NOT NULL DEFAULT 0 CHECK (free_floor >= 0)         -- octets
 );
@@ -99,6 +99,16 @@ CREATE INDEX address_targets ON address USING gin (targets) WHERE targets IS NOT
 -- sequence: `mailfleet epoch` raises it beyond all that may have been given since.
 CREATE SEQUENCE mailbox_ids;
 
+-- What the columns of mailbox and message may hold, as domains: a CHECK of a table is read from its text and
+-- asked anew by each statement that changes a row, of columns that it leaves alone too. Those of these two
+-- were a third of what a delivery cost.
+CREATE DOMAIN most AS bigint CHECK (VALUE >= 0); -- 0 is none
+CREATE DOMAIN account_state AS smallint CHECK (VALUE IN (0, 1, 2)); -- enum account_state
+CREATE DOMAIN keep_days AS smallint CHECK (VALUE >= 0); -- 0: kept for ever
+CREATE DOMAIN keep_read AS smallint CHECK (VALUE >= -1); -- days after RETR; -1: as what is unread
+CREATE DOMAIN own_uidl AS text CHECK (octet_length(VALUE) <= 70); -- '': the id's text
+CREATE DOMAIN file_handle AS bytea CHECK (octet_length(VALUE) <= 64);
+
 -- The hot row of a mailbox: counters and limits move under one lock, so quotas are exact. No index on
 -- what a delivery changes and a fillfactor, so that its updates stay on their page.
 CREATE TABLE mailbox (
@@ -107,16 +117,15 @@ CREATE TABLE mailbox (
     next_seq     bigint   NOT NULL DEFAULT 1,
     msgs         bigint   NOT NULL DEFAULT 0,
     octets       bigint   NOT NULL DEFAULT 0,
-    max_octets   bigint   NOT NULL DEFAULT 0 CHECK (max_octets >= 0),   -- 0 is none
-    max_messages bigint   NOT NULL DEFAULT 0 CHECK (max_messages >= 0), -- 0 is none
-    max_size     bigint   NOT NULL DEFAULT 0 CHECK (max_size >= 0),     -- 0 is the fleet's
-    state        smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)), -- enum account_state
-    retention_days smallint NOT NULL DEFAULT 0 CHECK (retention_days >= 0), -- 0: kept for ever
-    read_days    smallint NOT NULL DEFAULT -1 CHECK (read_days >= -1),  -- kept after RETR; -1: as unread
+    max_octets   most     NOT NULL DEFAULT 0,
+    max_messages most     NOT NULL DEFAULT 0,
+    max_size     most     NOT NULL DEFAULT 0,  -- 0 is the fleet's
+    state        account_state NOT NULL DEFAULT 0,
+    retention_days keep_days NOT NULL DEFAULT 0,
+    read_days    keep_read NOT NULL DEFAULT -1,
     own_retention boolean NOT NULL DEFAULT false, -- retention_days is not the domain's
     own_read     boolean  NOT NULL DEFAULT false, -- nor is read_days
     warned       smallint NOT NULL DEFAULT 0,  -- per cent: thresholds of quota.warn up to it were told
-    crossed      smallint NOT NULL DEFAULT 0,  -- the threshold that the last delivery crossed; 0: none
     denied       uuid[]                        -- files of which delivered() has said no, the latest first
 ) WITH (fillfactor = 70);
 -- All mailboxes, not only those that expire: whether some mailbox keeps its mail for ever is then one
@@ -153,8 +162,8 @@ CREATE TABLE message (
     skip       integer  NOT NULL,              -- octets of the envelope block in front
     volume_id  smallint NOT NULL,
     shared     boolean  NOT NULL,              -- other mailboxes name the file: blob_shared
-    uidl       text     NOT NULL DEFAULT '' CHECK (octet_length(uidl) <= 70), -- '': the id's text
-    handle     bytea    NOT NULL DEFAULT '' CHECK (octet_length(handle) <= 64),
+    uidl       own_uidl NOT NULL DEFAULT '',
+    handle     file_handle NOT NULL DEFAULT '',
     PRIMARY KEY (mailbox_id, seq)
         INCLUDE (blob_id, size, skip, volume_id, shared, uidl, handle)
 ) WITH (
@@ -162,6 +171,9 @@ CREATE TABLE message (
     autovacuum_vacuum_insert_scale_factor = 0.02,
     autovacuum_vacuum_scale_factor = 0.02
 );
+-- The planner takes it that a mailbox has twenty messages, whatever is so on average: a plan is for all of them,
+-- and where most have one it would not tell them from one message.
+ALTER TABLE message ALTER COLUMN mailbox_id SET (n_distinct = -0.05);
 
 -- What was retrieved, and when, of mailboxes that keep what was read for read_days: written once a
 -- session, and by those mailboxes alone. Rows of messages that have gone are left to expire();
@@ -173,11 +185,11 @@ CREATE TABLE read_mark (
     PRIMARY KEY (mailbox_id, seq)
 );
 
--- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox: a
--- file that was given up, or a recipient of a shared file without room. mailbox_id is 0 of copies that
--- moving a file to another volume has left, and of files that nobody lacks: see mark_copy(), set_aside().
--- A row can go back while
--- claimed_at is NULL; then a reaper has it. reclaimed: and had it from one that seemed dead.
+-- Deleted pointers whose files still stand. seq is 0 when the message was never in the mailbox (a file
+-- that was given up, or a recipient of a shared file without room), or must not come back: supersede().
+-- mailbox_id is 0 of copies that moving a file to another volume has left, and of files that nobody
+-- lacks: see mark_copy(), set_aside(). A row can go back while claimed_at is NULL; then a reaper has
+-- it. reclaimed: and had it from one that seemed dead.
 CREATE TABLE ledger (
     mailbox_id   bigint      NOT NULL,
     blob_id      uuid        NOT NULL,
@@ -442,6 +454,29 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- The version and the pointers of a mailbox, for a statement that asks for several; one without messages
+-- has a row without a pointer, and so has one with more than `most`, which says so instead. As it is
+-- STABLE, all of it is of one snapshot, that of the statement.
+CREATE FUNCTION listing(box bigint, most bigint)
+RETURNS TABLE (at_version bigint, at_seq bigint, blob uuid, len integer, head integer, vol smallint,
+               own_name text, fh bytea, too_long boolean)
+STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT b.version, b.msgs > most INTO at_version, too_long FROM mailbox b WHERE b.mailbox_id = box;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT too_long THEN
+        RETURN QUERY SELECT at_version, m.seq, m.blob_id, m.size, m.skip, m.volume_id, m.uidl::text,
+                            m.handle::bytea, false
+                       FROM message m WHERE m.mailbox_id = box ORDER BY m.seq;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    RETURN NEXT;
+END $$;
+
 -- Gives an account SCRAM keys of the password that made this hash, in place of those that the caller
 -- saw. Another hash is another password: its keys are not these. Other keys were set meanwhile.
 CREATE FUNCTION enroll(box bigint, password text, old text, keys text)
@@ -463,13 +498,27 @@ BEGIN
     INSERT INTO blob_shared (blob_id, volume_id, refs, octets) VALUES (blob, vol, n, len);
 END $$;
 
--- A ledger row for a file that the mailbox never listed.
+-- Refuses (MF003) a file whose volume is closed or gone. Asked behind the mailbox's lock, when the
+-- transaction has its number: `mailfleet volume remove` closes a volume and waits for those that have a
+-- lower one before it looks for the last time.
+CREATE FUNCTION need_volume(vol bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state <> 3) THEN
+        RAISE EXCEPTION 'volume % is closed', vol USING ERRCODE = 'MF003';
+    END IF;
+END $$;
+
+-- A ledger row for a file that the mailbox never listed; none when its volume is being removed or not
+-- there any more: the file stays in its folder then, and the row would stay for ever.
 CREATE FUNCTION discard(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                         now_ms bigint, grace_ms bigint, who text)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     due timestamptz := grace_end(now_ms, grace_ms);
 BEGIN
+    IF NOT EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state <> 3) THEN
+        RETURN;
+    END IF;
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
     VALUES (box, blob, 0, len, head, vol, many, ms_time(now_ms), due, who)
@@ -478,67 +527,90 @@ END $$;
 
 -- Gives a mailbox its pointer; code is enum room. Without room: strict raises MF001, which undoes
 -- the whole transaction; else the file's place in the mailbox goes to the ledger. What delivered() has
--- denied raises MF004: its sender was told that it was not.
+-- denied raises MF004: its sender was told that it was not. MF003: the file's volume is closed or gone,
+-- since it was begun; that is asked after the lock, when the transaction has its number, as `mailfleet volume
+-- remove` waits for those that have a lower one.
 -- past: as room() has it. warn: ascending thresholds; passed is the one that this delivery crossed
 -- upwards, 0 for none, and it is told once: `warned` keeps it until there is less in the mailbox.
+-- waits: for a mailbox that is locked. Else nothing is done with such a one, nor with one that is not
+-- there, and code is -1: what several senders wait for does not wait itself.
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                         fh bytea, strict boolean, now_ms bigint, grace_ms bigint,
-                        past bigint DEFAULT 0, warn bigint[] DEFAULT '{}',
+                        past bigint DEFAULT 0, warn bigint[] DEFAULT '{}', waits boolean DEFAULT true,
                         OUT code integer, OUT passed integer) LANGUAGE plpgsql AS $$
 DECLARE
-    place bigint;
-    late  boolean;
+    b    mailbox;
+    used integer; -- per cent, with this message
+    told integer := 0;
 BEGIN
-    -- What is now above the old `warned` is crossed: the right-hand sides see the row as it was. The
-    -- limits, or what the nodes have for thresholds, may have changed meanwhile: so `warned` is
-    -- never more than what is used.
-    UPDATE mailbox b
-       SET version = b.version + 1, next_seq = b.next_seq + 1,
-           msgs = b.msgs + 1, octets = b.octets + len,
-           crossed = CASE WHEN threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
-                                                b.max_octets), warn)
-                               > least(b.warned, filled(b.msgs, b.octets, b.max_messages,
-                                                        b.max_octets))
-                          THEN threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
-                                                b.max_octets), warn)
-                          ELSE 0 END,
-           warned = greatest(least(b.warned, filled(b.msgs + 1, b.octets + len, b.max_messages,
-                                                    b.max_octets)),
-                             threshold(filled(b.msgs + 1, b.octets + len, b.max_messages,
-                                              b.max_octets), warn))
-     WHERE b.mailbox_id = box AND (b.denied IS NULL OR blob <> ALL (b.denied))
-       AND room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past) = 0
-    RETURNING b.next_seq - 1, b.crossed INTO place, passed;
-    IF FOUND THEN
-        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, handle)
-        VALUES (box, place, blob, len, head, vol, many, fh);
-        code := 0;
+    passed := 0;
+    IF waits THEN
+        SELECT * INTO b FROM mailbox m WHERE m.mailbox_id = box FOR NO KEY UPDATE;
+    ELSE
+        SELECT * INTO b FROM mailbox m WHERE m.mailbox_id = box FOR NO KEY UPDATE SKIP LOCKED;
+    END IF;
+    IF b.mailbox_id IS NULL AND NOT waits THEN
+        code := -1;
         RETURN;
     END IF;
-
-    passed := 0;
-    SELECT room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past),
-           blob = ANY (b.denied)
-      INTO code, late FROM mailbox b WHERE b.mailbox_id = box;
-    IF NOT FOUND THEN
-        code := 3;
-    ELSIF late THEN
+    IF NOT EXISTS (SELECT FROM volume v WHERE v.volume_id = vol AND v.state <> 3) THEN
+        RAISE EXCEPTION 'volume % is closed', vol USING ERRCODE = 'MF003';
+    END IF;
+    IF blob = ANY (b.denied) THEN
         RAISE EXCEPTION 'delivery of % to mailbox % comes too late', blob, box
             USING ERRCODE = 'MF004';
-    ELSIF code = 0 THEN
-        code := 1; -- room was made since: as the code says, a later try may find it
     END IF;
-    IF strict THEN
+    code := CASE WHEN b.mailbox_id IS NULL THEN 3
+            ELSE room(b.state, b.msgs, b.octets, b.max_messages, b.max_octets, b.max_size, len, past) END;
+    IF code = 0 THEN
+        -- The limits, or what the nodes have for thresholds, may have changed since the last one: so
+        -- `warned` is never more than what is used.
+        IF b.max_messages > 0 OR b.max_octets > 0 THEN
+            used := filled(b.msgs + 1, b.octets + len, b.max_messages, b.max_octets);
+            passed := threshold(used, warn);
+            told := greatest(least(b.warned, used), passed);
+            IF passed <= least(b.warned, filled(b.msgs, b.octets, b.max_messages, b.max_octets)) THEN
+                passed := 0;
+            END IF;
+        END IF;
+        UPDATE mailbox m
+           SET version = b.version + 1, next_seq = b.next_seq + 1,
+               msgs = b.msgs + 1, octets = b.octets + len, warned = told
+         WHERE m.mailbox_id = box;
+        INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, handle)
+        VALUES (box, b.next_seq, blob, len, head, vol, many, fh);
+    ELSIF strict THEN
         RAISE EXCEPTION 'no room in mailbox %', box
             USING ERRCODE = 'MF001', DETAIL = format('%s %s', box, code);
+    ELSE
+        PERFORM discard(box, blob, vol, len, head, many, now_ms, grace_ms, 'no room');
     END IF;
-    PERFORM discard(box, blob, vol, len, head, many, now_ms, grace_ms, 'no room');
+END $$;
+
+-- Several, one after the other. A loop, as a query of many rows would be planned anew by each call.
+CREATE FUNCTION deliver_each(boxes bigint[], blobs uuid[], vols bigint[], lens bigint[], heads bigint[],
+                             many boolean, fhs bytea[], strict boolean, now_ms bigint, grace_ms bigint,
+                             past bigint, warn bigint[], waits boolean)
+RETURNS TABLE (code integer, passed integer) LANGUAGE plpgsql AS $$
+DECLARE
+    told record;
+BEGIN
+    FOR i IN 1 .. cardinality(boxes) LOOP
+        told := deliver(boxes[i], blobs[i], vols[i], lens[i], heads[i], many, fhs[i], strict, now_ms,
+                        grace_ms, past, warn, waits);
+        code := told.code;
+        passed := told.passed;
+        RETURN NEXT;
+    END LOOP;
 END $$;
 
 -- Whether a delivery committed, when its answer was lost. The lock waits for one that has it; one that
 -- waits for it may come after us, as may one that has not reached this server yet: what is denied
--- can't be delivered any more. The latest are enough, as it's a matter of seconds.
+-- can't be delivered any more. An id tells when its delivery began, and none goes on for a day; the
+-- latest are enough, as it's a matter of seconds: so many are more than one mailbox gets meanwhile.
 CREATE FUNCTION delivered(box bigint, blob uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    day_ago uuid;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     PERFORM FROM message m WHERE m.mailbox_id = box AND m.blob_id = blob
@@ -550,7 +622,11 @@ BEGIN
     IF FOUND THEN
         RETURN true;
     END IF;
-    UPDATE mailbox b SET denied = (array_prepend(blob, b.denied))[1:16] WHERE b.mailbox_id = box;
+    day_ago := ms_id((extract(epoch FROM clock_timestamp()) * 1000)::bigint - 86400000);
+    UPDATE mailbox b
+       SET denied = (array_prepend(blob, ARRAY(SELECT d.id FROM unnest(b.denied) WITH ORDINALITY d (id, n)
+                                                WHERE d.id > day_ago ORDER BY d.n)))[1:256]
+     WHERE b.mailbox_id = box AND (b.denied IS NULL OR blob <> ALL (b.denied));
     RETURN false;
 END $$;
 
@@ -594,32 +670,15 @@ BEGIN
         OR w.id IN (SELECT c.blob_id FROM came c WHERE c.uidl = '');
 END $$;
 
--- Takes pointers away whose messages were just imported once more, under the UIDLs that they have at the
--- old server by now. Their place in the ledger is 0: to undelete them would make two of each.
+-- As prune(), of pointers whose messages were just imported once more, under the UIDLs that they have at
+-- the old server by now. Their place in the ledger is 0: to undelete them would make two of each.
 CREATE FUNCTION supersede(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, grace_ms bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    n   bigint;
-    len bigint;
+    n bigint := prune(box, seqs, blobs, now_ms, grace_ms, 'imported by its UIDL');
 BEGIN
-    PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
-    WITH gone AS (
-        DELETE FROM message m USING unnest(seqs, blobs) AS w (seq, blob_id)
-         WHERE m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
-        RETURNING m.*
-    ), kept AS (
-        INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
-                            deleted_at, unlink_after, by_whom)
-        SELECT g.mailbox_id, g.blob_id, 0, g.size, g.skip, g.volume_id, g.shared, g.uidl, g.handle,
-               ms_time(now_ms), ms_time(now_ms + grace_ms), 'imported by its UIDL'
-          FROM gone g
-        RETURNING size
-    )
-    SELECT count(*), coalesce(sum(k.size), 0) INTO n, len FROM kept k;
-    IF n > 0 THEN
-        UPDATE mailbox b SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len
-         WHERE b.mailbox_id = box;
-    END IF;
+    UPDATE ledger l SET seq = 0 FROM unnest(seqs, blobs) AS w (seq, blob_id)
+     WHERE l.mailbox_id = box AND l.blob_id = w.blob_id AND l.seq = w.seq;
     RETURN n;
 END $$;
 
@@ -684,28 +743,33 @@ END $$;
 
 -- Moves pointers to the ledger; returns how many. They are named by place and id: after a restore
 -- a place alone could name another message.
+-- Each pointer is to be looked up by its key, whatever is in the mailbox besides. The planner, which makes one
+-- plan for all mailboxes and for lists of any length, would rather read the mailbox as a whole where most have
+-- few messages, to delete one of 20,000: LIMIT, which takes nothing away, has it expect a short list.
 CREATE FUNCTION expunge(box bigint, seqs bigint[], blobs uuid[], now_ms bigint, grace_ms bigint,
                         who text)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    due timestamptz := grace_end(now_ms, grace_ms);
-    n   bigint;
-    len bigint;
+    gone_at timestamptz := ms_time(now_ms);
+    due     timestamptz := grace_end(now_ms, grace_ms);
+    n       bigint;
+    len     bigint;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     WITH gone AS (
-        DELETE FROM message m USING unnest(seqs, blobs) AS w (seq, blob_id)
+        DELETE FROM message m
+         USING (SELECT u.seq, u.blob_id FROM unnest(seqs, blobs) AS u (seq, blob_id)
+                 LIMIT cardinality(seqs)) AS w
          WHERE m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
         RETURNING m.*
     ), kept AS (
         INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, uidl, handle,
                             deleted_at, unlink_after, by_whom)
         SELECT g.mailbox_id, g.blob_id, g.seq, g.size, g.skip, g.volume_id, g.shared, g.uidl,
-               g.handle, ms_time(now_ms), due, who
+               g.handle, gone_at, due, who
           FROM gone g
-        RETURNING size
     )
-    SELECT count(*), coalesce(sum(k.size), 0) INTO n, len FROM kept k;
+    SELECT count(*), coalesce(sum(g.size), 0) INTO n, len FROM gone g;
     IF n > 0 THEN
         UPDATE mailbox b
            SET version = b.version + 1, msgs = b.msgs - n, octets = b.octets - len,
@@ -736,6 +800,7 @@ RETURN rpad(lpad(to_hex(greatest(ms, 0)), 12, '0'), 32, '0')::uuid;
 CREATE FUNCTION mark_read(box bigint, seqs bigint[], blobs uuid[], now_ms bigint)
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
+    since timestamptz := greatest(ms_time(now_ms), clock_timestamp()); -- as in grace_end()
     n bigint;
 BEGIN
     PERFORM FROM mailbox b WHERE b.mailbox_id = box AND b.read_days >= 0 FOR KEY SHARE;
@@ -743,7 +808,7 @@ BEGIN
         RETURN 0;
     END IF;
     INSERT INTO read_mark (mailbox_id, seq, read_at)
-    SELECT box, m.seq, ms_time(now_ms)
+    SELECT box, m.seq, since
       FROM unnest(seqs, blobs) AS w (seq, blob_id)
       JOIN message m ON m.mailbox_id = box AND m.seq = w.seq AND m.blob_id = w.blob_id
      ORDER BY m.seq
@@ -1202,6 +1267,8 @@ RETURNS SETOF blob_shared LANGUAGE plpgsql AS $$
 DECLARE
     fixed bigint[] := ARRAY(SELECT v.volume_id FROM volume v WHERE v.state = 1);
     one uuid;
+    n bigint;
+    taken bigint := 0;
 BEGIN
     IF NOT reaping_here() THEN
         RETURN;
@@ -1211,14 +1278,18 @@ BEGIN
          WHERE f.refs = 0 AND f.blob_id > last AND f.volume_id = ANY (vols)
            AND f.volume_id <> ALL (fixed)
            AND (f.claimed_at IS NULL OR f.claimed_at < ms_time(now_ms - stale_ms))
-         ORDER BY f.blob_id LIMIT most
+         ORDER BY f.blob_id
     LOOP
-        -- Each by itself, and asked again: another reaper may have been faster.
+        -- Each by itself, and asked again: another reaper may have been faster. Then there may be more
+        -- of them further on: fewer than `most` are the last.
         RETURN QUERY
         UPDATE blob_shared s SET claimed_at = ms_time(now_ms)
          WHERE s.blob_id = one AND s.refs = 0
            AND (s.claimed_at IS NULL OR s.claimed_at < ms_time(now_ms - stale_ms))
         RETURNING s.*;
+        GET DIAGNOSTICS n = ROW_COUNT;
+        taken := taken + n;
+        EXIT WHEN taken = most;
     END LOOP;
 END $$;
 
@@ -1292,6 +1363,7 @@ END $$;
 -- when the file was stored; the mailbox must have been there (a minute for clocks that differ), or it
 -- is another's under an old id. Returns 0: it has it now (unless really: it would), 1: it had it, 2: it
 -- was deleted, 3: there is no such mailbox, 4: the mailbox is younger (enum outcome of admin/adopt.c).
+-- MF003: as need_volume() has it.
 CREATE FUNCTION adopt(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                       old_uidl text, stored_ms bigint, really boolean)
 RETURNS integer LANGUAGE plpgsql AS $$
@@ -1322,6 +1394,7 @@ BEGIN
     IF NOT really THEN
         RETURN 0;
     END IF;
+    PERFORM need_volume(vol);
     UPDATE mailbox b
        SET version = b.version + 1, next_seq = b.next_seq + 1,
            msgs = b.msgs + 1, octets = b.octets + len
@@ -1346,6 +1419,7 @@ BEGIN
        OR EXISTS (SELECT FROM blob_shared s WHERE s.blob_id = blob AND s.volume_id = vol) THEN
         RETURN 0;
     END IF;
+    PERFORM need_volume(vol);
     INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,
                         deleted_at, unlink_after, by_whom)
     VALUES (0, blob, vol, len, head, vol, false, ms_time(now_ms), due, who);
@@ -1383,6 +1457,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
+    PERFORM need_volume(w.vol) FROM (SELECT DISTINCT vol FROM unnest(vols) vol) w;
     WITH given AS (
         SELECT w.*, row_number() OVER (PARTITION BY w.uidl ORDER BY w.blob_id) AS nth
           FROM unnest(blobs, sizes, skips, vols, many, uidls)

@@ -23,8 +23,10 @@ NAME = re.compile(r"(\d{3})-([a-z0-9-]+)(?:\.(contract|revert))?\.sql")
 ONE_BY_ONE = "-- one by one\n"
 COMMENT = re.compile(r"--[^\n]*")
 TRANSACTION = re.compile(r"^\s*(BEGIN|START\s+TRANSACTION|COMMIT|ROLLBACK)\s*;", re.I | re.M)
-NEW_TABLE = re.compile(r"\bCREATE\s+TABLE\s+(\w+)", re.I)
-NEW_INDEX = re.compile(r"\bCREATE\s+(?:UNIQUE\s+)?INDEX\s+(?!CONCURRENTLY)(?:\w+\s+)?ON\s+(\w+)", re.I)
+UNLESS = r"(?:IF\s+NOT\s+EXISTS\s+)?"
+NEW_TABLE = re.compile(rf"\bCREATE\s+TABLE\s+{UNLESS}(\w+)", re.I)
+NEW_INDEX = re.compile(rf"\bCREATE\s+(?:UNIQUE\s+)?INDEX\s+(?!CONCURRENTLY){UNLESS}(?:\w+\s+)?"
+                       r"ON\s+(?:ONLY\s+)?(\w+)", re.I)
 
 Migration = collections.namedtuple("Migration", "number name scripts")  # kind -> its text
 

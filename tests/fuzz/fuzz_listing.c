@@ -18,9 +18,10 @@ static void check_maildrop(const struct maildrop *m)
         size_t n = maildrop_uidl(m, i, uidl);
         CHECK(n > 0 && n <= UIDL_MAX && strlen(uidl) == n);
         CHECK(maildrop_handle(m, i).n <= HANDLE_MAX);
-        CHECK(m->msgs[i].seq > before);
-        before = m->msgs[i].seq;
-        octets += m->msgs[i].size;
+        struct pointer p = maildrop_at(m, i);
+        CHECK(p.seq > before);
+        before = p.seq;
+        octets += p.size;
     }
     CHECK(octets == m->octets);
 }

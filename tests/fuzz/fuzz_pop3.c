@@ -162,7 +162,7 @@ static void answer_fetch(struct run *r, const struct pop3_action *a)
 {
     const struct maildrop *m = pop3_maildrop(r->p);
     CHECK(m && a->u.fetch.index < m->count && !r->fetching);
-    next_message(r, m->msgs[a->u.fetch.index].size);
+    next_message(r, maildrop_size(m, a->u.fetch.index));
     give_piece(r);
 }
 
@@ -206,7 +206,7 @@ static bool feed(struct run *r, struct span piece)
     for (;;) {
         struct pop3_action a = pop3_step(r->p, &piece, &r->out);
         CHECK(a.kind != POP3_FLUSH || buf_len(&r->out) > 0);
-        CHECK(a.kind != POP3_FETCH || buf_len(&r->out) == 0);
+        CHECK(a.kind != POP3_FETCH || buf_len(&r->out) <= 128 << 10);
         take_replies(r);
         switch (a.kind) {
         case POP3_NEED_INPUT:

@@ -27,7 +27,7 @@ mtype = { absent, placeholder, tombstone, list };
 mtype slot = absent;
 byte token;          /* of the placeholder */
 byte version;        /* of the list */
-bool moved[READERS]; /* written to since this reader's gets: its cas will fail */
+bool moved[READERS]; /* written to since this reader's add or gets: its cas will fail */
 
 /* The database. */
 byte db;
@@ -153,15 +153,16 @@ proctype reader(byte me)
 #else
         atomic { /* add */
             if
-            :: slot == absent -> put(placeholder); token = me
+            :: slot == absent -> put(placeholder); token = me; moved[me] = false
             :: else -> goto done
             fi
         }
         seen = db;
-        atomic { /* gets */
+        atomic { /* gets, when the connection is gone that told the placeholder's number */
             if
+            :: skip
             :: slot == placeholder && token == me -> moved[me] = false
-            :: else -> goto done
+            :: slot != placeholder || token != me -> goto done
             fi
         }
         atomic { /* cas */

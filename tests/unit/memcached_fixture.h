@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <libmemcached/memcached.h>
+
 #include "base/check.h"
 #include "base/span.h"
 
@@ -105,6 +107,15 @@ static inline void memcached_open(struct peer *p)
     do {
         close(bind_any(&p->port));
     } while (!memcached_start(p));
+}
+
+/* What a server's owner can do, by another client than ours. */
+static inline memcached_st *memcached_raw(const struct peer *p)
+{
+    memcached_st *mc = memcached_create(NULL);
+    memcached_behavior_set(mc, MEMCACHED_BEHAVIOR_SUPPORT_CAS, 1);
+    memcached_server_add(mc, "127.0.0.1", p->port);
+    return mc;
 }
 
 static inline void peer_kill(struct peer *p)

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,15 +49,47 @@ __attribute__((format(printf, 1, 2))) static int run_server_command(const char *
     return system(line);
 }
 
-static unsigned free_port(void)
+/* Listens on this port of the loopback address, or on one of the system's choice (0). -1: it is
+ * taken. */
+static int listen_on(unsigned *port)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in a = { .sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons((uint16_t)*port) };
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, n) == 0);
+    CHECK(fd >= 0);
+    if (bind(fd, (struct sockaddr *)&a, n) != 0 || listen(fd, 16) != 0) {
+        close(fd);
+        return -1;
+    }
     CHECK(getsockname(fd, (struct sockaddr *)&a, &n) == 0);
-    close(fd);
-    return ntohs(a.sin_port);
+    *port = ntohs(a.sin_port);
+    return fd;
+}
+
+int silent_host(unsigned *port)
+{
+    *port = 0;
+    int fd = listen_on(port);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+/* None that the system hands out: a connection of any program would have it before the server
+ * begins. */
+static unsigned free_port(void)
+{
+    for (;;) {
+        uint16_t random;
+        CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
+        unsigned port = 10000 + random % 10000;
+        int fd = listen_on(&port);
+        if (fd >= 0) {
+            close(fd);
+            return port;
+        }
+    }
 }
 
 static pid_t postmaster(const struct postgres *p)
@@ -244,4 +277,15 @@ long long postgres_sql(struct postgres *p, const char *fmt, ...)
     long long v = PQntuples(r) > 0 ? atoll(PQgetvalue(r, 0, 0)) : 0;
     PQclear(r);
     return v;
+}
+
+void postgres_settle(struct postgres *p)
+{
+    if (PQtransactionStatus(postgres_conn(p)) != PQTRANS_IDLE) {
+        postgres_sql(p, "ROLLBACK");
+    }
+    while (postgres_sql(p, "SELECT count(*) FROM pg_stat_activity"
+                           " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")) {
+        usleep(1000);
+    }
 }

@@ -32,5 +32,12 @@ long long postgres_sql(struct postgres *p, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 /* That connection, open again after postgres_down. */
 PGconn *postgres_conn(struct postgres *p);
+/* At a test's end: ends its transaction, and waits until nobody else's backend is there. What was
+ * sent before a connection was closed may still be done, and would meet the next test. */
+void postgres_settle(struct postgres *p);
+
+/* A listener on a free port of the loopback address that takes connections into its backlog and
+ * never says a word, as a frozen server does; to be closed. */
+int silent_host(unsigned *port);
 
 #endif

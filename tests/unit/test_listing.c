@@ -43,11 +43,11 @@ static void assert_same(const struct maildrop *a, const struct maildrop *b)
     assert_int_equal(a->octets, b->octets);
     assert_int_equal(a->count, b->count);
     for (size_t i = 0; i < a->count; i++) {
-        const struct pointer *p = &a->msgs[i], *q = &b->msgs[i];
+        const struct pointer p = maildrop_at(a, i), q = maildrop_at(b, i);
         char u[UIDL_MAX + 1], v[UIDL_MAX + 1];
-        assert_true(blob_id_eq(&p->id, &q->id));
-        assert_true(p->seq == q->seq && p->size == q->size && p->skip == q->skip);
-        assert_int_equal(p->volume, q->volume);
+        assert_true(blob_id_eq(&p.id, &q.id));
+        assert_true(p.seq == q.seq && p.size == q.size && p.skip == q.skip);
+        assert_int_equal(p.volume, q.volume);
         assert_int_equal(maildrop_uidl(a, i, u), maildrop_uidl(b, i, v));
         assert_string_equal(u, v);
         assert_true(span_eq(maildrop_handle(a, i), maildrop_handle(b, i)));
@@ -102,16 +102,6 @@ static void test_limits(void **state)
     buf_init(&small, buf_len(&b) - 1);
     assert_int_equal(listing_encode(m, &small), ERR_LIMIT);
     assert_int_equal(buf_len(&small), 0);
-    buf_clear(&b);
-    uint64_t seq = m->msgs[4].seq;
-    m->msgs[4].seq = m->msgs[3].seq; /* twice */
-    assert_int_equal(listing_encode(m, &b), ERR_LIMIT);
-    m->msgs[4].seq = seq + (1ULL << 32); /* too far */
-    assert_int_equal(listing_encode(m, &b), ERR_LIMIT);
-    m->msgs[0].seq = 0;
-    m->msgs[4].seq = seq;
-    assert_int_equal(listing_encode(m, &b), ERR_LIMIT);
-    assert_int_equal(buf_len(&b), 0);
     maildrop_free(&m);
     buf_fini(&b);
     buf_fini(&small);

@@ -26,7 +26,7 @@
 #define HOUR_MS      (60 * 60 * 1000)
 
 static struct postgres *server;
-static struct peer memcached;
+static struct peer server_of_cache;
 static struct loop *loop;
 static struct config *config;
 static struct store *a, *b; /* two nodes */
@@ -122,7 +122,7 @@ static void on_nothing(void *arg, const struct cache_reply *r)
 static void settle(struct store *s)
 {
     bool done = false;
-    struct cache_key k = { .kind = CACHE_VERIFIED, .mailbox_id = 1 };
+    struct cache_key k = { .kind = CACHE_VERIFIED, .name = SPAN("settle") };
     cache_get(s->cache, &k, on_nothing, &done);
     WAIT_UNTIL(done);
 }
@@ -163,7 +163,7 @@ static struct config *open_nodes(void)
              "[cache]\nservers = %s\ntimeout = %ums\n"
              "[auth]\nscheme = $5$\nmax_failures = %u\nqueue = 8\n"
              "[limits]\nexempt = 198.51.100.0/24\n",
-             key, postgres_url(server), memcached.name, TIMEOUT_MS, MAX_FAILURES);
+             key, postgres_url(server), server_of_cache.name, TIMEOUT_MS, MAX_FAILURES);
     write_file(path, text);
     if (config_load(path, &c, why, sizeof why) != ERR_OK) {
         fail_msg("%s", why);
@@ -188,7 +188,7 @@ static int start(void **state)
     (void)state;
     stats_use(&stats);
     server = postgres_start();
-    memcached_open(&memcached);
+    memcached_open(&server_of_cache);
     loop = loop_open();
     uv_timer_init(loop_uv(loop), &patience);
     config = open_nodes();
@@ -206,7 +206,7 @@ static int start(void **state)
 static int stop(void **state)
 {
     (void)state;
-    peer_kill(&memcached);
+    peer_kill(&server_of_cache);
     postgres_stop(&server);
     return 0;
 }
@@ -528,13 +528,14 @@ static void known_key(struct client k, const char *user, char out[ITEM_KEY_SIZE]
 /* When it was written (Unix, ms); 0: there is none. */
 static uint64_t written_at(const char *key)
 {
-    struct cache_server *s = cache_server_open(memcached.name, TIMEOUT_MS);
-    struct cache_server_item item = { .value = NULL }, *items[] = { &item };
-    memcpy(item.key, key, strlen(key) + 1);
-    assert_int_equal(cache_server_get(s, items, 1), ERR_OK);
-    uint64_t at = item.value ? item_parse(span_of(item.value, item.size)).issued_ms : 0;
-    free(item.value);
-    cache_server_close(&s);
+    memcached_st *mc = memcached_raw(&server_of_cache);
+    size_t size = 0;
+    uint32_t flags;
+    memcached_return_t rc;
+    char *value = memcached_get(mc, key, strlen(key), &size, &flags, &rc);
+    uint64_t at = value ? item_parse(span_of(value, size)).issued_ms : 0;
+    free(value);
+    memcached_free(mc);
     return at;
 }
 
@@ -548,14 +549,15 @@ static uint64_t unix_ms(void)
 /* As if it had been written then. */
 static void write_at(const char *key, uint64_t at)
 {
-    struct cache_server *s = cache_server_open(memcached.name, TIMEOUT_MS);
+    memcached_st *mc = memcached_raw(&server_of_cache);
     struct buf out;
     unsigned parts;
     buf_init(&out, 256);
     assert_int_equal(item_seal(a->seal, key, at, SPAN("1"), &out, &parts), ERR_OK);
-    assert_int_equal(cache_server_set(s, key, buf_span(&out), 3600), ERR_OK);
+    struct span s = buf_span(&out);
+    assert_int_equal(memcached_set(mc, key, strlen(key), s.p, s.n, 3600, 0), MEMCACHED_SUCCESS);
     buf_fini(&out);
-    cache_server_close(&s);
+    memcached_free(mc);
 }
 
 /* Known for an hour from the last time that half of it was over; and a poll writes nothing. */
@@ -707,7 +709,9 @@ static void test_guesses_in_a_full_queue(void **state)
     struct password *usual = a->password;
     assert_int_equal(login(a, client_new(), remembered.address, "right"), LOGIN_OK);
     account_set(&slow, "hash = '$5$rounds=3000000$' || substr(hash, 4)"); /* a second or two */
-    a->password = password_open(loop, 1, 1, "$5$");
+    a->password =
+        password_open(loop, &(struct password_options){
+                                .threads = 1, .queue = 1, .wait_ms = HOUR_MS, .prefix = "$5$" });
     fill_queue(slow.address, flood);
     for (unsigned i = 0; i < 2 * MAX_FAILURES; i++) {
         guess_at(i % 2 ? k : other, i % 2 ? remembered.address : fresh.address, &o);
@@ -1555,7 +1559,7 @@ static void test_cache_down(void **state)
     struct account c = account_new();
     struct client k = client_new();
     set_delay(HOUR_MS, 1);
-    peer_kill(&memcached);
+    peer_kill(&server_of_cache);
     fail_often(k, c.address, 2 * MAX_FAILURES);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(login(i % 2 ? a : b, k, c.address, "right"), LOGIN_OK);
@@ -1566,7 +1570,7 @@ static void test_cache_down(void **state)
     a->rules.exclusive = false;
     a->rules.sessions = 3;
     assert_int_equal(login(a, k, c.address, "right"), LOGIN_OK);
-    assert_true(memcached_start(&memcached));
+    assert_true(memcached_start(&server_of_cache));
 }
 
 /* A fault is no wrong password, and counts for nothing. */

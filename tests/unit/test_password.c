@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "base/stats.h"
+
 /* Of "secret", made by other software: what an import brings. */
 static const char SHA512[] = "$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S"
                              "5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1";
@@ -23,11 +25,19 @@ struct fixture {
     char *keys; /* as they were last made */
 };
 
+static struct password *open_password(struct fixture *f, unsigned threads, unsigned queue,
+                                      uint64_t wait_ms)
+{
+    return password_open(
+        f->loop, &(struct password_options){
+                     .threads = threads, .queue = queue, .wait_ms = wait_ms, .prefix = "$y$" });
+}
+
 static int setup(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     f->loop = loop_open();
-    f->password = password_open(f->loop, 2, 4, "$y$");
+    f->password = open_password(f, 2, 4, 60000);
     *state = f;
     return 0;
 }
@@ -54,8 +64,10 @@ static void on_check(void *arg, enum err e)
 
 static struct op *start(struct fixture *f, struct span secret, const char *hash)
 {
+    static const bool here = false;
+    const struct password_waiter w = { .client = 1, .gone = &here };
     f->pending++;
-    return password_check(f->password, secret, hash, on_check, f);
+    return password_check(f->password, secret, hash, &w, on_check, f);
 }
 
 static enum err check(struct fixture *f, struct span secret, const char *hash)
@@ -161,12 +173,12 @@ static void test_derive(void **state)
                      ERR_INVALID);
 }
 
-/* It waits for nobody: with half the queue full there is none of it. */
+/* It waits for nobody: with the threads busy and somebody behind them there is none of it. */
 static void test_derive_gives_way(void **state)
 {
     struct fixture *f = *state;
     const enum scram_hash h = SCRAM_SHA_256;
-    for (int i = 0; i < 4; i++) { /* two threads, half of four places */
+    for (int i = 0; i < 4; i++) { /* two for each thread */
         start(f, SPAN("secret"), SHA512);
     }
     assert_null(password_derive(f->password, SPAN("secret"), &h, 1, 4096, on_keys, f));
@@ -176,6 +188,130 @@ static void test_derive_gives_way(void **state)
     struct op *op = password_derive(f->password, SPAN("secret"), &h, 1, 4096, on_keys, f);
     op_cancel(&op);
     assert_int_equal(check(f, SPAN("wrong"), SHA512), ERR_DENIED);
+}
+
+/* --- waiting ---------------------------------------------------------------------------------- */
+
+struct check {
+    struct fixture *fixture;
+    bool gone;
+    bool done;
+    enum err err;
+    unsigned place; /* among those that have ended */
+};
+
+static unsigned ended;
+
+static void on_waited(void *arg, enum err e)
+{
+    struct check *c = arg;
+    assert_false(c->done);
+    c->done = true;
+    c->err = e;
+    c->place = ended++;
+    on_check(c->fixture, e);
+}
+
+static void wait_as(struct fixture *f, uint64_t client, struct check *c)
+{
+    *c = (struct check){ .fixture = f };
+    f->pending++;
+    password_check(f->password, SPAN("secret"), SHA512,
+                   &(struct password_waiter){ .client = client, .gone = &c->gone }, on_waited, c);
+}
+
+/* One thread, and so much room behind it. */
+static void use_one_thread(struct fixture *f, unsigned queue, uint64_t wait_ms)
+{
+    password_close(&f->password);
+    f->password = open_password(f, 1, queue, wait_ms);
+    ended = 0;
+}
+
+/* Each client is served in its order, and none behind all that another has sent. */
+static void test_turns(void **state)
+{
+    struct fixture *f = *state;
+    enum { MANY = 40, FEW = 3 };
+    struct check many[MANY], few[FEW];
+    use_one_thread(f, 1000, 60000);
+    for (int i = 0; i < MANY; i++) {
+        wait_as(f, 1, &many[i]);
+    }
+    for (int i = 0; i < FEW; i++) {
+        wait_as(f, 2, &few[i]);
+    }
+    loop_run(f->loop);
+    for (unsigned i = 0; i < MANY; i++) {
+        assert_int_equal(many[i].err, ERR_OK);
+        assert_true(i == 0 || many[i].place > many[i - 1].place);
+    }
+    for (unsigned i = 0; i < FEW; i++) {
+        assert_int_equal(few[i].err, ERR_OK);
+        assert_in_range(few[i].place, 2 * i, 2 * i + 4); /* two were under way before */
+    }
+}
+
+/* Who has gone while he waited is not hashed for, and gives up his place. */
+static void test_gone(void **state)
+{
+    struct fixture *f = *state;
+    enum { PLACES = 10 };
+    struct check c[PLACES], one_more, last, too_many;
+    static struct stats stats;
+    stats_use(&stats);
+    use_one_thread(f, PLACES - 1, 60000);
+    for (unsigned i = 0; i < PLACES; i++) {
+        wait_as(f, i, &c[i]);
+    }
+    assert_int_equal(stats_get(&stats, STAT_password_waiting), PLACES - 2);
+    c[5].gone = true;
+    wait_as(f, 1, &one_more);
+    wait_as(f, 1, &too_many);
+    c[7].gone = true;
+    wait_as(f, 1, &last);
+    c[9].gone = true;
+    loop_run(f->loop);
+    for (unsigned i = 0; i < PLACES; i++) {
+        bool gone = i == 5 || i == 7 || i == 9;
+        assert_int_equal(c[i].err, gone ? ERR_CLOSED : ERR_OK);
+    }
+    assert_int_equal(one_more.err, ERR_OK);
+    assert_int_equal(last.err, ERR_OK);
+    assert_int_equal(too_many.err, ERR_LIMIT);
+    assert_int_equal(stats_get(&stats, STAT_password_checks), PLACES - 3 + 2);
+    assert_int_equal(stats_get(&stats, STAT_password_waiting), 0);
+}
+
+static void test_too_late(void **state)
+{
+    struct fixture *f = *state;
+    struct check c[5];
+    use_one_thread(f, 10, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        wait_as(f, i, &c[i]);
+    }
+    loop_run(f->loop);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(c[i].err, i < 2 ? ERR_OK : ERR_LIMIT);
+    }
+}
+
+static void test_close_while_waiting(void **state)
+{
+    struct fixture *f = *state;
+    struct check c[8];
+    use_one_thread(f, 10, 60000);
+    for (unsigned i = 0; i < 8; i++) {
+        wait_as(f, i, &c[i]);
+    }
+    password_close(&f->password);
+    while (f->pending) {
+        uv_run(loop_uv(f->loop), UV_RUN_NOWAIT);
+    }
+    for (unsigned i = 1; i < 8; i++) {
+        assert_int_equal(c[i].err, ERR_TEMP);
+    }
 }
 
 /* What still runs at the close is detached and freed. */
@@ -226,23 +362,18 @@ static void test_valid(void **state)
 static void test_unknown_scheme(void **state)
 {
     struct fixture *f = *state;
-    assert_null(password_open(f->loop, 1, 1, "$nonsense$"));
+    assert_null(
+        password_open(f->loop, &(struct password_options){ .threads = 1, .prefix = "$nonsense$" }));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_schemes),
-        TEST(test_nobody),
-        TEST(test_unusable),
-        TEST(test_limit),
-        TEST(test_cancel),
-        TEST(test_close_while_hashing),
-        TEST(test_derive),
-        TEST(test_derive_gives_way),
-        TEST(test_unknown_scheme),
-        cmocka_unit_test(test_hash),
-        cmocka_unit_test(test_valid),
+        TEST(test_schemes),        TEST(test_nobody),           TEST(test_unusable),
+        TEST(test_limit),          TEST(test_cancel),           TEST(test_close_while_hashing),
+        TEST(test_derive),         TEST(test_derive_gives_way), TEST(test_turns),
+        TEST(test_gone),           TEST(test_too_late),         TEST(test_close_while_waiting),
+        TEST(test_unknown_scheme), cmocka_unit_test(test_hash), cmocka_unit_test(test_valid),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -533,19 +533,6 @@ static void test_waits_for_connection(void **state)
 
 /* --- hosts ------------------------------------------------------------------------------------ */
 
-/* Takes connections into its backlog and never says a word. */
-static int silent_host(unsigned *port)
-{
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, n), 0);
-    assert_int_equal(listen(fd, 16), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-    *port = ntohs(a.sin_port);
-    return fd;
-}
-
 static void check_url(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static void check_url(const char *fmt, ...)
 {
@@ -622,14 +609,31 @@ static void *say_no(void *arg)
     return NULL;
 }
 
-static void test_host_that_refuses_is_passed_over(void **state)
+/* As PgBouncer, which remembers how its server greeted: logins are taken, and the first statement
+ * ends the connection.
+ */
+static void *take_logins(void *arg)
 {
-    (void)state;
+    static const char welcome[] = "R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    int fd = *(int *)arg, client;
+    while ((client = accept(fd, NULL, NULL)) >= 0) {
+        char got[1024];
+        if (read(client, got, sizeof got) > 0) {
+            assert_int_equal(write(client, welcome, sizeof welcome - 1), sizeof welcome - 1);
+            assert_true(read(client, got, sizeof got) >= 0);
+        }
+        close(client);
+    }
+    return NULL;
+}
+
+static void check_passed_over(void *(*host)(void *))
+{
     char url[256];
     unsigned port;
     pthread_t thread;
     int fd = silent_host(&port);
-    assert_int_equal(pthread_create(&thread, NULL, say_no, &fd), 0);
+    assert_int_equal(pthread_create(&thread, NULL, host, &fd), 0);
     snprintf(url, sizeof url,
              "host=127.0.0.1,127.0.0.1 port=%u,%u user=postgres sslmode=disable"
              " gssencmode=disable",
@@ -640,6 +644,18 @@ static void test_host_that_refuses_is_passed_over(void **state)
     shutdown(fd, SHUT_RDWR);
     pthread_join(thread, NULL);
     close(fd);
+}
+
+static void test_host_that_refuses_is_passed_over(void **state)
+{
+    (void)state;
+    check_passed_over(say_no);
+}
+
+static void test_host_that_only_takes_logins_is_passed_over(void **state)
+{
+    (void)state;
+    check_passed_over(take_logins);
 }
 
 static void check_bad_url(const char *url, const char *why)
@@ -717,6 +733,7 @@ int main(void)
         TEST(test_hosts),
         TEST(test_silent_host_comes_last),
         TEST(test_host_that_refuses_is_passed_over),
+        TEST(test_host_that_only_takes_logins_is_passed_over),
         TEST(test_bad_urls),
         TEST(test_hello),
     };

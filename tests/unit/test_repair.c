@@ -179,6 +179,7 @@ static int teardown(void **state)
         repair_close(&repair);
     }
     index_close(&ix);
+    postgres_settle(server);
     loop_close(&loop);
     return 0;
 }

@@ -116,7 +116,7 @@ static void test_forged(void **state)
     seal_free(&other);
 }
 
-static void mac(const struct seal *s, const char *label, struct span a, struct span b,
+static void mac(struct seal *s, const char *label, struct span a, struct span b,
                 uint8_t out[SEAL_MAC_SIZE])
 {
     struct span parts[] = { a, b };
@@ -142,6 +142,32 @@ static void test_mac(void **state)
     assert_memory_not_equal(m, n, sizeof m);
     seal_free(&s);
     seal_free(&other);
+}
+
+/* Made by another release: nodes of both share names and values. */
+static void test_other_release(void **state)
+{
+    (void)state;
+    static const uint8_t named[] = { 0x7a, 0xdd, 0x8d, 0x4a, 0x37, 0xd9, 0xff, 0x38,
+                                     0x53, 0x09, 0x01, 0x13, 0x82, 0x52, 0xa4, 0x6b,
+                                     0x04, 0xb4, 0xf7, 0xe1, 0xf7, 0x50, 0x00, 0x92,
+                                     0xc0, 0x7d, 0x17, 0xec, 0xae, 0x2a, 0x87, 0x73 };
+    static const uint8_t sealed[] = { 0x58, 0xc6, 0x3c, 0xc7, 0x4a, 0x8b, 0x29, 0x37, 0x9d,
+                                      0x65, 0xf1, 0x8f, 0x5b, 0xf5, 0x1e, 0xa3, 0xb5, 0xda,
+                                      0xd9, 0x05, 0x3f, 0x6b, 0x7f, 0x08, 0x13, 0xb5, 0x8f,
+                                      0x7e, 0xfe, 0xf4, 0x37, 0x13, 0x1f, 0xbe, 0x29, 0xd8,
+                                      0x02, 0xee, 0xa4, 0xfb, 0x8a, 0x97, 0x18, 0x2f, 0xeb,
+                                      0x6e, 0x3d, 0xc0, 0xa4, 0x43, 0x43, 0x68, 0x4b };
+    struct seal *s = seal_new(KEY);
+    uint8_t n[SEAL_MAC_SIZE];
+    struct buf out;
+    mac(s, "label", SPAN("a"), SPAN(""), n);
+    assert_memory_equal(n, named, sizeof named);
+    buf_init(&out, 100);
+    assert_int_equal(unseal_value(s, SPAN("ad"), span_of(sealed, sizeof sealed), &out), ERR_OK);
+    assert_true(span_eq(buf_span(&out), SPAN("the value")));
+    buf_fini(&out);
+    seal_free(&s);
 }
 
 /* Writes text to a file and loads it. */
@@ -208,8 +234,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_appends),
         cmocka_unit_test(test_bounds),     cmocka_unit_test(test_forged),
-        cmocka_unit_test(test_mac),        cmocka_unit_test(test_load),
-        cmocka_unit_test(test_load_bad),
+        cmocka_unit_test(test_mac),        cmocka_unit_test(test_other_release),
+        cmocka_unit_test(test_load),       cmocka_unit_test(test_load_bad),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

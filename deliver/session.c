@@ -516,7 +516,7 @@ static bool take_xclient(struct session *s, const struct smtp_xclient *x)
         return false;
     }
     forget_client(s);
-    conn_set_addresses(s->conn, (struct sockaddr *)&peer, conn_local(s->conn));
+    conn_set_addresses(s->conn, (struct sockaddr *)&peer, NULL);
     netaddr_host(conn_peer(s->conn), s->peer);
     ask_lists(s);
     return true;
@@ -750,6 +750,9 @@ static bool session_act(struct session *s, const struct smtp_action *a)
         begin_tls(s);
         return false;
     case SMTP_CLOSE:
+        if (a->u.close == SMTP_CLOSE_QUIT) {
+            conn_last_word(s->conn);
+        }
         session_close(s, smtp_close_text(a->u.close));
         return false;
     }

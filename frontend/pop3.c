@@ -8,9 +8,12 @@
  *   RESPONSE  the next line answers an AUTH challenge
  *   LISTING   LIST or UIDL of the whole maildrop goes on with message `listed`
  *   STOP      no more of the message is wanted; the reader is told so
- *   SENT      all of the message is in out: it has to leave before the next command is looked at,
- *             or pipelined commands would go by a message that never left
+ *   QUIT      the client has said so; what it was sent has to leave first, or pipelined deletes
+ *             would be done for messages that never left
  *   ANSWER    the action is open (CLOSE for ever)
+ *
+ * The replies to pipelined commands gather in out and leave together, short messages included; a
+ * long one has out for itself.
  *
  * The engine owns the maildrop, the marks of DELE, and the one copy of a user name, password or
  * SASL response, which is wiped when the login is answered. All of it is on the heap while it is
@@ -27,18 +30,19 @@
 #include "proto/line.h"
 #include "retrieval.h"
 
-#define USER_MAX_OCTETS     320   /* local part, @ and domain (RFC 5321, section 4.5.3.1) */
-#define PASSWORD_MAX_OCTETS 512   /* what crypt(3) takes */
-#define RESPONSE_MAX_OCTETS 12288 /* in base64 (RFC 4954, section 4; RFC 5034 has no figure) */
-#define LISTING_LINE_MAX    128   /* a number, a UIDL, CRLF, and the terminator behind them */
-#define LISTING_PIECE       65536 /* a listing is sent in such pieces, to keep out small */
+#define USER_MAX_OCTETS     320    /* local part, @ and domain (RFC 5321, section 4.5.3.1) */
+#define PASSWORD_MAX_OCTETS 512    /* what crypt(3) takes */
+#define RESPONSE_MAX_OCTETS 12288  /* in base64 (RFC 4954, section 4; RFC 5034 has no figure) */
+#define LISTING_LINE_MAX    128    /* a number, a UIDL, CRLF, and the terminator behind them */
+#define LISTING_PIECE       65536  /* a listing is sent in such pieces, to keep out small */
+#define GATHER_OCTETS       131072 /* so much of out may short messages fill together, and so many */
+#define GATHER_MESSAGES     64     /* of them */
 #define WORDS_ANY           SIZE_MAX
-#define NO_MESSAGE          SIZE_MAX
 
 /* Bits, for the table of commands. The third of RFC 1939, UPDATE, is the COMMIT action. */
 enum state { AUTHORIZATION = 1, TRANSACTION = 2 };
 
-enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_SENT, STEP_ANSWER };
+enum step { STEP_COMMAND, STEP_RESPONSE, STEP_LISTING, STEP_STOP, STEP_QUIT, STEP_ANSWER };
 
 /* What the client has said of itself; wiped when it is not needed any more. */
 struct secret {
@@ -71,9 +75,12 @@ struct pop3 {
     bool committed; /* it has been answered with OK */
     bool quit;      /* the client has said so */
 
-    size_t sent; /* by RETR, to its end, as the last command; or NO_MESSAGE */
-    bool *read;  /* a flag a message: it has left, and another command has come; NULL: none */
-    size_t *had; /* what pop3_read borrows out */
+    bool unsent;          /* something of a message is in out */
+    size_t *sent, sent_n; /* RETR has put their ends into out, and no command has come since then
+                             with out empty; NULL until the first RETR */
+    size_t told;          /* so many of them by pop3_sent */
+    bool *read;           /* a flag a message: it has left, and a command has come; NULL: none */
+    size_t *had;          /* what pop3_read borrows out */
 
     bool list_uidl;
     size_t listed;
@@ -518,17 +525,19 @@ static void run_stat(struct pop3 *p, struct span args, struct buf *out)
     pop3_reply_text(out, "\r\n");
 }
 
-static void put_listing_line(const struct pop3 *p, bool uidl, size_t i, struct buf *out)
+/* To memory with room for LISTING_LINE_MAX octets; returns the line's end. */
+static char *put_listing_line(const struct pop3 *p, bool uidl, size_t i, char *to)
 {
-    pop3_reply_number(out, i + 1);
-    pop3_reply_text(out, " ");
+    to = buf_decimal(to, i + 1);
+    *to++ = ' ';
     if (uidl) {
-        char text[UIDL_MAX + 1];
-        pop3_reply_put(out, span_of(text, maildrop_uidl(p->drop, i, text)));
+        to += maildrop_uidl(p->drop, i, to);
     } else {
-        pop3_reply_number(out, p->drop->msgs[i].size);
+        to = buf_decimal(to, maildrop_size(p->drop, i));
     }
-    pop3_reply_text(out, "\r\n");
+    *to++ = '\r';
+    *to++ = '\n';
+    return to;
 }
 
 static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf *out)
@@ -540,22 +549,38 @@ static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf 
         p->listed = 0;
         p->step = STEP_LISTING;
     } else if (find_message(p, args, out, &i)) {
+        char line[LISTING_LINE_MAX];
         pop3_reply_text(out, "+OK ");
-        put_listing_line(p, uidl, i, out);
+        pop3_reply_put(out, span_of(line, (size_t)(put_listing_line(p, uidl, i, line) - line)));
     }
 }
 
-/* False when out has to be sent first. */
+/* How much of out the next piece of a listing may fill. */
+static size_t listing_room(const struct pop3 *p, const struct buf *out)
+{
+    size_t lines = p->drop->count - p->listed, len = buf_len(out);
+    size_t room = len < LISTING_PIECE ? LISTING_PIECE - len : 0;
+    if (room > buf_room(out)) {
+        room = buf_room(out);
+    }
+    return room / LISTING_LINE_MAX < lines ? room : lines * LISTING_LINE_MAX;
+}
+
+/* False when out has to be sent first. The lines are written where they leave from. */
 static bool list_on(struct pop3 *p, struct buf *out)
 {
+    size_t room = listing_room(p, out);
+    char *const from = buf_reserve(out, room), *to = from;
     for (; p->listed < p->drop->count; p->listed++) {
-        if (buf_room(out) < LISTING_LINE_MAX || buf_len(out) >= LISTING_PIECE) {
+        if (room - (size_t)(to - from) < LISTING_LINE_MAX) {
+            buf_commit(out, (size_t)(to - from));
             return false;
         }
         if (!is_marked(p, p->listed)) {
-            put_listing_line(p, p->list_uidl, p->listed, out);
+            to = put_listing_line(p, p->list_uidl, p->listed, to);
         }
     }
+    buf_commit(out, (size_t)(to - from));
     pop3_reply_text(out, ".\r\n");
     p->step = STEP_COMMAND;
     return true;
@@ -580,7 +605,7 @@ static void run_retr(struct pop3 *p, struct span args, struct buf *out)
 {
     size_t i;
     if (find_message(p, args, out, &i)) {
-        retrieval_retr(&p->retrieval, p->drop->msgs[i].size, p->utf8);
+        retrieval_retr(&p->retrieval, maildrop_size(p->drop, i), p->utf8);
         begin_fetch(p, i, false);
     }
 }
@@ -597,7 +622,7 @@ static void run_top(struct pop3 *p, struct span args, struct buf *out)
                            : "the number of lines is digits only",
             out);
     } else if (find_message(p, number, out, &i)) {
-        retrieval_top(&p->retrieval, lines, p->drop->msgs[i].size, p->utf8);
+        retrieval_top(&p->retrieval, lines, maildrop_size(p->drop, i), p->utf8);
         begin_fetch(p, i, true);
     }
 }
@@ -605,22 +630,39 @@ static void run_top(struct pop3 *p, struct span args, struct buf *out)
 /* All of the message is in out; what comes next tells whether it arrived. */
 static void note_sent(struct pop3 *p)
 {
-    if (p->read_days >= 0 && !p->action.u.fetch.top) {
-        p->sent = p->action.u.fetch.index;
-    }
-}
-
-/* A command has come. */
-static void note_read(struct pop3 *p)
-{
-    if (p->sent == NO_MESSAGE) {
+    if (p->action.u.fetch.top) {
         return;
     }
-    if (!p->read) {
+    CHECK(p->sent_n < GATHER_MESSAGES);
+    if (!p->sent) {
+        p->sent = NEW_ARRAY(size_t, GATHER_MESSAGES);
+    }
+    p->sent[p->sent_n++] = p->action.u.fetch.index;
+}
+
+/* A command has come behind them, and out is empty. */
+static void note_read(struct pop3 *p)
+{
+    if (p->read_days >= 0 && !p->read && p->sent_n > 0) {
         p->read = NEW_ARRAY(bool, p->drop->count);
     }
-    p->read[p->sent] = true;
-    p->sent = NO_MESSAGE;
+    for (size_t i = 0; i < p->sent_n && p->read; i++) {
+        p->read[p->sent[i]] = true;
+    }
+    p->sent_n = p->told = 0;
+}
+
+size_t pop3_sent(struct pop3 *p, const size_t **which)
+{
+    size_t n = p->sent_n - p->told;
+    *which = p->sent + p->told;
+    p->told = p->sent_n;
+    return n;
+}
+
+bool pop3_unsent(const struct pop3 *p)
+{
+    return p->unsent;
 }
 
 size_t pop3_read(struct pop3 *p, const size_t **which)
@@ -643,13 +685,13 @@ size_t pop3_read(struct pop3 *p, const size_t **which)
 void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last, struct buf *out)
 {
     answered(p, p->action.kind == POP3_FETCH ? POP3_FETCH : POP3_FETCH_MORE);
+    p->unsent = true;
     switch (retrieval_piece(&p->retrieval, e, piece, last, out)) {
     case RETRIEVAL_MORE:
         p->action.kind = POP3_FETCH_MORE;
         p->step = STEP_ANSWER;
         return;
     case RETRIEVAL_SENT:
-        p->step = STEP_SENT;
         note_sent(p);
         return;
     case RETRIEVAL_REFUSED:
@@ -669,7 +711,7 @@ bool pop3_converted(const struct pop3 *p)
     return p->retrieval.converted;
 }
 
-bool pop3_sent(const struct pop3 *p)
+bool pop3_whole(const struct pop3 *p)
 {
     return p->retrieval.whole;
 }
@@ -685,7 +727,7 @@ static void run_dele(struct pop3 *p, struct span args, struct buf *out)
     }
     p->marked[i] = true;
     p->marked_n++;
-    p->marked_octets += p->drop->msgs[i].size;
+    p->marked_octets += maildrop_size(p->drop, i);
     pop3_reply_ok(out, "deleted at QUIT");
 }
 
@@ -724,6 +766,13 @@ static void begin_commit(struct pop3 *p)
 static void run_quit(struct pop3 *p, struct span args, struct buf *out)
 {
     (void)args;
+    (void)out;
+    p->step = STEP_QUIT;
+}
+
+/* What was sent has left. */
+static void quit(struct pop3 *p, struct buf *out)
+{
     p->quit = true;
     if (p->marked_n > 0) {
         begin_commit(p);
@@ -816,7 +865,9 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
         return false;
     }
     p->step = STEP_COMMAND;
-    note_read(p);
+    if (buf_len(out) == 0) {
+        note_read(p);
+    }
     if (r == LINE_TOO_LONG) {
         bad(p, "the line is too long", out);
     } else if (span_find(line, '\0') < line.n) {
@@ -830,23 +881,47 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
     return true;
 }
 
+/*
+ * Whether a message may be put behind what is in out: a short one, whatever its header is converted
+ * to. Any other gets all the room.
+ */
+static bool may_gather(const struct pop3 *p, const struct buf *out)
+{
+    size_t room = GATHER_OCTETS < buf_room(out) ? GATHER_OCTETS : buf_room(out);
+    uint64_t need = POP3_OUT_MIN + 2 * (uint64_t)maildrop_size(p->drop, p->action.u.fetch.index);
+    return p->sent_n < GATHER_MESSAGES && buf_len(out) + need <= room;
+}
+
+/* What was sent leaves before the session ends, so that it is known. */
 static struct pop3_action step_answer(const struct pop3 *p, const struct buf *out)
 {
-    /* The first piece of a message gets all the room, whatever was pipelined in front of it. */
-    if (p->action.kind == POP3_FETCH && buf_len(out) > 0) {
+    if ((p->action.kind == POP3_FETCH && buf_len(out) > 0 && !may_gather(p, out)) ||
+        (p->action.kind == POP3_CLOSE && p->unsent)) {
         return (struct pop3_action){ .kind = POP3_FLUSH };
     }
     return p->action;
 }
 
+/* All that was in out has left. In any step but two a command has come behind it. */
+static void note_empty(struct pop3 *p)
+{
+    p->unsent = false;
+    if (p->step != STEP_COMMAND && p->step != STEP_RESPONSE) {
+        note_read(p);
+    }
+}
+
 struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out)
 {
+    if (buf_len(out) == 0) {
+        note_empty(p);
+    }
     while (buf_room(out) >= POP3_OUT_MIN) {
         switch (p->step) {
         case STEP_COMMAND:
         case STEP_RESPONSE:
             if (!take_line(p, in, out)) {
-                return (struct pop3_action){ .kind = POP3_NEED_INPUT };
+                return (struct pop3_action){ .kind = p->unsent ? POP3_FLUSH : POP3_NEED_INPUT };
             }
             break;
         case STEP_LISTING:
@@ -857,11 +932,11 @@ struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out)
         case STEP_STOP:
             p->step = STEP_COMMAND;
             return (struct pop3_action){ .kind = POP3_FETCH_STOP };
-        case STEP_SENT:
-            if (buf_len(out) > 0) {
+        case STEP_QUIT:
+            if (p->unsent) {
                 return (struct pop3_action){ .kind = POP3_FLUSH };
             }
-            p->step = STEP_COMMAND;
+            quit(p, out);
             break;
         case STEP_ANSWER:
             return step_answer(p, out);
@@ -877,7 +952,6 @@ struct pop3 *pop3_new(const struct pop3_options *o)
     struct pop3 *p = NEW(struct pop3);
     p->opt = *o;
     p->state = AUTHORIZATION;
-    p->sent = NO_MESSAGE;
     line_init(&p->line);
     return p;
 }
@@ -890,6 +964,7 @@ void pop3_free(struct pop3 **p)
         maildrop_free(&(*p)->drop);
         free((*p)->marked);
         free((*p)->commit);
+        free((*p)->sent);
         free((*p)->read);
         free((*p)->had);
         free(*p);

@@ -155,7 +155,15 @@ void pop3_fetch_answer(struct pop3 *p, enum err e, struct span piece, bool last,
 bool pop3_converted(const struct pop3 *p);
 
 /* Whether the piece that was just given ended a message: all that was asked for is in out. */
-bool pop3_sent(const struct pop3 *p);
+bool pop3_whole(const struct pop3 *p);
+/*
+ * The messages whose end RETR has put into out since the last call: indices, borrowed until the
+ * next step. To be asked before each step with an empty out: they have left then.
+ */
+size_t pop3_sent(struct pop3 *p, const size_t **which);
+/* Something of a message was in out when the engine last saw it. No step is to be taken any more if
+ * it did not leave: the engine takes an empty out for that. */
+bool pop3_unsent(const struct pop3 *p);
 
 /* OK: the marked messages are deleted. Else: none is known to be, [SYS/TEMP] (RFC 3206). */
 void pop3_commit_answer(struct pop3 *p, enum err e, struct buf *out);

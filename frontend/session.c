@@ -49,6 +49,7 @@ struct session {
     enum step step;
     struct op *op;
     struct store_reader *reader;
+    struct ahead *ahead;
     struct lease *lease;
     struct auth *auth; /* the SASL exchange that is open, or was cancelled */
     const char *offered[SASL_MECHANISMS];
@@ -59,10 +60,10 @@ struct session {
     uint64_t retrieved, deleted;
     const size_t *marked; /* in COMMIT: what is to be deleted, the engine's */
     struct {
-        bool open, whole; /* whole: its end is in the connection's buffer */
+        bool open; /* its end did not come yet */
         size_t index;
         uint64_t octets;
-    } retr; /* that was not logged yet */
+    } retr; /* for the log */
 };
 
 static void session_run(struct session *s);
@@ -88,22 +89,42 @@ static bool session_flush(struct session *s)
 
 /* --- the log --------------------------------------------------------------------------------- */
 
-/* The last RETR has ended. sent: what was in the buffer is with the kernel. */
-static void end_retr(struct session *s, bool sent)
+static bool logs_retr(const struct session *s)
+{
+    return s->base.worker->config->pop3_log_messages == LOG_MESSAGES_YES;
+}
+
+static void log_retr(const struct session *s, size_t index, uint64_t octets, bool whole)
 {
     char id[BLOB_ID_CHARS + 1];
-    if (!s->retr.open) {
-        return;
+    const struct pointer p = maildrop_at(pop3_maildrop(s->engine), index);
+    blob_id_text(&p.id, id);
+    LOG(LOG_INFO, "pop3.retr", F_STR("sid", s->base.sid), F_STR("id", id), F_U64("octets", octets),
+        F_STR("whole", whole ? "yes" : "no"));
+}
+
+/* What RETR has put into the buffer to its end. left: it is with the kernel. */
+static void end_retrs(struct session *s, bool left)
+{
+    const size_t *which;
+    size_t n = pop3_sent(s->engine, &which);
+    for (size_t i = 0; i < n && logs_retr(s); i++) {
+        log_retr(s, which[i], maildrop_size(pop3_maildrop(s->engine), which[i]), left);
     }
-    s->retr.open = false;
-    blob_id_text(&pop3_maildrop(s->engine)->msgs[s->retr.index].id, id);
-    LOG(LOG_INFO, "pop3.retr", F_STR("sid", s->base.sid), F_STR("id", id),
-        F_U64("octets", s->retr.octets), F_STR("whole", s->retr.whole && sent ? "yes" : "no"));
+}
+
+/* The last RETR was refused or broke off, if its end did not come. */
+static void end_retr(struct session *s)
+{
+    if (s->retr.open) {
+        s->retr.open = false;
+        log_retr(s, s->retr.index, s->retr.octets, false);
+    }
 }
 
 /*
  * What QUIT has deleted. These lines are the ledger's copy outside the database: operators' tools
- * replay them after a restore, so their form is fixed.
+ * replay them after a restore, so their form is fixed, and they are out before the client is told.
  */
 static void log_deleted(const struct session *s)
 {
@@ -112,13 +133,15 @@ static void log_deleted(const struct session *s)
         char ids[IDS_A_LINE * (BLOB_ID_CHARS + 1)];
         size_t n = 0;
         for (; i < s->deleted && n < sizeof ids; i++) {
-            blob_id_text(&m->msgs[s->marked[i]].id, ids + n);
+            const struct pointer p = maildrop_at(m, s->marked[i]);
+            blob_id_text(&p.id, ids + n);
             n += BLOB_ID_CHARS + 1;
             ids[n - 1] = ',';
         }
         LOG(LOG_INFO, "pop3.deleted", F_STR("sid", s->base.sid), F_U64("mailbox", m->mailbox_id),
             F_SPAN("ids", span_of(ids, n - 1)));
     }
+    log_flush();
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -151,10 +174,12 @@ static void note_read(struct session *s)
 /* Logs the session, gives back everything but the conn, which goes on to send its last reply. */
 static void session_close(struct session *s, const char *reason)
 {
-    end_retr(s, false);
+    end_retrs(s, !conn_broken(s->conn) && buf_len(conn_out(s->conn)) == 0);
+    end_retr(s);
     log_session(s, reason);
     note_read(s);
     store_read_close(&s->reader);
+    store_ahead_close(&s->ahead);
     op_cancel(&s->op);
     auth_close(&s->auth);
     store_lease_drop(session_store(s), &s->lease, NULL, NULL);
@@ -270,21 +295,26 @@ static void on_auth(void *arg, const struct auth_result *r)
     session_go_on(s);
 }
 
+static void fetch_answer(struct session *s, enum err e, struct span piece, bool last)
+{
+    if (e != ERR_OK) {
+        stats_add(STAT_pop3_read_faults, 1);
+    }
+    pop3_fetch_answer(s->engine, e, piece, last, conn_out(s->conn));
+    s->retr.octets += piece.n;
+    s->retr.open = s->retr.open && !pop3_whole(s->engine);
+    if (pop3_converted(s->engine)) {
+        stats_add(STAT_pop3_converted, 1);
+    }
+}
+
 static void on_fetch_piece(void *arg, enum err e, struct span piece, bool last)
 {
     struct session *s = arg;
     if (last) {
         s->reader = NULL;
     }
-    if (e != ERR_OK) {
-        stats_add(STAT_pop3_read_faults, 1);
-    }
-    pop3_fetch_answer(s->engine, e, piece, last, conn_out(s->conn));
-    s->retr.octets += piece.n;
-    s->retr.whole = pop3_sent(s->engine);
-    if (pop3_converted(s->engine)) {
-        stats_add(STAT_pop3_converted, 1);
-    }
+    fetch_answer(s, e, piece, last);
     session_go_on(s);
 }
 
@@ -356,17 +386,24 @@ static bool begin_auth(struct session *s, const struct pop3_action *a)
     return true;
 }
 
-static void begin_fetch(struct session *s, const struct pop3_action *a)
+/* True: it was there already. Else what is in the buffer leaves while the store reads. */
+static bool begin_fetch(struct session *s, const struct pop3_action *a)
 {
-    s->step = STEP_FETCH;
+    struct span octets;
     s->retrieved++;
-    s->retr.open = !a->u.fetch.top && s->base.worker->config->pop3_log_messages == LOG_MESSAGES_YES;
+    s->retr.open = !a->u.fetch.top && logs_retr(s);
     s->retr.index = a->u.fetch.index;
     s->retr.octets = 0;
-    s->retr.whole = false;
     stats_add(STAT_pop3_messages_read, 1);
-    s->reader =
-        store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index, on_fetch_piece, s);
+    if (store_read_ready(s->ahead, a->u.fetch.index, &octets)) {
+        fetch_answer(s, ERR_OK, octets, true);
+        return true;
+    }
+    session_flush(s);
+    s->step = STEP_FETCH;
+    s->reader = store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index, &s->ahead,
+                           on_fetch_piece, s);
+    return false;
 }
 
 static void begin_commit(struct session *s, const struct pop3_action *a)
@@ -394,6 +431,9 @@ static bool begin_tls(struct session *s)
 
 static bool begin_close(struct session *s, enum pop3_close reason)
 {
+    if (reason == POP3_CLOSE_QUIT) {
+        conn_last_word(s->conn);
+    }
     if (reason != POP3_CLOSE_QUIT || !s->lease) {
         session_close(s, pop3_close_text(reason));
         return false;
@@ -403,14 +443,11 @@ static bool begin_close(struct session *s, enum pop3_close reason)
     return false;
 }
 
-/*
- * Does what the engine asks for. True: go on with the step that it set. Whatever it asks for behind
- * a whole message, it asks for when that has left.
- */
+/* Does what the engine asks for. True: go on with the step that it set. */
 static bool session_act(struct session *s, const struct pop3_action *a)
 {
     if (a->kind != POP3_FLUSH && a->kind != POP3_FETCH_MORE) {
-        end_retr(s, true);
+        end_retr(s);
     }
     switch (a->kind) {
     case POP3_NEED_INPUT:
@@ -434,8 +471,7 @@ static bool session_act(struct session *s, const struct pop3_action *a)
     case POP3_AUTH:
         return begin_auth(s, a);
     case POP3_FETCH:
-        begin_fetch(s, a);
-        return false;
+        return begin_fetch(s, a);
     case POP3_COMMIT:
         begin_commit(s, a);
         return false;
@@ -450,6 +486,13 @@ static bool session_act(struct session *s, const struct pop3_action *a)
 static bool step_engine(struct session *s)
 {
     struct buf *in = conn_in(s->conn);
+    if (conn_broken(s->conn) && pop3_unsent(s->engine)) {
+        session_close(s, "connection lost");
+        return false;
+    }
+    if (buf_len(conn_out(s->conn)) == 0) {
+        end_retrs(s, true);
+    }
     struct span rest = buf_span(in);
     size_t before = rest.n;
     struct pop3_action a = pop3_step(s->engine, &rest, conn_out(s->conn));

@@ -228,41 +228,130 @@ static void answers_pipelined_commands_as_out_allows(void **state)
     fixture_fini(&f);
 }
 
-/* However much was said before it, the first piece of a message finds an empty out. */
+/* However much was said before it, the first piece of a long message finds an empty out. */
 static void fetches_into_an_empty_out(void **state)
 {
     (void)state;
     struct fixture f;
-    fixture_init(&f, 200000);
-    login(&f, 1000, 3);
+    fixture_init(&f, 400000);
+    login(&f, 1000, 70000);
     assert_int_equal(say(&f, "UIDL\r\nRETR 1\r\n").kind, POP3_FLUSH);
     assert_true(buf_len(&f.out) > 10000);
     buf_clear(&f.out);
     assert_int_equal(go_on(&f).kind, POP3_FETCH);
-    pop3_fetch_answer(f.p, ERR_OK, SPAN(".\r\n"), true, &f.out);
-    assert_true(span_eq(buf_span(&f.out), SPAN("+OK 3 octets\r\n..\r\n.\r\n")));
+    pop3_fetch_answer(f.p, ERR_OK, SPAN(".\r\n"), false, &f.out);
+    assert_true(span_eq(buf_span(&f.out), SPAN("+OK 70000 octets\r\n..\r\n")));
     fixture_fini(&f);
 }
 
-/* Commands that were pipelined behind RETR say nothing of its message before that has left. */
-static void looks_at_nothing_before_a_message_has_left(void **state)
+/* What is pipelined says nothing of a message before that has left: neither that it was read, nor
+ * the end of the session. */
+static void quits_when_all_has_left(void **state)
 {
     (void)state;
     struct fixture f;
     const size_t *which;
-    struct span in = SPAN("RETR 1\r\nQUIT\r\n");
+    struct span in = SPAN("RETR 1\r\nDELE 1\r\nQUIT\r\n");
     fixture_init(&f, 200000);
-    login_keeping(&f, 1, 3, 0);
+    login_keeping(&f, 2, 3, 0);
     assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FETCH);
     pop3_fetch_answer(f.p, ERR_OK, SPAN("a\r\n"), true, &f.out);
     assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FLUSH);
     buf_take(&f.out, 1);
     assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_FLUSH);
-    assert_int_equal(in.n, strlen("QUIT\r\n"));
+    assert_true(pop3_unsent(f.p));
     assert_int_equal(pop3_read(f.p, &which), 0);
     buf_clear(&f.out);
-    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_CLOSE);
+    assert_int_equal(pop3_step(f.p, &in, &f.out).kind, POP3_COMMIT);
+    assert_false(pop3_unsent(f.p));
     assert_int_equal(pop3_read(f.p, &which), 1);
+    fixture_fini(&f);
+}
+
+/* An end that the client has brought about otherwise comes behind it, too. */
+static void closes_when_all_has_left(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, 200000);
+    login(&f, 1, 3);
+    assert_int_equal(say(&f, "RETR 1\r\n").kind, POP3_FETCH);
+    pop3_fetch_answer(f.p, ERR_OK, SPAN("a\r\n"), true, &f.out);
+    struct pop3_action a = { .kind = POP3_FLUSH };
+    for (int i = 0; i < 20; i++) {
+        a = say(&f, "word\r\n");
+    }
+    assert_int_equal(a.kind, POP3_FLUSH);
+    buf_clear(&f.out);
+    assert_int_equal(go_on(&f).kind, POP3_CLOSE);
+    fixture_fini(&f);
+}
+
+/* Asks for message i and gets it, if out may take it: else the engine wants out to be empty. */
+static bool gathers(struct fixture *f, size_t i, struct span message)
+{
+    char command[32];
+    snprintf(command, sizeof command, "RETR %zu\r\n", i + 1);
+    struct pop3_action a = say(f, command);
+    if (a.kind == POP3_FLUSH) {
+        return false;
+    }
+    assert_int_equal(a.kind, POP3_FETCH);
+    assert_int_equal(a.u.fetch.index, i);
+    pop3_fetch_answer(f->p, ERR_OK, message, true, &f->out);
+    return true;
+}
+
+/* Short messages that were pipelined leave together, so many, and are told when they have. */
+static void gathers_short_messages(void **state)
+{
+    (void)state;
+    struct fixture f;
+    const size_t *which;
+    size_t n = 0;
+    fixture_init(&f, 4 << 20);
+    login_keeping(&f, 100, 3, 5);
+    while (gathers(&f, n, SPAN("a\r\n"))) {
+        n++;
+    }
+    assert_int_equal(n, 64);
+    assert_int_equal(pop3_read(f.p, &which), 0);
+    assert_int_equal(pop3_sent(f.p, &which), n);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(which[i], i);
+    }
+    assert_int_equal(pop3_sent(f.p, &which), 0);
+    buf_clear(&f.out);
+    assert_int_equal(go_on(&f).kind, POP3_FETCH);
+    assert_int_equal(pop3_read(f.p, &which), n);
+    pop3_fetch_answer(f.p, ERR_OK, SPAN("a\r\n"), true, &f.out);
+    assert_int_equal(pop3_sent(f.p, &which), 1);
+    assert_int_equal(which[0], n);
+    assert_int_equal(go_on(&f).kind, POP3_FLUSH); /* and then waits for the client */
+    buf_clear(&f.out);
+    assert_int_equal(go_on(&f).kind, POP3_NEED_INPUT);
+    assert_int_equal(pop3_read(f.p, &which), n); /* no command has come behind it */
+    say(&f, "NOOP\r\n");
+    assert_int_equal(pop3_read(f.p, &which), n + 1);
+    fixture_fini(&f);
+}
+
+/* So many octets: the memory of a client that is slow to take them has a bound. */
+static void gathers_so_much(void **state)
+{
+    (void)state;
+    struct fixture f;
+    char message[10000];
+    size_t n = 0;
+    memset(message, 'a', sizeof message);
+    memcpy(message + sizeof message - 2, "\r\n", 2);
+    fixture_init(&f, 4 << 20);
+    login(&f, 100, sizeof message);
+    while (gathers(&f, n, span_of(message, sizeof message))) {
+        n++;
+    }
+    assert_true(n > 5);
+    assert_true(buf_len(&f.out) <= 128 << 10);
     fixture_fini(&f);
 }
 
@@ -601,7 +690,10 @@ int main(void)
         cmocka_unit_test(reads_nothing_while_out_is_full),
         cmocka_unit_test(answers_pipelined_commands_as_out_allows),
         cmocka_unit_test(fetches_into_an_empty_out),
-        cmocka_unit_test(looks_at_nothing_before_a_message_has_left),
+        cmocka_unit_test(quits_when_all_has_left),
+        cmocka_unit_test(closes_when_all_has_left),
+        cmocka_unit_test(gathers_short_messages),
+        cmocka_unit_test(gathers_so_much),
         cmocka_unit_test(gives_an_open_action_again),
         cmocka_unit_test(an_idle_engine_is_small),
         cmocka_unit_test(wipes_the_password),

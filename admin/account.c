@@ -37,13 +37,15 @@ static int change_account(struct admin *a, const struct address *addr)
 
 /* --- changes --------------------------------------------------------------------------------- */
 
-/* The id of a new mailbox, and the limits and retention of its domain. */
-static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mailbox_id,
-                       int64_t limits[QUOTA_COUNT])
+static struct span domain_of(const struct address *addr)
 {
-    struct span domain = span_str(addr->canon + addr->canon_local + 1);
-    admin_sql(a, "SELECT nextval('mailbox_ids'), max_octets, max_messages, max_size, "
-                 "retention_days, read_days FROM domain WHERE name = $1");
+    return span_str(addr->canon + addr->canon_local + 1);
+}
+
+static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mailbox_id)
+{
+    struct span domain = domain_of(addr);
+    admin_sql(a, "SELECT nextval('mailbox_ids') FROM domain WHERE name = $1");
     pg_text(a->batch, domain);
     if (admin_run(a, PG_WRITE) != ERR_OK) {
         return admin_fail_reply(a, addr->canon);
@@ -53,10 +55,23 @@ static int new_mailbox(struct admin *a, const struct address *addr, int64_t *mai
                           SPAN_ARG(domain), SPAN_ARG(domain));
     }
     *mailbox_id = pg_get_i64(admin_result(a, 0), 0, 0);
-    for (int i = 0; i < QUOTA_COUNT; i++) {
-        limits[i] = pg_get_i64(admin_result(a, 0), 0, i + 1);
-    }
     return EX_OK;
+}
+
+/* What is not given is as its domain has it now: a password may have been waited for. Without the
+ * domain it fails. */
+static void add_mailbox(struct admin *a, const struct address *addr, int64_t id,
+                        const struct quota *q)
+{
+    admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size, "
+                 "retention_days, read_days, own_retention, own_read) "
+                 "SELECT $1, coalesce($2, d.max_octets), coalesce($3, d.max_messages), "
+                 "coalesce($4, d.max_size), coalesce($5::bigint, d.retention_days), "
+                 "coalesce($6::bigint, d.read_days), $5 IS NOT NULL, $6 IS NOT NULL "
+                 "FROM (SELECT) one LEFT JOIN domain d ON d.name = $7");
+    pg_i64(a->batch, id);
+    quota_sql(q, a->batch);
+    pg_text(a->batch, domain_of(addr));
 }
 
 int command_account_add(struct admin *a, const struct args *args)
@@ -64,13 +79,13 @@ int command_account_add(struct admin *a, const struct args *args)
     struct address addr;
     struct quota q;
     struct secret s;
-    int64_t id = 0, limits[QUOTA_COUNT];
+    int64_t id = 0;
     if (!admin_address(args->v[0], &addr) || !quota_parse(args, &q)) {
         return EX_DATAERR;
     }
     int code = removal_check(a, args, &addr);
     if (code == EX_OK) {
-        code = new_mailbox(a, &addr, &id, limits);
+        code = new_mailbox(a, &addr, &id);
     }
     if (code == EX_OK) {
         code = secret_new(a, args, &s);
@@ -78,15 +93,7 @@ int command_account_add(struct admin *a, const struct args *args)
     if (code != EX_OK) {
         return code;
     }
-    admin_sql(a, "INSERT INTO mailbox (mailbox_id, max_octets, max_messages, max_size, "
-                 "retention_days, read_days, own_retention, own_read) "
-                 "VALUES ($1, $2, $3, $4, $5::bigint, $6::bigint, $7, $8)");
-    pg_i64(a->batch, id);
-    for (size_t i = 0; i < QUOTA_COUNT; i++) {
-        pg_i64(a->batch, q.given[i] ? q.value[i] : limits[i]);
-    }
-    pg_bool(a->batch, q.given[QUOTA_RETENTION]);
-    pg_bool(a->batch, q.given[QUOTA_READ]);
+    add_mailbox(a, &addr, id, &q);
     admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash, scram) VALUES ($1, $2, $3, $4)");
     pg_i64(a->batch, id);
     pg_text(a->batch, span_str(addr.canon));
@@ -94,7 +101,7 @@ int command_account_add(struct admin *a, const struct args *args)
     pg_text(a->batch, span_str(s.scram));
     admin_sql(a, "INSERT INTO address (addr, domain, mailbox_id) VALUES ($1, $2, $3)");
     pg_text(a->batch, span_str(addr.canon));
-    pg_text(a->batch, span_str(addr.canon + addr.canon_local + 1));
+    pg_text(a->batch, domain_of(&addr));
     pg_i64(a->batch, id);
     return change_account(a, &addr);
 }
@@ -173,7 +180,7 @@ int command_account_retention(struct admin *a, const struct args *args)
     pg_i64(a->batch, days);
     read ? pg_bool(a->batch, !is_domains(read)) : pg_null(a->batch);
     pg_i64(a->batch, read_days);
-    pg_text(a->batch, span_str(addr.canon + addr.canon_local + 1));
+    pg_text(a->batch, domain_of(&addr));
     return change_account(a, &addr);
 }
 
@@ -220,6 +227,8 @@ static const struct column columns[] = {
     { "max_size", "MAX SIZE", COLUMN_NUMBER },
     { "retention_days", "KEPT DAYS", COLUMN_NUMBER },
     { "read_days", "WHEN READ", COLUMN_NUMBER },
+    { "own_retention", "OWN DAYS", COLUMN_FLAG },
+    { "own_read", "OWN WHEN READ", COLUMN_FLAG },
     { "password", "PASSWORD", COLUMN_FLAG },
     { "scram", "SCRAM", COLUMN_TEXT },
 };
@@ -230,7 +239,8 @@ static const struct column columns[] = {
 
 #define ACCOUNT_COLUMNS                                                                            \
     "SELECT c.addr, b.mailbox_id, b.state, b.msgs, b.octets, b.max_messages, b.max_octets, "       \
-    "b.max_size, b.retention_days, b.read_days, c.hash <> '', concat_ws(' ', "                     \
+    "b.max_size, b.retention_days, b.read_days, b.own_retention, b.own_read, c.hash <> '', "       \
+    "concat_ws(' ', "                                                                              \
     "CASE WHEN " HAS_SHA_256 " THEN 'SHA-256' END, CASE WHEN " HAS_SHA_1 " THEN 'SHA-1' END) "     \
     "FROM account c JOIN mailbox b ON b.mailbox_id = c.mailbox_id "
 
@@ -257,8 +267,10 @@ static void add_account(struct table *t, const PGresult *r, int row)
         table_limit(t, (uint64_t)pg_get_i64(r, row, c));
     }
     table_days(t, pg_get_i64(r, row, 9));
-    table_flag(t, pg_get_i64(r, row, 10) != 0);
-    struct span scram = pg_get_span(r, row, 11);
+    for (int c = 10; c < 13; c++) {
+        table_flag(t, pg_get_i64(r, row, c) != 0);
+    }
+    struct span scram = pg_get_span(r, row, 13);
     scram.n ? table_text(t, scram) : table_none(t);
 }
 

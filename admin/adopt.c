@@ -8,13 +8,13 @@
  * reaper.
  *
  * A whole file that nothing names and that nobody lacks, as an import leaves one that is killed,
- * and a rebuild the older of two copies, becomes a ledger row of mailbox 0 for the reaper.
+ * and a rebuild the older of two copies, becomes a ledger row of mailbox 0 for the reaper: when
+ * what its recipients have in its stead is whole, too.
  *
  * Files are taken in the order of their ids, which a mailbox then lists them in. fsck tells them
  * by directory, so they are collected first: some 24 octets of each, and its envelope is read
- * again.
+ * again. What fsck has found before it met something that can't be read is given back all the same.
  */
-#include <openssl/evp.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -24,8 +24,8 @@
 #include "fsck.h"
 #include "fsck_file.h"
 #include "reaping.h"
-#include "store/volume_walk.h"
 #include "table.h"
+#include "walks.h"
 
 #define PIECE (1 << 20) /* octets that are read at once */
 
@@ -51,11 +51,7 @@ struct adopt {
     size_t n_found, room;
     bool yes;
     struct deletions *deletions;
-    struct volume *volumes;
-    size_t n_volumes;
-    struct spool_options options;
-    struct volume_walk *walk; /* of the volume walked */
-    uint16_t walked;
+    struct walks walks;
     char *piece;
     uint64_t outcomes[OUTCOMES], again, spare;
     int code;
@@ -63,58 +59,36 @@ struct adopt {
 
 /* --- the file -------------------------------------------------------------------------------- */
 
-static bool open_walk(struct adopt *ad, uint16_t volume)
+/* A file as it lies there. */
+struct looked {
+    char path[SPOOL_PATH_MAX];
+    struct walk_entry entry;
+    struct fsck_file file;
+    bool good; /* whole, and its hash is its envelope's; of a size that a message can have */
+};
+
+/* OK: the caller ends l->file. NOTFOUND; or TEMP, after a message. */
+static enum err look_at(struct adopt *ad, uint16_t volume, const struct blob_id *id,
+                        struct looked *l)
 {
-    char why[256] = "no such volume";
-    if (ad->walk && ad->walked == volume) {
-        return true;
+    struct volume_walk *w;
+    enum err e = walks_get(&ad->walks, volume, &w);
+    walks_path(&ad->walks, volume, id, l->path);
+    if (e != ERR_OK) {
+        ad->code = e == ERR_TEMP ? EX_TEMPFAIL : ad->code;
+        return e;
     }
-    if (ad->walk) {
-        volume_walk_close(&ad->walk);
-    }
-    for (size_t i = 0; i < ad->n_volumes; i++) {
-        if (ad->volumes[i].volume_id == volume &&
-            volume_walk_open(&ad->volumes[i], &ad->options, &ad->walk, why, sizeof why) == ERR_OK) {
-            ad->walked = volume;
-            return true;
+    e = volume_walk_stat(w, l->path, &l->entry);
+    e = e == ERR_OK ? fsck_file_read(w, l->path, id, l->entry.size, &l->file) : e;
+    l->good = false;
+    if (e == ERR_OK && l->file.state == FILE_WHOLE && l->file.envelope.size <= INT32_MAX) {
+        e = fsck_file_verify(w, l->path, &l->file, ad->piece, PIECE, &l->good);
+        if (e != ERR_OK) {
+            fsck_file_fini(&l->file);
         }
     }
-    ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s", volume, why);
-    return false;
-}
-
-static void to_hex(const unsigned char *digest, unsigned n, char out[ENVELOPE_SHA256_HEX + 1])
-{
-    for (unsigned i = 0; i < n && i * 2 < ENVELOPE_SHA256_HEX; i++) {
-        snprintf(out + (size_t)i * 2, 3, "%02x", digest[i]);
-    }
-}
-
-/* Octets of the message as its envelope says, with that hash. NOTFOUND: it has gone meanwhile. */
-static enum err verify(struct adopt *ad, const struct finding *f)
-{
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    char hex[ENVELOPE_SHA256_HEX + 1] = "";
-    uint64_t at = f->skip;
-    unsigned n = 0;
-    size_t got;
-    enum err e;
-    EVP_MD_CTX *sha256 = EVP_MD_CTX_new();
-    CHECK(sha256 && EVP_DigestInit_ex(sha256, EVP_sha256(), NULL) == 1);
-    do {
-        got = 0;
-        e = volume_walk_read(ad->walk, f->path, at, ad->piece, PIECE, &got);
-        if (e == ERR_OK) {
-            CHECK(EVP_DigestUpdate(sha256, ad->piece, got) == 1);
-            at += got;
-        }
-    } while (e == ERR_OK && got == PIECE);
-    CHECK(EVP_DigestFinal_ex(sha256, digest, &n) == 1);
-    EVP_MD_CTX_free(sha256);
-    to_hex(digest, n, hex);
-    if (e == ERR_OK && (at - f->skip != f->envelope->size || f->envelope->size > INT32_MAX ||
-                        strcmp(hex, f->envelope->sha256) != 0)) {
-        e = ERR_CORRUPT;
+    if (e != ERR_OK && e != ERR_NOTFOUND) {
+        ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", volume, l->path);
     }
     return e;
 }
@@ -145,6 +119,16 @@ static struct envelope_recipient *recipients_of(const struct envelope *e, size_t
     }
     *n = kept;
     return to;
+}
+
+/* The caller frees it. */
+static int64_t *boxes_of(const struct envelope_recipient *to, size_t n)
+{
+    int64_t *boxes = NEW_ARRAY(int64_t, n);
+    for (size_t i = 0; i < n; i++) {
+        boxes[i] = (int64_t)to[i].mailbox_id;
+    }
+    return boxes;
 }
 
 /* An import's id tells when the message came to the old server; the file, when it came here. */
@@ -191,10 +175,9 @@ static enum err run_adoption(struct adopt *ad, const struct finding *f,
                              const struct envelope_recipient *to, size_t n, bool really)
 {
     struct cache_key *keys = NEW_ARRAY(struct cache_key, n);
-    int64_t *boxes = NEW_ARRAY(int64_t, n);
+    int64_t *boxes = boxes_of(to, n);
     for (size_t i = 0; i < n; i++) {
         keys[i] = (struct cache_key){ .kind = CACHE_LIST, .mailbox_id = to[i].mailbox_id };
-        boxes[i] = (int64_t)to[i].mailbox_id;
         add_adopt(ad, f, to[i].mailbox_id, n > 1, really);
     }
     if (n > 1 && really) {
@@ -292,12 +275,9 @@ static void tell_recipients(struct adopt *ad, const struct finding *f,
 static enum err set_aside(struct adopt *ad, const struct finding *f,
                           const struct envelope_recipient *to, size_t n)
 {
-    int64_t *boxes = NEW_ARRAY(int64_t, n);
+    int64_t *boxes = boxes_of(to, n);
     char who[64], by[128];
     struct pg_batch *b;
-    for (size_t i = 0; i < n; i++) {
-        boxes[i] = (int64_t)to[i].mailbox_id;
-    }
     admin_who(who);
     snprintf(by, sizeof by, "%s: adopt, nobody lacks it", who);
     admin_sql(ad->admin, "SELECT set_aside($1, $2, $3, $4, $5, $6, $7, $8)");
@@ -318,10 +298,70 @@ static enum err set_aside(struct adopt *ad, const struct finding *f,
     return e;
 }
 
-/* A copy beside the one that a pointer names is given to nobody. */
+static int by_id(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    int order = memcmp(x->id.b, y->id.b, sizeof x->id.b);
+    return order ? order : (int)x->volume - (int)y->volume;
+}
+
+/* Says so if it is not. */
+static bool is_good(struct adopt *ad, const struct finding *f, uint16_t volume,
+                    const struct blob_id *id)
+{
+    struct looked l;
+    enum err e = look_at(ad, volume, id, &l);
+    bool good = e == ERR_OK && l.good;
+    if (e == ERR_OK) {
+        fsck_file_fini(&l.file);
+    }
+    if (!good && (e == ERR_OK || e == ERR_NOTFOUND)) {
+        admin_say("volume %u: %s stays: what a mailbox has in its stead is not whole: "
+                  "volume %u: %s",
+                  f->volume, f->path, volume, l.path);
+    }
+    return good;
+}
+
+/*
+ * Whether what they have of this message, or may get back from the ledger, is whole: only then this
+ * file is one too many. Asked before set_aside() has its locks: what is deleted later was whole.
+ */
+static enum err others_are_good(struct adopt *ad, const struct finding *f,
+                                const struct envelope_recipient *to, size_t n, bool *good)
+{
+    struct pg_batch *b;
+    struct found seen = { 0 }; /* most often all have one file */
+    for (size_t i = 0; i < n; i++) {
+        admin_sql(ad->admin, "SELECT blob_id, volume_id FROM message WHERE mailbox_id = $1 "
+                             "AND (blob_id = $2 OR uidl = $3 AND $3 <> '') "
+                             "UNION SELECT blob_id, volume_id FROM ledger WHERE mailbox_id = $1 "
+                             "AND (blob_id = $2 OR uidl = $3 AND $3 <> '') AND seq > 0 "
+                             "AND claimed_at IS NULL");
+        b = ad->admin->batch;
+        pg_i64(b, (int64_t)to[i].mailbox_id);
+        pg_uuid(b, f->id);
+        pg_text(b, f->envelope->uidl);
+    }
+    enum err e = admin_run(ad->admin, PG_READ);
+    *good = e == ERR_OK;
+    for (size_t i = 0; i < n && *good; i++) {
+        const PGresult *r = admin_result(ad->admin, i);
+        for (int row = 0; row < PQntuples(r) && *good; row++) {
+            struct found x = { .id = pg_get_uuid(r, row, 0),
+                               .volume = (uint16_t)pg_get_i64(r, row, 1) };
+            *good = by_id(&x, &seen) == 0 || is_good(ad, f, x.volume, &x.id);
+            seen = x;
+        }
+    }
+    return e;
+}
+
+/* A copy beside the one that a pointer names is given to nobody. False: the database can't be
+ * asked. */
 static bool adopt_file(struct adopt *ad, const struct finding *f)
 {
-    bool orphan = f->cls == FINDING_ORPHAN;
+    bool orphan = f->cls == FINDING_ORPHAN, spare = false;
     size_t n;
     struct envelope_recipient *to = recipients_of(f->envelope, &n);
     if (n == 0) {
@@ -330,13 +370,16 @@ static bool adopt_file(struct adopt *ad, const struct finding *f)
     }
     enum err e = run_adoption(ad, f, to, n, ad->yes && orphan);
     if (e == ERR_OK) {
-        bool spare = nobody_lacks_it(ad, n);
+        spare = nobody_lacks_it(ad, n);
         if (orphan) {
             tell_recipients(ad, f, to, n);
         }
         fault_at(FAULT_adopt_committed);
-        ad->spare += spare && !ad->yes ? 1 : 0;
-        e = spare && ad->yes ? set_aside(ad, f, to, n) : ERR_OK;
+        e = spare ? others_are_good(ad, f, to, n, &spare) : ERR_OK;
+    }
+    if (e == ERR_OK && spare) {
+        ad->spare += ad->yes ? 0 : 1;
+        e = ad->yes ? set_aside(ad, f, to, n) : ERR_OK;
     }
     if (e != ERR_OK) {
         ad->code = admin_fail_reply(ad->admin, f->path);
@@ -361,70 +404,30 @@ static bool on_finding(void *arg, const struct finding *f)
     return true;
 }
 
-static int by_id(const void *a, const void *b)
-{
-    const struct found *x = a, *y = b;
-    int order = memcmp(x->id.b, y->id.b, sizeof x->id.b);
-    return order ? order : (int)x->volume - (int)y->volume;
-}
-
-/* Its content was looked at, or it has gone. False: it can't be read now. */
-static bool take_whole(struct adopt *ad, const struct finding *f)
-{
-    switch (verify(ad, f)) {
-    case ERR_OK:
-        return adopt_file(ad, f);
-    case ERR_NOTFOUND:
-        return true;
-    case ERR_CORRUPT:
-        if (f->cls == FINDING_ORPHAN) {
-            tell(ad, f, NULL, DAMAGED);
-        }
-        return true;
-    default:
-        ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", f->volume, f->path);
-        return false;
-    }
-}
-
-static unsigned fanout_of(const struct adopt *ad, uint16_t volume)
-{
-    size_t i = 0;
-    while (ad->volumes[i].volume_id != volume) {
-        i++; /* it was opened */
-    }
-    return ad->volumes[i].fanout;
-}
-
-/* fsck has read it a moment ago; what is no longer there, or no longer whole, is nobody's. */
+/* fsck has seen it; it may have gone since, or be cut. What can't be read now does not keep the
+ * rest from being given back; without the database nothing is, which is false. */
 static bool take_found(struct adopt *ad, const struct found *x)
 {
-    char path[SPOOL_PATH_MAX];
-    struct walk_entry e;
-    struct fsck_file file;
-    if (!open_walk(ad, x->volume)) {
-        return false;
-    }
-    spool_path(&x->id, fanout_of(ad, x->volume), path);
-    enum err r = volume_walk_stat(ad->walk, path, &e);
-    r = r == ERR_OK ? fsck_file_read(ad->walk, path, &x->id, e.size, &file) : r;
-    if (r != ERR_OK) {
-        ad->code = r == ERR_NOTFOUND
-                       ? ad->code
-                       : admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", x->volume, path);
-        return r == ERR_NOTFOUND;
+    struct looked l;
+    bool go_on = true;
+    if (look_at(ad, x->volume, &x->id, &l) != ERR_OK) {
+        return true;
     }
     const struct finding f = { .cls = x->orphan ? FINDING_ORPHAN : FINDING_UNFINISHED,
                                .volume = x->volume,
-                               .path = path,
+                               .path = l.path,
                                .id = &x->id,
-                               .size = e.size,
-                               .changed_ms = e.changed_ms,
-                               .envelope = &file.envelope,
-                               .skip = file.skip };
-    bool good = file.state != FILE_WHOLE || take_whole(ad, &f);
-    fsck_file_fini(&file);
-    return good;
+                               .size = l.entry.size,
+                               .changed_ms = l.entry.changed_ms,
+                               .envelope = &l.file.envelope,
+                               .skip = l.file.skip };
+    if (l.good) {
+        go_on = adopt_file(ad, &f);
+    } else if (x->orphan && l.file.state == FILE_WHOLE) {
+        tell(ad, &f, NULL, DAMAGED);
+    }
+    fsck_file_fini(&l.file);
+    return go_on;
 }
 
 static void take_all(struct adopt *ad)
@@ -471,12 +474,10 @@ static int run(struct adopt *ad, const struct fsck_options *o)
     int code = deletions_repeat(ad->admin, ad->deletions, ad->yes, &ad->again);
     fault_at(FAULT_adopt_deleted);
     if (code == EX_OK) {
-        code = admin_volumes(ad->admin, &ad->volumes, &ad->n_volumes);
+        code = walks_init(&ad->walks, ad->admin);
     }
-    if (code == EX_OK) {
+    if (code == EX_OK) { /* what it has found before it failed is mail, too */
         code = fsck_run(ad->admin, o, on_finding, ad, &totals);
-    }
-    if (code == EX_OK) {
         take_all(ad);
     }
     return code == EX_OK ? ad->code : code;
@@ -512,13 +513,9 @@ int command_adopt(struct admin *a, const struct args *args)
 {
     struct adopt ad = { .admin = a, .yes = args->opt[ARG_yes] != NULL };
     struct fsck_options o = { 0 };
-    char why[256];
     int code = read_options(args, &o);
     if (code == EX_OK) {
         code = reaping_rebuilt(a);
-    }
-    if (code == EX_OK && spool_options_read(a->config, &ad.options, why, sizeof why) != ERR_OK) {
-        code = admin_fail(EX_CONFIG, "%s", why);
     }
     if (code == EX_OK) {
         code = deletions_read(args->opt[ARG_log], o.since_ms, &ad.deletions);
@@ -529,12 +526,9 @@ int command_adopt(struct admin *a, const struct args *args)
     ad.piece = mem_new(PIECE, 1);
     code = run(&ad, &o);
     print_totals(&ad); /* of what was done before it failed, too */
-    if (ad.walk) {
-        volume_walk_close(&ad.walk);
-    }
+    walks_fini(&ad.walks);
     deletions_free(&ad.deletions);
     free(ad.found);
-    free(ad.volumes);
     free(ad.piece);
     return code;
 }

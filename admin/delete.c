@@ -7,6 +7,7 @@
  * Without --yes it counts. It owns nothing and touches no file.
  */
 #include "base/check.h"
+#include "base/fault.h"
 #include "commands.h"
 #include "table.h"
 
@@ -20,13 +21,15 @@ struct choice {
     struct blob_id id; /* of --id, or what the UIDL is the text of */
     const char *uidl;
     int64_t older_ms;
+    int64_t after, last; /* and only between these places, the second included */
 };
 
 #define CHOSEN                                                                                     \
     "FROM message m WHERE m.mailbox_id = $1"                                                       \
     " AND ($2::text IS NULL OR m.uidl = $2 OR m.uidl = '' AND m.blob_id = $3)"                     \
     " AND ($2::text IS NOT NULL OR $3::uuid IS NULL OR m.blob_id = $3)"                            \
-    " AND ($4::bigint IS NULL OR m.blob_id < ms_id($4))"
+    " AND ($4::bigint IS NULL OR m.blob_id < ms_id($4))"                                           \
+    " AND m.seq > $5 AND m.seq <= $6"
 
 static int usage(void)
 {
@@ -37,7 +40,7 @@ static int usage(void)
 static int parse(struct admin *a, const struct args *args, struct choice *c)
 {
     const char *id = args->opt[ARG_id], *older = args->opt[ARG_older];
-    *c = (struct choice){ .uidl = args->opt[ARG_uidl], .older = older != NULL };
+    *c = (struct choice){ .uidl = args->opt[ARG_uidl], .older = older != NULL, .last = INT64_MAX };
     if ((id != NULL) + (c->uidl != NULL) + (args->opt[ARG_all] != NULL) != 1 ||
         (older && !args->opt[ARG_all])) {
         return usage();
@@ -61,26 +64,33 @@ static void add_choice(struct admin *a, const struct choice *c)
     c->uidl ? pg_text(a->batch, span_str(c->uidl)) : pg_null(a->batch);
     c->one ? pg_uuid(a->batch, &c->id) : pg_null(a->batch);
     c->older ? pg_i64(a->batch, c->older_ms) : pg_null(a->batch);
+    pg_i64(a->batch, c->after);
+    pg_i64(a->batch, c->last);
 }
 
-/* One mailbox's rows: as many as a mailbox can hold, so one statement will do. */
-static int look(struct admin *a, const struct choice *c, uint64_t *messages, uint64_t *octets)
+/*
+ * One mailbox's rows: as many as a mailbox can hold, so one statement will do. From now on the
+ * choice ends with the last of them: what is delivered later is not what the operator was told of.
+ */
+static int look(struct admin *a, struct choice *c, uint64_t *messages, uint64_t *octets)
 {
-    admin_sql(a, "SELECT count(*), coalesce(sum(m.size), 0)::bigint " CHOSEN);
+    admin_sql(a,
+              "SELECT count(*), coalesce(sum(m.size), 0)::bigint, coalesce(max(m.seq), 0) " CHOSEN);
     add_choice(a, c);
     if (admin_run(a, PG_READ) != ERR_OK) {
         return admin_fail_reply(a, c->address.canon);
     }
     *messages = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 0);
     *octets = (uint64_t)pg_get_i64(admin_result(a, 0), 0, 1);
+    c->last = pg_get_i64(admin_result(a, 0), 0, 2);
     return EX_OK;
 }
 
-/* The first page of those that are left: their number. */
-static int next_page(struct admin *a, const struct choice *c, int64_t seqs[], struct blob_id ids[],
+/* The next page of them, and its length. */
+static int next_page(struct admin *a, struct choice *c, int64_t seqs[], struct blob_id ids[],
                      size_t *n)
 {
-    admin_sql(a, "SELECT m.seq, m.blob_id " CHOSEN " ORDER BY m.seq LIMIT $5");
+    admin_sql(a, "SELECT m.seq, m.blob_id " CHOSEN " ORDER BY m.seq LIMIT $7");
     add_choice(a, c);
     pg_i64(a->batch, PAGE);
     if (admin_run(a, PG_READ) != ERR_OK) {
@@ -90,6 +100,7 @@ static int next_page(struct admin *a, const struct choice *c, int64_t seqs[], st
     for (size_t i = 0; i < *n; i++) {
         seqs[i] = pg_get_i64(admin_result(a, 0), (int)i, 0);
         ids[i] = pg_get_uuid(admin_result(a, 0), (int)i, 1);
+        c->after = seqs[i];
     }
     return EX_OK;
 }
@@ -114,16 +125,15 @@ static int expunge(struct admin *a, const struct choice *c, const int64_t seqs[]
     return EX_OK;
 }
 
-/* As many as were counted: what is delivered meanwhile is not what the operator was told of. */
-static int delete_all(struct admin *a, const struct choice *c, uint64_t most, uint64_t *deleted)
+static int delete_all(struct admin *a, struct choice *c, uint64_t *deleted)
 {
     int64_t seqs[PAGE];
     struct blob_id ids[PAGE];
-    size_t n = 1;
+    size_t n = PAGE;
     int code = EX_OK;
-    for (uint64_t left = most; code == EX_OK && n > 0 && left > 0; left -= n) {
+    fault_at(FAULT_delete_counted);
+    while (code == EX_OK && n == PAGE) {
         code = next_page(a, c, seqs, ids, &n);
-        n = n < left ? n : left;
         code = code == EX_OK && n > 0 ? expunge(a, c, seqs, ids, n, deleted) : code;
     }
     return code;
@@ -159,7 +169,7 @@ int command_delete(struct admin *a, const struct args *args)
     }
     if (args_yes(args, "delete %llu message%s", (unsigned long long)messages,
                  admin_plural(messages))) {
-        code = delete_all(a, &c, messages, &deleted);
+        code = delete_all(a, &c, &deleted);
     }
     if (code == EX_OK) {
         print(a, messages, octets, deleted);

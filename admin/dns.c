@@ -274,8 +274,12 @@ static void print_findings(const struct admin *a, struct dns_findings *f)
 static void say_totals(const struct walk *w, const struct dns_findings *f)
 {
     size_t right = dns_check_right(w->check), not_signed = dns_check_unsigned(w->check);
+    char policies[48] = "";
+    if (w->policies) {
+        snprintf(policies, sizeof policies, " and %zu policies", dns_policies_right(w->policies));
+    }
     admin_say("%zu sets of records%s are as they should be; %zu findings, %zu of them unknown",
-              right, w->policies ? ", and their policies," : "", f->n, f->unknown);
+              right, policies, f->n, f->unknown);
     if (not_signed > 0) {
         admin_say("no resolver vouched (AD) for %zu TLSA sets: senders use them where the zone is "
                   "signed",

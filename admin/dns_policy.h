@@ -26,6 +26,7 @@ enum err dns_policies_open(const struct dns_policy_options *o, struct dns_polici
 /* Waits while jobs transfers are open. False: it has had enough, as dns_check. */
 bool dns_policies_ask(struct dns_policies *p, const char *domain);
 void dns_policies_wait(struct dns_policies *p);
+/* Policies that were as they should be. */
 size_t dns_policies_right(const struct dns_policies *p);
 bool dns_policies_gave_up(const struct dns_policies *p);
 void dns_policies_close(struct dns_policies **p);

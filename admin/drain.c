@@ -17,10 +17,10 @@
 #include "table.h"
 
 #define JOBS 8
-#define WELL_KNOWN_S                                                                               \
-    10           /* by then every node has heard of the volume's state, twice as long as it        \
-                    takes (store.c) */
-#define WITHIN 5 /* per cent that a volume may hold above its share */
+/* By then every node has heard of the volume's state, twice as long as it takes (store.c). */
+#define WELL_KNOWN_S 10
+#define COMMITS_S    60 /* that transactions under way are waited for */
+#define WITHIN       5  /* per cent that a volume may hold above its share */
 
 static int read_numbers(const struct args *args, struct mover *m)
 {
@@ -277,6 +277,43 @@ int command_volume_drain(struct admin *a, const struct args *args)
 
 /* --- remove ---------------------------------------------------------------------------------- */
 
+/* The number of the oldest transaction that is under way, and the first that no transaction has
+ * yet; the same when there is none. */
+static int read_transactions(struct admin *a, int64_t *oldest, int64_t *next)
+{
+    admin_sql(a, "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint"
+                 "  FROM pg_current_snapshot() s");
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, "transactions");
+    }
+    *oldest = pg_get_i64(admin_result(a, 0), 0, 0);
+    *next = pg_get_i64(admin_result(a, 0), 0, 1);
+    return EX_OK;
+}
+
+/*
+ * deliver() asks for the volume's state when its transaction has a number. One that did not find it
+ * closed has a lower one than is free now, as the state was set before; when those have ended, no
+ * commit comes any more.
+ */
+static int wait_for_commits(struct admin *a)
+{
+    int64_t oldest = 0, upto = 0, next;
+    int code = read_transactions(a, &oldest, &upto);
+    for (unsigned tries = 0; code == EX_OK && oldest < upto; tries++) {
+        if (tries == COMMITS_S) {
+            return admin_fail(EX_TEMPFAIL, "transactions that may name the volume are still under "
+                                           "way: run this again");
+        }
+        if (tries == 1) {
+            admin_say("waiting for transactions that began before");
+        }
+        sleep(1);
+        code = read_transactions(a, &oldest, &next);
+    }
+    return code;
+}
+
 /* Shared files on it that nothing names any more are the reaper's, too. */
 static int count_shared(struct admin *a, int64_t volume, uint64_t *n)
 {
@@ -313,12 +350,58 @@ static int check_empty(struct admin *a, const struct volume *v)
                       (unsigned long long)shared);
 }
 
+/* From one state to another, unless somebody has set a third. */
+static int change_state(struct admin *a, int64_t volume, enum volume_state from,
+                        enum volume_state to)
+{
+    admin_sql(a, "UPDATE volume SET state = $3 WHERE volume_id = $1 AND state = $2"
+                 " RETURNING volume_id");
+    pg_i64(a->batch, volume);
+    pg_i64(a->batch, from);
+    pg_i64(a->batch, to);
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, "volume");
+    }
+    return admin_rows(a, 0) == 1
+               ? EX_OK
+               : admin_fail(EX_TEMPFAIL, "somebody has set another state of volume %lld meanwhile",
+                            (long long)volume);
+}
+
 static int delete_volume(struct admin *a, int64_t volume)
 {
-    admin_sql(a, "DELETE FROM volume WHERE volume_id = $1 AND state = $2");
+    admin_sql(a, "DELETE FROM volume WHERE volume_id = $1 AND state = $2 RETURNING 1");
     pg_i64(a->batch, volume);
-    pg_i64(a->batch, VOLUME_DRAIN);
-    return admin_run(a, PG_WRITE) == ERR_OK ? EX_OK : admin_fail_reply(a, "volume");
+    pg_i64(a->batch, VOLUME_CLOSED);
+    if (admin_run(a, PG_WRITE) != ERR_OK) {
+        return admin_fail_reply(a, "volume");
+    }
+    return admin_rows(a, 0) == 1
+               ? EX_OK
+               : admin_fail(EX_UNAVAILABLE, "volume %lld is in use again: it is not forgotten",
+                            (long long)volume);
+}
+
+/*
+ * Closed first, so that nothing comes to it after the last look. A run that was killed leaves it
+ * closed: it is read from as before, and the next run goes on. Where transactions have numbers on
+ * several machines, the time must do.
+ */
+static int remove_volume(struct admin *a, const struct volume *v)
+{
+    int code = change_state(a, v->volume_id, v->state, VOLUME_CLOSED);
+    if (code != EX_OK) {
+        return code;
+    }
+    fault_at(FAULT_remove_waits);
+    sleep(fault_at(FAULT_drain_heard) ? 0 : WELL_KNOWN_S);
+    code = wait_for_commits(a);
+    code = code == EX_OK ? check_empty(a, v) : code;
+    if (code == EX_OK) {
+        return delete_volume(a, v->volume_id);
+    }
+    change_state(a, v->volume_id, VOLUME_CLOSED, VOLUME_DRAIN);
+    return code;
 }
 
 int command_volume_remove(struct admin *a, const struct args *args)
@@ -335,16 +418,14 @@ int command_volume_remove(struct admin *a, const struct args *args)
     }
     if (code == EX_OK && i == n) {
         code = admin_fail(EX_NOUSER, "%s: no such volume", args->v[0]);
-    } else if (code == EX_OK && v[i].state != VOLUME_DRAIN) {
+    } else if (code == EX_OK && v[i].state < VOLUME_DRAIN) {
         code = admin_fail(EX_UNAVAILABLE, "volume %s is in use: see volume drain", args->v[0]);
     }
     if (code == EX_OK) {
         code = check_empty(a, &v[i]);
     }
     if (code == EX_OK && args_yes(args, "forget volume %s; its folder stays", args->v[0])) {
-        sleep(WELL_KNOWN_S); /* a node that has not heard of its state may still deliver to it */
-        code = check_empty(a, &v[i]);
-        code = code == EX_OK ? delete_volume(a, (int64_t)id) : code;
+        code = remove_volume(a, &v[i]);
     }
     free(v);
     return code;
@@ -394,18 +475,12 @@ static uint64_t lack(const struct balance *b, size_t i)
  * Only what brings both volumes nearer to their shares: a file that is larger than what is too much
  * here and too little there together would go to and fro with each run.
  */
-static bool wants_balance(struct mover *m, uint16_t from, uint64_t octets)
+static bool wants_balance(struct mover *m, uint16_t from, uint16_t to, uint64_t octets)
 {
     const struct balance *b = m->arg;
-    size_t from_at = place_of(b, from);
-    uint64_t most = 0;
-    if (!b->above[from_at] || b->usage[from_at].octets <= b->share[from_at]) {
-        return false;
-    }
-    for (size_t i = 0; i < b->n; i++) {
-        most = lack(b, i) > most ? lack(b, i) : most;
-    }
-    return octets < b->usage[from_at].octets - b->share[from_at] + most;
+    size_t i = place_of(b, from);
+    bool more = b->above[i] && b->usage[i].octets > b->share[i];
+    return more && (!to || octets < b->usage[i].octets - b->share[i] + lack(b, place_of(b, to)));
 }
 
 /* The one that lacks most. */

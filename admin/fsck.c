@@ -21,21 +21,17 @@
 #include "fsck_resume.h"
 #include "fsck_scan.h"
 #include "progress.h"
+#include "walks.h"
 
 #define JOBS       4
 #define DAY_MS     86400000ll
-#define NO_FANOUT  2u /* of paths on a volume that the database does not have */
 #define SAVE_MS    1000
 #define UUID_CHARS 36
 
 struct fsck {
     struct admin *admin;
     const struct fsck_options *o;
-    struct spool_options spool;
-    struct volume *volumes;
-    size_t n_volumes;
-    struct volume_walk **walks; /* of volumes; NULL: not looked at yet */
-    bool *unreachable;
+    struct walks walks;
     int64_t older_ms;
     char *fleet;
     struct fsck_question question;
@@ -50,52 +46,19 @@ struct fsck {
 
 /* --- volumes --------------------------------------------------------------------------------- */
 
-static size_t volume_index(const struct fsck *f, uint16_t id)
-{
-    size_t i = 0;
-    while (i < f->n_volumes && f->volumes[i].volume_id != id) {
-        i++;
-    }
-    return i;
-}
-
-static unsigned fanout_of(const struct fsck *f, uint16_t id)
-{
-    size_t i = volume_index(f, id);
-    return i < f->n_volumes ? f->volumes[i].fanout : NO_FANOUT;
-}
-
-/* NULL: there is no such volume, or it can't be looked at, which is said once. */
-static struct volume_walk *walk_of(struct fsck *f, size_t i)
-{
-    char why[256] = "";
-    if (i == f->n_volumes || f->walks[i] || f->unreachable[i]) {
-        return i == f->n_volumes ? NULL : f->walks[i];
-    }
-    if (volume_walk_open(&f->volumes[i], &f->spool, &f->walks[i], why, sizeof why) != ERR_OK) {
-        f->unreachable[i] = true;
-        admin_say("volume %u can't be looked at: %s", f->volumes[i].volume_id, why);
-        return NULL;
-    }
-    return f->walks[i];
-}
-
 /* NOTFOUND, also when there is no such volume; TEMP. */
 static enum err look(struct fsck *f, uint16_t volume, const char *path, struct walk_entry *e)
 {
-    size_t i = volume_index(f, volume);
-    struct volume_walk *w = walk_of(f, i);
-    if (!w) {
-        return i == f->n_volumes ? ERR_NOTFOUND : ERR_TEMP;
-    }
-    return volume_walk_stat(w, path, e);
+    struct volume_walk *w;
+    enum err r = walks_get(&f->walks, volume, &w);
+    return r == ERR_OK ? volume_walk_stat(w, path, e) : r;
 }
 
 static enum err look_for_id(struct fsck *f, uint16_t volume, const struct blob_id *id,
                             struct walk_entry *e)
 {
     char path[SPOOL_PATH_MAX];
-    spool_path(id, fanout_of(f, volume), path);
+    walks_path(&f->walks, volume, id, path);
     return look(f, volume, path, e);
 }
 
@@ -103,8 +66,8 @@ static enum err look_for_id(struct fsck *f, uint16_t volume, const struct blob_i
 static uint16_t find_elsewhere(struct fsck *f, uint16_t but, const struct blob_id *id,
                                struct walk_entry *e)
 {
-    for (size_t i = 0; i < f->n_volumes; i++) {
-        uint16_t v = f->volumes[i].volume_id;
+    for (size_t i = 0; i < f->walks.n; i++) {
+        uint16_t v = f->walks.volumes[i].volume_id;
         if (v != but && look_for_id(f, v, id, e) == ERR_OK && e->regular) {
             return v;
         }
@@ -131,7 +94,7 @@ static void tell(struct fsck *f, const struct finding *finding)
 static struct finding finding_of(const struct fsck *f, const struct fsck_suspect *s,
                                  char path[SPOOL_PATH_MAX])
 {
-    spool_path(&s->row.id, fanout_of(f, f->task->volume_id), path);
+    walks_path(&f->walks, f->task->volume_id, &s->row.id, path);
     return (struct finding){ .cls = s->cls,
                              .volume = f->task->volume_id,
                              .path = path,
@@ -189,7 +152,7 @@ static int check_missing(struct fsck *f, const struct fsck_suspect *s)
         finding.volume = there;
         finding.size = e.size;
         finding.changed_ms = e.changed_ms;
-        spool_path(&s->row.id, fanout_of(f, there), path);
+        walks_path(&f->walks, there, &s->row.id, path);
     }
     tell(f, &finding);
     return EX_OK;
@@ -333,10 +296,11 @@ static int check_nameless(struct fsck *f, const struct fsck_suspect *s)
 {
     char path[SPOOL_PATH_MAX];
     struct finding finding = finding_of(f, s, path);
-    struct volume_walk *w = walk_of(f, volume_index(f, f->task->volume_id));
+    struct volume_walk *w;
     struct walk_entry e;
     struct fsck_file file;
-    enum err r = w ? volume_walk_stat(w, path, &e) : ERR_TEMP;
+    enum err r = walks_get(&f->walks, f->task->volume_id, &w);
+    r = r == ERR_OK ? volume_walk_stat(w, path, &e) : r;
     if (r == ERR_OK) {
         finding.size = e.size;
         finding.changed_ms = e.changed_ms;
@@ -450,9 +414,9 @@ static int take_all(struct fsck *f, struct fsck_scan *scan, struct progress *p)
 static int compare_all(struct fsck *f)
 {
     const struct fsck_scan_options o = { .url = f->admin->config->database_url,
-                                         .spool = &f->spool,
-                                         .volumes = f->volumes,
-                                         .n_volumes = f->n_volumes,
+                                         .spool = &f->walks.options,
+                                         .volumes = f->walks.volumes,
+                                         .n_volumes = f->walks.n,
                                          .volume = f->o->volume,
                                          .since_day = f->question.since_day,
                                          .resume = f->at,
@@ -478,10 +442,10 @@ static int compare_all(struct fsck *f)
 /* What a resume file belongs to. */
 static void make_question(struct fsck *f)
 {
-    f->fleet = NEW_ARRAY(char, f->n_volumes *(UUID_CHARS + 1) + 1);
-    for (size_t i = 0; i < f->n_volumes; i++) {
+    f->fleet = NEW_ARRAY(char, f->walks.n *(UUID_CHARS + 1) + 1);
+    for (size_t i = 0; i < f->walks.n; i++) {
         strcat(f->fleet, i ? " " : "");
-        strcat(f->fleet, f->volumes[i].uuid);
+        strcat(f->fleet, f->walks.volumes[i].uuid);
     }
     f->question = (struct fsck_question){ .fleet = f->fleet,
                                           .volume = f->o->volume,
@@ -493,34 +457,17 @@ static void make_question(struct fsck *f)
 
 static int prepare(struct fsck *f)
 {
-    char why[256];
-    int code = admin_volumes(f->admin, &f->volumes, &f->n_volumes);
+    int code = walks_init(&f->walks, f->admin);
     if (code != EX_OK) {
         return code;
     }
-    if (f->o->volume && volume_index(f, f->o->volume) == f->n_volumes) {
+    if (f->o->volume && !walks_has(&f->walks, f->o->volume)) {
         return admin_fail(EX_NOUSER, "%u: no such volume", f->o->volume);
     }
-    if (spool_options_read(f->admin->config, &f->spool, why, sizeof why) != ERR_OK) {
-        return admin_fail(EX_CONFIG, "%s", why);
-    }
-    f->walks = NEW_ARRAY(struct volume_walk *, f->n_volumes + 1);
-    f->unreachable = NEW_ARRAY(bool, f->n_volumes + 1);
     make_question(f);
     return !f->o->resume || fsck_resume_read(f->o->resume, &f->question, &f->at, &f->totals)
                ? EX_OK
                : EX_DATAERR;
-}
-
-static void fsck_free(struct fsck *f)
-{
-    for (size_t i = 0; f->walks && i < f->n_volumes; i++) {
-        volume_walk_close(&f->walks[i]);
-    }
-    free(f->walks);
-    free(f->unreachable);
-    free(f->volumes);
-    free(f->fleet);
 }
 
 int fsck_run(struct admin *a, const struct fsck_options *o, finding_fn *fn, void *arg,
@@ -536,6 +483,7 @@ int fsck_run(struct admin *a, const struct fsck_options *o, finding_fn *fn, void
         fsck_resume_end(o->resume);
     }
     *totals = f.totals;
-    fsck_free(&f);
+    walks_fini(&f.walks);
+    free(f.fleet);
     return code;
 }

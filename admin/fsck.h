@@ -18,7 +18,7 @@
     X(HASH,       "wrong-hash",  8)   /* its content is not what its envelope says (deep) */        \
     X(VOLUME,     "wrong-volume", 16) /* its pointer names another volume */                        \
     X(FOREIGN,    "foreign",     32)  /* not one of ours, or not where it belongs */                \
-    X(UNFINISHED, "unfinished",  0)   /* begun by a delivery that never ended: never accepted */    \
+    X(UNFINISHED, "unfinished",  0)   /* begun and never ended; or a copy beside the file in use */ \
     X(GARBAGE,    "garbage",     0)   /* in the ledger: its unlinking is only a matter of time */
 /* clang-format on */
 

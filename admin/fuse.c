@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "mover.h"
 
 #define STRETCH 20000 /* rows that are added up in one statement */
 
@@ -98,8 +99,8 @@ static int share_out(struct sums *s, const char *after, const char *upto)
 }
 
 /*
- * Copies that moving files has left (mailbox 0) do not count: that mail stands on another volume.
- * Stretches end where unlink_after changes, so no row is passed or met twice.
+ * Copies that moving files has left do not count: that mail stands on another volume. Stretches end
+ * where unlink_after changes, so no row is passed or met twice.
  */
 static int sum_ledger(struct sums *s)
 {
@@ -111,8 +112,9 @@ static int sum_ledger(struct sums *s)
                      "     WHERE unlink_after > $1::text::timestamptz"
                      "       AND unlink_after <= ms_time($2)"
                      "     ORDER BY unlink_after LIMIT $3) rows)"
-                     "SELECT l.volume_id, sum(CASE WHEN l.mailbox_id = 0 THEN 0"
-                     "           ELSE l.size::bigint + l.skip END)::bigint, min(e.upto)::text"
+                     "SELECT l.volume_id, sum(CASE WHEN l.mailbox_id = 0 AND l.by_whom" MOVER_LEFT
+                     "           THEN 0 ELSE l.size::bigint + l.skip END)::bigint,"
+                     "       min(e.upto)::text"
                      "  FROM stretch e JOIN ledger l ON l.unlink_after > $1::text::timestamptz"
                      "                              AND l.unlink_after <= e.upto"
                      " GROUP BY l.volume_id");

@@ -204,17 +204,34 @@ static void note_named(struct lane *l, size_t i, enum known which, const struct 
     l->wanted[i] = false;
 }
 
-/* Of mail that was delivered here the old server never knew. */
-static void note_gone(struct lane *l, enum known which, const struct old_place *p, struct span uidl)
+static void add_gone(struct lane *l, const struct old_place *p)
 {
-    if (which != KNOWN_MESSAGE || uidl.n == 0 || !l->listing) {
-        return;
-    }
     if (l->n_gone == l->gone_room) {
         l->gone_room = l->gone_room ? 2 * l->gone_room : 64;
         l->gone = mem_grow(l->gone, l->gone_room, sizeof *l->gone);
     }
     l->gone[l->n_gone++] = *p;
+}
+
+/* Of mail that was delivered here the old server never knew. */
+static void note_gone(struct lane *l, enum known which, const struct old_place *p, struct span uidl)
+{
+    if (which == KNOWN_MESSAGE && uidl.n > 0 && l->listing) {
+        add_gone(l, p);
+    }
+}
+
+/* Listed by its UIDL and by the name of its file, too, as after a restore: the old server has the
+ * name no longer. Asked before the ledger is read. */
+static void note_twice(struct lane *l)
+{
+    size_t n;
+    (void)reader_list(l->head.reader, &n);
+    for (size_t i = 0; i < n && l->listing; i++) {
+        if (l->old[i].seq > 0 && !l->wanted[i]) {
+            add_gone(l, &l->old[i]);
+        }
+    }
 }
 
 /* Of the mailbox here: what it has by this UIDL is not wanted. */
@@ -299,9 +316,12 @@ static bool learn_known(struct lane *l, uint64_t next)
 {
     uint64_t first = l->since, listed, unused;
     l->since = next;
-    return read_known(l, KNOWN_MESSAGE, first, &listed) &&
-           ((first > 0 && listed >= next - first) ||
-            (read_known(l, KNOWN_LEDGER, 0, &unused) && read_known(l, KNOWN_PAST, 0, &unused)));
+    if (!read_known(l, KNOWN_MESSAGE, first, &listed)) {
+        return false;
+    }
+    note_twice(l);
+    return (first > 0 && listed >= next - first) ||
+           (read_known(l, KNOWN_LEDGER, 0, &unused) && read_known(l, KNOWN_PAST, 0, &unused));
 }
 
 static bool ask_known(struct lane *l)
@@ -470,7 +490,7 @@ static void add_pointers(struct lane *l)
     pg_i64(a->batch, (int64_t)a->config->spool_grace);
 }
 
-/* In the same transaction those go away in whose stead these come. */
+/* In the same transaction those go away in whose stead these come. MF002: people see those. */
 static void take_old(struct lane *l)
 {
     struct admin *a = l->import->admin;

@@ -101,6 +101,9 @@ int lanes_options(const struct args *args, const struct move_list *list, const c
     uint64_t jobs = JOBS, rate = 0;
     int code = move_number(args, ARG_jobs, JOBS_MAX, &jobs);
     code = code == EX_OK ? move_number(args, ARG_rate, RATE_MAX, &rate) : code;
+    if (code == EX_OK && args->opt[ARG_format] && strncmp(args->v[0], "pop3", 4) == 0) {
+        code = admin_fail(EX_USAGE, "--format is for files: this server tells its UIDLs itself");
+    }
     if (code == EX_OK) {
         *out = (struct readers_options){ .list = list,
                                          .url = args->v[0],

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "commands.h"
 #include "message_file.h"
+#include "mover.h"
 #include "progress.h"
 #include "table.h"
 
@@ -40,11 +41,12 @@ static const struct column columns[] = {
     "coalesce((SELECT c.addr FROM account c WHERE c.mailbox_id = r.mailbox_id),"                   \
     "         (SELECT d.addr FROM removed d WHERE d.mailbox_id = r.mailbox_id), '')"
 #define ROW         "r.blob_id, " WHOSE ", r.mailbox_id, r.seq, r.volume_id, r.size, "
+#define LEFT        "r.by_whom" MOVER_LEFT
 #define POINTER_ROW ROW "'', '', '', '', false, r.skip"
 #define LEDGER_ROW                                                                                 \
     ROW AT("r.deleted_at") ", r.by_whom, " AT("r.unlink_after") ", '', r.claimed_at IS NOT NULL, " \
-                                                                "0"
-#define PAST_ROW ROW AT("r.deleted_at") ", r.by_whom, '', " AT("r.unlinked_at") ", false, 0"
+                                                                "0, " LEFT
+#define PAST_ROW ROW AT("r.deleted_at") ", r.by_whom, '', " AT("r.unlinked_at") ", false, 0, " LEFT
 
 static void add_text(struct table *t, struct span v)
 {
@@ -73,7 +75,7 @@ static void add_row(struct table *t, const PGresult *r, int i, const char *state
 static const char *state_of(const PGresult *r, int i)
 {
     if (pg_get_i64(r, i, 2) == 0) {
-        return "copy"; /* left behind when the file was moved to another volume */
+        return pg_get_i64(r, i, 12) ? "copy" : "spare";
     }
     if (pg_get_span(r, i, 9).n) {
         return "unlinked";
@@ -99,7 +101,8 @@ struct question {
     size_t n_boxes;
     /* what was found */
     unsigned stands, lost, unseen; /* pointers: with file, without it, on a volume that is away */
-    unsigned deleted, gone;        /* ledger rows whose message may come back, and others */
+    unsigned deleted, gone;        /* ledger rows whose message may come back, and others, */
+    unsigned spare;                /* and those of a file that nobody lacks */
     char until[32];                /* one of those that may */
     char whose[ENTRY_TARGET_MAX + 1];
     char why[320]; /* of a lost one */
@@ -170,6 +173,7 @@ static void take_rows(struct question *q, const PGresult *r)
         add_row(q->table, r, i, state);
         q->rows++;
         if (!box) {
+            q->spare += strcmp(state, "spare") == 0 ? 1 : 0;
             continue;
         }
         add_box(q, box);
@@ -269,7 +273,7 @@ static int look(struct question *q)
     table_free(&q->table);
     q->table = table_new(columns, ARRAY_LEN(columns));
     q->n_boxes = q->rows = 0;
-    q->stands = q->lost = q->unseen = q->deleted = q->gone = 0;
+    q->stands = q->lost = q->unseen = q->deleted = q->gone = q->spare = 0;
     int code = message_file_find(q->admin, &q->id, &q->file);
     if (code != EX_OK) {
         return code;
@@ -299,7 +303,7 @@ static int judge(const struct question *q)
     if (q->stands) {
         return ANSWER_STANDS;
     }
-    if (q->deleted || q->gone) {
+    if (q->deleted || q->gone || q->spare) {
         return ANSWER_DELETED;
     }
     return away && !message_file_any(&q->file) ? EX_TEMPFAIL : ANSWER_UNKNOWN;
@@ -310,6 +314,9 @@ static void say_deleted(const struct question *q)
     if (q->deleted) {
         printf("%s: deleted; it can come back until %s: mailfleet undelete %s --id %s --yes\n",
                q->text, q->until, *q->whose ? q->whose : "ADDRESS", q->text);
+    } else if (!q->gone) {
+        printf("%s: a file that nobody lacked; %s\n", q->text,
+               message_file_any(&q->file) ? "reap ends it" : "it has gone");
     } else if (message_file_any(&q->file)) {
         printf("%s: deleted; its file stands, but it can't be undeleted\n", q->text);
     } else {
@@ -424,7 +431,7 @@ static int list_from(struct listing *l, const char *sql)
         const PGresult *r = admin_result(a, 0);
         n = PQntuples(r);
         for (int i = 0; i < n && l->left > 0; i++) {
-            if (pg_get_i64(r, i, 12)) {
+            if (pg_get_i64(r, i, 13)) {
                 add_row(l->table, r, i, state_of(r, i));
                 l->left--;
             }

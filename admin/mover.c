@@ -71,9 +71,10 @@ static void give_back(struct mover *m, struct item *it)
     it->reserved = false;
 }
 
-static bool is_wanted(struct mover *m, const struct item *it)
+/* to 0: anywhere. */
+static bool is_wanted(struct mover *m, const struct item *it, uint16_t to)
 {
-    return !m->wants || m->wants(m, it->copy.from.volume, octets_of(it));
+    return !m->wants || m->wants(m, it->copy.from.volume, to, octets_of(it));
 }
 
 /* --- noting what is going to be copied ------------------------------------------------------- */
@@ -86,15 +87,13 @@ static void choose(struct mover *m, struct item *it, size_t n)
             continue;
         }
         give_back(m, &it[i]);
-        if (!is_wanted(m, &it[i])) {
-            it[i].state = ITEM_ENDED;
-            continue;
-        }
         const char *why = it[i].n_tried > 1 ? it[i].copy.why : "no other active volume takes it";
         uint16_t to = it[i].n_tried > MOVER_TRIES
                           ? 0
                           : m->choose(m, octets_of(&it[i]), it[i].tried, it[i].n_tried);
-        if (to) {
+        if (!is_wanted(m, &it[i], to)) {
+            it[i].state = ITEM_ENDED;
+        } else if (to) {
             it[i].copy.to = to;
             it[i].tried[it[i].n_tried++] = to;
             reserve(m, &it[i]);
@@ -289,13 +288,13 @@ static enum err send_moves(struct mover *m, struct item **it, size_t n)
 }
 
 /* By itself. NOTFOUND: its pointer has gone, or somebody else has moved it: the copy is reaped.
- * BUSY: an operator has closed the volume meanwhile; another may take it. */
+ * MF003: an operator has closed the volume meanwhile; another may take it. */
 static int move_one(struct mover *m, struct item *it)
 {
     enum err e = send_moves(m, &it, 1);
     if (e == ERR_NOTFOUND) {
         it->state = ITEM_ENDED;
-    } else if (e == ERR_BUSY) {
+    } else if (e != ERR_OK && strcmp(m->admin->reply.sqlstate, "MF003") == 0) {
         it->state = ITEM_OPEN;
         snprintf(it->copy.why, sizeof it->copy.why, "volume %u %s", it->copy.to,
                  refusals[MARK_CLOSED]);
@@ -422,7 +421,7 @@ static int move_page(struct mover *m, const struct item *page, size_t n)
     for (size_t i = 0; i < n && code == EX_OK;) {
         size_t n_now = 0;
         for (; i < n && n_now < m->jobs; i++) {
-            if (is_wanted(m, &page[i]) && !(page[i].shared && is_among(now, n_now, &page[i]))) {
+            if (is_wanted(m, &page[i], 0) && !(page[i].shared && is_among(now, n_now, &page[i]))) {
                 now[n_now++] = page[i];
             }
         }

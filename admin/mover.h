@@ -17,12 +17,16 @@
 #define MOVER_TRIES 3  /* volumes that a file is offered */
 #define MOVER_JOBS  64 /* most files at once */
 
+/* Behind by_whom of a ledger row of mailbox 0: whether a move has left it, so that the mail stands
+ * on another volume. Else adopt.c has set a file aside that nobody lacks. */
+#define MOVER_LEFT " ~ ': (drain|rebalance)(, unfinished)?$'"
+
 struct mover;
 /* Where a file of so many octets goes, other than the n tried volumes, the first of which is its
  * own; 0: nowhere. */
 typedef uint16_t mover_choose_fn(struct mover *m, uint64_t octets, const uint16_t *tried, size_t n);
-/* Whether a file of so many octets is to be moved from this volume. */
-typedef bool mover_wants_fn(struct mover *m, uint16_t from, uint64_t octets);
+/* Whether a file of so many octets is to be moved from this volume to that; to 0: to any. */
+typedef bool mover_wants_fn(struct mover *m, uint16_t from, uint16_t to, uint64_t octets);
 /* So many octets are going to be moved; when they are not, the same with the volumes exchanged. */
 typedef void mover_reserve_fn(struct mover *m, uint16_t from, uint16_t to, uint64_t octets);
 

@@ -27,6 +27,7 @@
 #include "commands.h"
 #include "expire.h"
 #include "fuse.h"
+#include "mover.h"
 #include "progress.h"
 #include "purge.h"
 #include "reaping.h"
@@ -48,6 +49,7 @@ struct victim {
     uint16_t volume;
     bool shared;
     uint64_t octets; /* of the file */
+    bool copy;       /* moving the file has left it: no fuse counts it */
     struct reaper *reaper;
     enum err err;
 };
@@ -63,7 +65,6 @@ struct reaper {
     int64_t until;        /* rows are due that were so then */
     uint64_t left;        /* rows it may still take */
     size_t most;          /* in one go */
-    bool copies;          /* the victims are what moving files has left: no fuse counts them */
     struct progress pace; /* files */
     size_t pending;
     uint64_t expired, rows, files, failed;
@@ -123,7 +124,7 @@ static void count_unlink(struct reaper *r, const struct victim *v)
     char id[BLOB_ID_CHARS + 1];
     blob_id_text(&v->blob, id);
     if (v->err == ERR_OK) {
-        if (!r->copies) {
+        if (!v->copy) {
             spend(r, v);
         }
         r->files++;
@@ -249,7 +250,8 @@ static void add_reaped(struct reaper *r, const struct victim *v, size_t n)
     for (size_t i = 0; i < r->n_volumes; i++) {
         int64_t files = 0, octets = 0;
         for (size_t k = 0; k < n; k++) {
-            if (v[k].volume == r->volumes[i].volume_id && v[k].err == ERR_OK && !v[k].shared) {
+            if (v[k].volume == r->volumes[i].volume_id && v[k].err == ERR_OK && !v[k].shared &&
+                !v[k].copy) {
                 files++;
                 octets += (int64_t)v[k].octets;
             }
@@ -278,9 +280,7 @@ static enum err end_rows(struct reaper *r, int64_t mailbox, const struct victim 
     if (ended == 0) {
         return ERR_OK;
     }
-    if (!r->copies) {
-        add_reaped(r, v, n);
-    }
+    add_reaped(r, v, n);
     enum err e = admin_run(r->admin, PG_WRITE);
     r->rows += e == ERR_OK && !free_files ? ended : 0;
     return e;
@@ -323,7 +323,8 @@ static void take_rows(struct reaper *r, const PGresult *rows)
                                               .seq = pg_get_i64(rows, i, 1),
                                               .volume = (uint16_t)pg_get_i64(rows, i, 2),
                                               .shared = pg_get_i64(rows, i, 3) != 0,
-                                              .octets = (uint64_t)pg_get_i64(rows, i, 4) };
+                                              .octets = (uint64_t)pg_get_i64(rows, i, 4),
+                                              .copy = pg_get_i64(rows, i, 5) != 0 };
     }
     qsort(r->victims, r->n, sizeof *r->victims, by_id);
 }
@@ -333,8 +334,9 @@ static enum err claim(struct reaper *r, int64_t mailbox)
 {
     struct admin *a = r->admin;
     find_usable(r);
-    admin_sql(a, "SELECT blob_id, seq, volume_id, shared, size::bigint + skip "
-                 "FROM claim($1, $2, $3, $4, $5, $6)");
+    admin_sql(a,
+              "SELECT blob_id, seq, volume_id, shared, size::bigint + skip, "
+              "       mailbox_id = 0 AND by_whom" MOVER_LEFT " FROM claim($1, $2, $3, $4, $5, $6)");
     pg_i64(a->batch, mailbox);
     pg_i64(a->batch, admin_clock(a));
     pg_i64(a->batch, STALE_MS);
@@ -352,7 +354,6 @@ static enum err claim(struct reaper *r, int64_t mailbox)
 /* EX_OK when the mailbox has no more that is due. */
 static int reap_mailbox(struct reaper *r, int64_t mailbox)
 {
-    r->copies = mailbox == 0;
     do {
         if (claim(r, mailbox) != ERR_OK) {
             return admin_fail_reply(r->admin, "ledger");
@@ -440,11 +441,10 @@ static int reap_shared(struct reaper *r)
 {
     struct admin *a = r->admin;
     struct blob_id last = { 0 };
-    r->copies = false;
     do {
         uint64_t files = r->files;
         find_usable(r);
-        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false, octets "
+        admin_sql(a, "SELECT blob_id, 0::bigint, volume_id, false, octets, false "
                      "FROM claim_free($1, $2, $3, $4, $5)");
         pg_uuid(a->batch, &last);
         pg_i64(a->batch, admin_clock(a));

@@ -418,14 +418,18 @@ static int look_up(struct admin *a, const int64_t *id, size_t n, struct day_boxe
     return EX_OK;
 }
 
-/* Of two accounts that had one address the later has it: the earlier one had been removed. */
+/* With the retention of its domain, if the dump had that. Of two accounts that had one address the
+ * later has it: the earlier one had been removed. */
 static void make_account(struct admin *a, const struct scanned *m, const struct scanned_to *to)
 {
     struct address addr;
     bool valid = address_parse(span_str(to->address), &addr) == ERR_OK;
     const char *text = valid ? addr.canon : to->address;
-    admin_sql(a, "INSERT INTO mailbox (mailbox_id) VALUES ($1) ON CONFLICT DO NOTHING");
+    admin_sql(a, "INSERT INTO mailbox (mailbox_id, retention_days, read_days) "
+                 "SELECT $1, coalesce(d.retention_days, 0), coalesce(d.read_days, -1) "
+                 "FROM (SELECT) one LEFT JOIN domain d ON d.name = $2 ON CONFLICT DO NOTHING");
     pg_i64(a->batch, (int64_t)to->mailbox_id);
+    pg_text(a->batch, span_str(domain_of(text)));
     admin_sql(a, "INSERT INTO account (mailbox_id, addr, hash, created_at) "
                  "VALUES ($1, $2, '!', ms_time($3)) ON CONFLICT DO NOTHING");
     pg_i64(a->batch, (int64_t)to->mailbox_id);

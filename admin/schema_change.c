@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "base/check.h"
+#include "store/pg_blocking.h"
 
 #define ATTEMPTS   8
 #define PAUSE_STEP 2u /* seconds more before each attempt: mail gets more time than we take */
@@ -205,7 +206,7 @@ static void ignore_notice(void *arg, const char *text)
 
 int schema_change(struct admin *a, const struct migration *m, enum schema_change kind, bool unused)
 {
-    struct change x = { .c = PQconnectdb(a->config->database_url),
+    struct change x = { .c = pg_blocking_connect(a->config->database_url),
                         .m = m,
                         .script = schema_script(m, kind),
                         .timeout_ms = unused ? 0 : a->config->database_timeout };

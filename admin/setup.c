@@ -106,8 +106,10 @@ static void check_quota(struct admin *a, struct checks *c)
     char why[512] = "";
     bool ok = quota_rules_read(a->config, &rules, why, sizeof why) == ERR_OK &&
               warning_read(a->config, why, sizeof why) == ERR_OK;
-    if (ok) {
-        snprintf(why, sizeof why, "warned at %zu thresholds%s%s", rules.n,
+    if (ok && rules.n == 0) {
+        snprintf(why, sizeof why, "nobody is warned");
+    } else if (ok) {
+        snprintf(why, sizeof why, "warned at %zu threshold%s%s%s", rules.n, admin_plural(rules.n),
                  a->config->warning ? ", by " : "", a->config->quota_warn_file);
     }
     report(c, ok, "quota", why);
@@ -229,15 +231,34 @@ static bool check_schema(struct admin *a, struct checks *c)
     return ok;
 }
 
+/* Asked of one cache server. */
+struct cache_check {
+    struct cache_question question;
+    bool done;
+    enum err err;
+};
+
+static void on_cache_answer(struct cache_question *q, const struct cache_answer *a)
+{
+    struct cache_check *k = CONTAINER_OF(q, struct cache_check, question);
+    k->done = true;
+    k->err = a->err;
+}
+
 static void check_cache(struct admin *a, struct checks *c, const char *name)
 {
     char what[96];
-    struct cache_server_item item = { .key = "mailfleet-check" }, *items[] = { &item };
-    struct cache_server *s = cache_server_open(name, a->config->cache_timeout);
-    enum err e = cache_server_get(s, items, 1);
+    struct cache_check k = { .question.done = on_cache_answer };
+    uv_update_time(loop_uv(a->loop));
+    struct cache_server *s = cache_server_open(a->loop, name, a->config->cache_timeout);
+    CHECK(cache_server_probe(s, &k.question) == ERR_OK);
+    while (!k.done) {
+        cache_server_flush(s);
+        uv_run(loop_uv(a->loop), UV_RUN_ONCE);
+    }
     snprintf(what, sizeof what, "cache %s", name);
-    report(c, e == ERR_OK, what, e == ERR_OK ? "answers" : "no answer within cache.timeout");
-    free(item.value);
+    report(c, k.err == ERR_OK, what,
+           k.err == ERR_OK ? "answers" : "no answer within cache.timeout");
     cache_server_close(&s);
 }
 

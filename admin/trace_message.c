@@ -335,9 +335,10 @@ static void take_end(struct question *q, int64_t volume, int64_t ms)
 
 static enum trace_kind kind_of(int64_t mailbox, int64_t seq, const char *by)
 {
-    return mailbox == 0 || seq == 0     ? TRACE_GIVEN_UP
-           : strcmp(by, "expired") == 0 ? TRACE_EXPIRED
-                                        : TRACE_DELETED;
+    bool superseded = strcmp(by, "imported by its UIDL") == 0; /* listed, but never to come back */
+    return mailbox == 0 || (seq == 0 && !superseded) ? TRACE_GIVEN_UP
+           : strcmp(by, "expired") == 0              ? TRACE_EXPIRED
+                                                     : TRACE_DELETED;
 }
 
 /* The one that is the ledger's, or the log's; else a new one. */

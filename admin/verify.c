@@ -135,7 +135,7 @@ static bool read_here(struct lane *l)
         admin_sql(a, "SELECT seq, blob_id, size, skip, volume_id, uidl, handle FROM message "
                      "WHERE mailbox_id = $1 AND seq > $2 ORDER BY seq LIMIT $3");
         pg_i64(a->batch, (int64_t)l->mailbox_id);
-        pg_i64(a->batch, count ? (int64_t)l->here->msgs[count - 1].seq : 0);
+        pg_i64(a->batch, count ? (int64_t)maildrop_at(l->here, count - 1).seq : 0);
         pg_i64(a->batch, PAGE);
         if (admin_run(a, PG_READ) != ERR_OK) {
             return fail_database(l);
@@ -211,9 +211,9 @@ static bool compare_message(struct lane *l, const struct source_message *m, size
     if (strcmp(here, m->uidl) != 0) {
         differ(l, &o->uidls, m->uidl, "here by the name of its file: import it again");
     }
-    if (m->size_known && m->size != l->here->msgs[place].size) {
+    if (m->size_known && m->size != maildrop_size(l->here, place)) {
         snprintf(what, sizeof what, "%llu octets there, %u here", (unsigned long long)m->size,
-                 l->here->msgs[place].size);
+                 maildrop_size(l->here, place));
         differ(l, &o->sizes, m->uidl, what);
     }
     if (*last != NOWHERE && place < *last) {
@@ -240,10 +240,11 @@ static void compare_rest(struct lane *l, size_t n, size_t last)
         if (there[i]) {
             continue;
         }
-        if (l->here->msgs[i].uidl_len == 0 && (last == NOWHERE || i > last)) {
+        bool imported = maildrop_imported(l->here, i);
+        if (!imported && (last == NOWHERE || i > last)) {
             o->since++;
         } else {
-            bool prune = o->state == ACCOUNT_SUSPENDED && l->here->msgs[i].uidl_len > 0;
+            bool prune = o->state == ACCOUNT_SUSPENDED && imported;
             differ(l, &o->other, uidl,
                    prune
                        ? "not at the old server: import it again with --prune if it has gone there"
@@ -335,11 +336,12 @@ static void on_piece(void *arg, enum err e, struct span piece, bool last)
 /* Of the message here. The spool looks after its length. */
 static enum err hash_here(struct lane *l, size_t place, struct digest *out)
 {
+    const struct pointer p = maildrop_at(l->here, place);
     struct reading r = { .hash = EVP_MD_CTX_new() };
     CHECK(r.hash);
     hash_begin(r.hash);
-    r.reader = spool_read(l->verify->volumes->spool, &l->here->msgs[place],
-                          maildrop_handle(l->here, place), on_piece, &r);
+    r.reader =
+        spool_read(l->verify->volumes->spool, &p, maildrop_handle(l->here, place), on_piece, &r);
     while (!r.done) {
         uv_run(loop_uv(l->verify->admin->loop), UV_RUN_ONCE);
     }

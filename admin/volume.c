@@ -19,11 +19,11 @@
 
 #define INSERT_TRIES 3
 
-static const char *const state_names[] = { "active", "readonly", "drain" };
+static const char *const state_names[] = { "active", "readonly", "drain", "closed" };
 
 static bool parse_state(const char *text, enum volume_state *out)
 {
-    for (size_t i = 0; i < ARRAY_LEN(state_names); i++) {
+    for (size_t i = 0; i < VOLUME_CLOSED; i++) { /* which is volume remove's to set */
         if (strcmp(text, state_names[i]) == 0) {
             *out = (enum volume_state)i;
             return true;

@@ -12,7 +12,7 @@ import sys
 ROOT = pathlib.Path(sys.argv[1])
 sys.path.insert(0, str(ROOT / "tests/lib"))
 
-from distribution import Schema, Statement  # noqa: E402
+from distribution import Schema, Statement, expansions  # noqa: E402
 
 ROUTED = [
     "SELECT * FROM message WHERE mailbox_id = $1",
@@ -98,6 +98,14 @@ SCHEMA = [
     ("CREATE FUNCTION f(box bigint) RETURNS bigint LANGUAGE sql AS 'SELECT msgs FROM mailbox"
      " WHERE mailbox_id = box'", "f() is of language sql and reads a table"),
     ("CREATE FUNCTION f() RETURNS bigint LANGUAGE c AS 'x', 'y'", "f() is of language c"),
+    ("ALTER TABLE mailbox ADD COLUMN uid bigint UNIQUE", "a key of mailbox does not have mailbox_id"),
+    ("ALTER TABLE mailbox ADD COLUMN uid bigint REFERENCES volume", "mailbox has a foreign key"),
+    ("ALTER TABLE mailbox ADD CONSTRAINT x UNIQUE (next_seq)", "a key of mailbox does not have mailbox_id"),
+    ("ALTER TABLE mailbox ALTER COLUMN msgs TYPE numeric", "not understood here: AT_AlterColumnType"),
+    ("ALTER TABLE mailbox DROP COLUMN msgs", "not understood here: AT_DropColumn"),
+    ("ALTER TABLE mailbox RENAME COLUMN msgs TO messages", "not understood here: ALTER TABLE"),
+    ("UPDATE mailbox SET msgs = 0", "not understood here: UPDATE"),
+    ("CREATE VIEW v AS SELECT 1", "not understood here: CREATE VIEW"),
 ]
 BODY = [
     ("PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR UPDATE;", "routed"),
@@ -110,8 +118,29 @@ BODY = [
 ]
 
 
+def next_version(tables):
+    """A migration is read as what has come of it: tests/fleet/next adds a column, and renames functions."""
+    scripts = expansions(ROOT / "tests/fleet/next", ROOT / "deploy/schema")
+    if [int(path.name[:3]) for path in scripts] != list(range(1, len(scripts) + 1)):
+        return [f"the scripts of the next version are {scripts}"]
+    schema = Schema([path.read_text() for path in scripts], tables)
+    missed = [f"the next version: {problem}" for problem in schema.problems]
+    delegated = schema.delegated()
+    for name in "deliver", "deliver2", "deliver_pointer":
+        missed += [] if name in delegated else [f"{name}() of the next version does not run where its rows are"]
+    if schema.functions["deliver"].statements == schema.functions["deliver_pointer"].statements:
+        missed.append("deliver() was not replaced")
+    said = Statement(schema, "SELECT b.delivered_at FROM mailbox b WHERE b.mailbox_id = $1")
+    if said.grade != "routed" or said.problems:
+        missed.append(f"a column of the next version: {said.grade} {said.problems}")
+    gone = Schema([path.read_text() for path in scripts] + ["DROP FUNCTION deliver2"], tables)
+    if "deliver2" in gone.functions:
+        missed.append("a function that was dropped is there")
+    return missed
+
+
 def main():
-    texts = [p.read_text() for p in sorted((ROOT / "deploy/schema").glob("*.sql"))]
+    texts = [p.read_text() for p in expansions(ROOT / "deploy/schema")]
     tables = (ROOT / "deploy/citus/tables").read_text()
     schema = Schema(texts, tables)
     missed = []
@@ -133,6 +162,7 @@ def main():
         said = Schema([*texts, text], tables).problems
         if not any(why in w for w in said):
             missed.append(f"{text}: {said}, not {why}")
+    missed += next_version(tables)
     for body, why in BODY:
         f = Schema([*texts, "CREATE FUNCTION f(box bigint) RETURNS void LANGUAGE plpgsql AS $$ DECLARE x bigint;"
                             f" BEGIN {body} END $$;"], tables)

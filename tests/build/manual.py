@@ -92,7 +92,7 @@ def check_guide(program, known, guide):
     with open(guide, encoding="utf-8") as file:
         text = file.read()
     for line in typed(text):
-        for words in re.findall(r"(?:^|[\s;|])mailfleet ([a-z]+(?=[\s;]|$)[^#|;]*)", line):
+        for words in re.findall(r"(?:^|[\s;|]|/bin/)mailfleet ([a-z]+(?=[\s;]|$)[^#|;]*)", line):
             words = words.split()
             name = next((name for name in (" ".join(words[:2]), words[0]) if name in known), None)
             if not name:

@@ -25,7 +25,8 @@ BUILD = pathlib.Path(sys.argv[2])
 sys.path.insert(0, str(ROOT / "tests/lib"))
 
 import pglast  # noqa: E402
-from distribution import Schema, Statement, walk  # noqa: E402
+from distribution import COORDINATOR, REFERENCE, Schema, Statement, expansions, walk  # noqa: E402
+from partitioned import place_of  # noqa: E402
 
 FOLDERS = ("common", "deliver", "frontend", "admin")
 
@@ -63,9 +64,12 @@ PASSED_ON = {
 APART = {"admin/schema_change.c": "BEGIN; SET LOCAL", "common/store/pg_copy.c": "SET LOCAL "}
 
 # File or function: how many statements of it ask all machines, or those of several mailboxes, and why that
-# is right. Of what nodes send, one: a look at the edge of three indexes, which each node takes now and then.
+# is right. Of what nodes send: a look at the edge of three indexes, now and then, and what is gathered
+# (database.gather), which a fleet with several database machines turns off.
 SPREAD = {
     "common/store/index.c": (1, "what the fleet's mailboxes have for rules, now and then"),
+    "common/store/index_read.c": (2, "gathered look-ups and lists, each row as alone"),
+    "deliver_each()": (1, "gathered deliveries, and without several machines those of one message"),
     "admin/account.c": (2, "a page of accounts; how many have a password"),
     "admin/admin.c": (2, "a page of addresses"),
     "admin/domain.c": (2, "the addresses of a domain; a page of domains"),
@@ -213,6 +217,7 @@ class Check:
                         text = text.replace(piece, meaning)
                     self.statement(name, f"{name}:{line}", Statement(self.schema, text))
                     self.given(f"{name}:{line}", text)
+                    self.one_by_one(name, f"{name}:{line}", text)
 
     def given(self, where, text):
         """What a function that runs elsewhere is given must be the same everywhere, or it is not sent there."""
@@ -227,10 +232,31 @@ class Check:
                        for n in walk(node.args or ())):
                     self.complain(where, f"{node.funcname[-1].sval}() is given what is not the same everywhere")
 
+    def one_by_one(self, key, where, text):
+        """A function that is called for each of many rows or elements asks for one mailbox after the other."""
+        try:
+            tree = pglast.parse_sql(text)
+        except pglast.parser.ParseError:
+            tree = pglast.parse_sql("SELECT " + text)
+        for node in walk(tree):
+            name = node.funcname[-1].sval if isinstance(node, pglast.ast.FuncCall) else None
+            if name in self.schema.functions and any(self.schema.spread(t) for t in self.schema.reached(name)[0]) \
+                    and node.args and self.varies(node.args[0], self.schema.functions.get(key.removesuffix("()"))):
+                self.left["spread"].setdefault(key, []).append((where, [f"calls {name}() for one after the other"]))
+
+    @staticmethod
+    def varies(argument, function):
+        """A column, or an element of an array; a function's variables look like columns."""
+        if isinstance(argument, pglast.ast.ColumnRef):
+            words = [f.sval for f in argument.fields if isinstance(f, pglast.ast.String)]
+            return not function or words[0] not in function.names
+        return isinstance(argument, pglast.ast.A_Indirection)
+
     def functions(self):
         for name, f in self.schema.functions.items():
             for text in f.statements:
                 self.statement(f"{name}()", f"{name}()", Statement(self.schema, text, f.names))
+                self.one_by_one(f"{name}()", f"{name}()", text)
 
     def statement(self, key, where, s):
         self.n += 1
@@ -249,8 +275,23 @@ class Check:
                         print(f"    {where}: {'; '.join(why)}")
 
 
+def told_places(check, told):
+    """docs/scaling.md names every table, and where its rows are."""
+    words = {"a copy everywhere": REFERENCE, "the coordinator alone": COORDINATOR}
+    section = told.partition("### What is where\n")[2].partition("\n### ")[0]
+    found = {}
+    for names, where in re.findall(r"^\| ([a-z][a-z_, ]*) \| (.+?) \|", section, re.MULTILINE)[1:]:
+        column = re.match(r"`(\w+)`", where)
+        found.update(dict.fromkeys(names.split(", "), column[1] if column else words[where]))
+    found.pop("the sequence", None)
+    place = place_of((ROOT / "deploy/citus/tables").read_text())
+    for table in sorted(place.keys() | found.keys()):
+        if place.get(table) != found.get(table):
+            check.complain("docs/scaling.md", f"{table} is told to be {found.get(table)}, not {place.get(table)}")
+
+
 def main():
-    schema = Schema([p.read_text() for p in sorted((ROOT / "deploy/schema").glob("*.sql"))],
+    schema = Schema([p.read_text() for p in expansions(ROOT / "deploy/schema")],
                     (ROOT / "deploy/citus/tables").read_text())
     script = ROOT / "deploy/citus/distribute.sql"
     if sys.argv[3:] == ["--write"]:
@@ -265,6 +306,7 @@ def main():
     for _, command in LIMITS.values():
         if f"`{command}`" not in told:
             check.complain("docs/scaling.md", f"does not say that {command} is a limit")
+    told_places(check, told)
     if not script.exists() or script.read_text() != schema.distribute():
         check.complain("deploy/citus/distribute.sql", "is not what statements.py --write makes")
     print(check.n, "statements,", check.wrong, "wrong")

@@ -12,7 +12,7 @@ import re
 import pglast
 import pglast.stream
 from pglast import ast
-from pglast.enums import A_Expr_Kind, BoolExprType, JoinType, OnConflictAction
+from pglast.enums import A_Expr_Kind, AlterTableType, BoolExprType, JoinType, ObjectType, OnConflictAction
 
 REFERENCE, COORDINATOR = "reference", "coordinator"
 
@@ -37,6 +37,16 @@ FORBIDDEN = {
     "DeclareCursorStmt": "a cursor", "FetchStmt": "a cursor", "CreateTableAsStmt": "a temporary table",
     "TransactionStmt": "transaction control", "RuleStmt": "a rule", "DoStmt": "a block of code",
 }
+# What a migration may do to a table that is there, beside a column or a constraint more.
+ALTERS = {AlterTableType.AT_ValidateConstraint, AlterTableType.AT_ColumnDefault, AlterTableType.AT_SetRelOptions,
+          AlterTableType.AT_SetOptions}
+
+
+def expansions(*folders):
+    """The scripts by which a schema has come to be, in their order: not those that take something away."""
+    found = [path for folder in folders for path in folder.glob("*.sql")
+             if re.fullmatch(r"\d{3}-[a-z0-9-]+\.sql", path.name)]
+    return sorted(found, key=lambda path: path.name)
 
 
 def walk(node):
@@ -107,6 +117,7 @@ class Schema:
             if words:
                 self.place[words[0]] = words[1]
         self.columns, self.keys, self.functions, self.problems = {}, [], {}, []
+        self.domains = {}  # what type each has; every node has them
         for script in scripts:
             octets = script.encode()
             for raw in pglast.parse_sql(script):
@@ -119,15 +130,46 @@ class Schema:
         kind = type(s).__name__
         if kind == "CreateStmt":
             self.read_table(s)
-        elif kind == "IndexStmt" and s.unique:
-            self.keys.append((s.relation.relname, [p.name for p in s.indexParams], s.idxname))
+        elif kind == "IndexStmt":
+            if s.unique:
+                self.keys.append((s.relation.relname, [p.name for p in s.indexParams], s.idxname))
+        elif kind == "CreateDomainStmt":
+            self.domains[s.domainname[-1].sval] = s.typeName.names[-1].sval
         elif kind == "CreateSeqStmt":  # counts at the coordinator alone
             self.columns[s.sequence.relname] = {"last_value": "int8"}
             self.place[s.sequence.relname] = COORDINATOR
         elif kind == "CreateFunctionStmt":
             self.functions[called(s)] = Function(s, text)
+        elif kind == "AlterTableStmt":
+            for command in s.cmds:
+                self.read_change(s.relation.relname, command)
+        elif kind == "RenameStmt" and s.renameType == ObjectType.OBJECT_FUNCTION:
+            f = self.functions.pop(s.object.objname[-1].sval)
+            f.name = s.newname
+            self.functions[f.name] = f
+        elif kind == "DropStmt" and s.removeType in (ObjectType.OBJECT_FUNCTION, ObjectType.OBJECT_INDEX):
+            self.read_drop(s)
         elif kind in FORBIDDEN:
             self.problems.append(f"the schema has {FORBIDDEN[kind]}")
+        elif kind != "InsertStmt":
+            self.problems.append(f"a script has what is not understood here: {text.strip()}")
+
+    def read_change(self, table, command):
+        """One part of ALTER TABLE."""
+        if command.subtype == AlterTableType.AT_AddColumn:
+            self.read_column(table, command.def_)
+        elif command.subtype == AlterTableType.AT_AddConstraint:
+            self.read_constraint(table, command.def_, [k.sval for k in command.def_.keys or ()])
+        elif command.subtype not in ALTERS:
+            self.problems.append(f"a script changes {table} in a way that is not understood here:"
+                                 f" {command.subtype.name}")
+
+    def read_drop(self, s):
+        for thing in s.objects:
+            if s.removeType == ObjectType.OBJECT_FUNCTION:
+                self.functions.pop(thing.objname[-1].sval)
+            else:
+                self.keys = [key for key in self.keys if key[2] != thing[-1].sval]
 
     def read_table(self, s):
         name = s.relation.relname
@@ -138,9 +180,13 @@ class Schema:
             if isinstance(element, ast.Constraint):
                 self.read_constraint(name, element, [k.sval for k in element.keys or ()])
                 continue
-            self.columns[name][element.colname] = element.typeName.names[-1].sval
-            for constraint in element.constraints or ():
-                self.read_constraint(name, constraint, [element.colname])
+            self.read_column(name, element)
+
+    def read_column(self, table, column):
+        name = column.typeName.names[-1].sval
+        self.columns[table][column.colname] = self.domains.get(name, name)
+        for constraint in column.constraints or ():
+            self.read_constraint(table, constraint, [column.colname])
 
     def read_constraint(self, table, constraint, columns):
         kind = constraint.contype.name

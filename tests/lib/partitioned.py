@@ -36,6 +36,11 @@ def partitioned(schema, tables):
         made += [f"CREATE TABLE {table}_p{n} PARTITION OF {table} FOR VALUES WITH"
                  f" (MODULUS {PARTITIONS}, REMAINDER {n}) {storage};" for n in range(PARTITIONS)]
         schema = schema[:found.start()] + "\n".join(made) + schema[found.end():]
+        # What the planner is told of a table it is not told of its partitions.
+        schema = re.sub(rf"^ALTER TABLE {table} (ALTER COLUMN \w+ SET \(n_distinct = .*?\);)$",
+                        lambda hint, table=table: "\n".join(
+                            [hint[0]] + [f"ALTER TABLE {table}_p{n} {hint[1]}" for n in range(PARTITIONS)]),
+                        schema, flags=re.MULTILINE)
     return schema
 
 

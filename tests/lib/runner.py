@@ -1,29 +1,37 @@
-"""Runs the tests and counts them: first those that meson knows, then tests/{nfs,system}/test_*.py.
+"""Runs the tests and counts them: those that meson knows, and tests/{nfs,system}/test_*.py, some side by side.
 
 Each prints a line, also where a program has many: the programs speak TAP (cmocka, the script
-runner and tests/system/harness.py do) or are one test by their exit status. This process makes
-itself the reaper of all its descendants, so that none can hide; one that is left behind is killed
-and counts as a failure.
+runner and tests/system/harness.py do) or are one test by their exit status. Every program has a
+reaper of its own (reaper.py), so that none of its processes can hide; one that is left behind is
+killed and counts as a failure.
 
-    runner.py BUILD 'UNIT TEST...' [SUITE | NAME | SUITE/NAME]...
+A system test has a fleet of its own on ports of its own, and waits most of its time. So several run
+at once, those that take longest first; what stands in ALONE has the machine for itself, at the end.
+The output of each is whole, in the order in which they begin, which is always the same.
 
-These unit tests are run a second time, from BUILD-threads: they are the suite `threads`.
+    runner.py BUILD [--jobs N] [SUITE | NAME | SUITE/NAME]...
+
+The unit tests of builds.THREADED are run a second time, from BUILD-threads: they are the suite `threads`.
 """
 
-import ctypes
+import argparse
+import concurrent.futures
 import json
 import os
+import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
+from builds import THREADED, BuildError, Builds
+from reaper import adopt_orphans, kill_descendants
+
 ROOT = Path(__file__).resolve().parents[2]
-PR_SET_CHILD_SUBREAPER = 36
-SYSTEM_TIME_LIMIT = 1500  # seconds, of one program; its tests have limits of their own
+REAPER = Path(__file__).with_name("reaper.py")
+TIME_LIMIT = 1500  # seconds, of one program; its tests have limits of their own
 TAP_RESULT = re.compile(r"(not )?ok\b *\d* *-? *(.*?) *(# *(?:skip|todo)\b.*)?$", re.IGNORECASE)
 TAP_PLAN = re.compile(r"1\.\.(\d+)")
 
@@ -34,19 +42,58 @@ SANITIZERS = {
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
 
+# Which build a program needs beside the one that all have.
+NEEDS = {"nfs/posix": "guest", "nfs/nfs": "guest", "system/instructions": "release", "system/upgrade": "next"}
+# What takes minutes begins first, so that the last one to end is a short one.
+LONG = ("system/drain", "system/load", "system/filer", "system/outage", "system/pop3", "system/admin", "system/upgrade",
+        "nfs/nfs", "nfs/posix", "system/nodes", "system/crash", "system/fsck")
+# What can't stand company, and why.
+ALONE = {
+    "nfs/nfs": "its servers have parts of a second to answer in, and its guest has a processor",
+    "system/filer": "how fast polls are while a filer hangs is held against how fast they were before",
+}
+
+
+class Report:
+    """What one program says: counted, and kept until it is its turn to be shown. Filled by one thread."""
+
+    def __init__(self):
+        self.lines = queue.SimpleQueue()
+        self.passed = self.failed = 0
+
+    def say(self, line):
+        self.lines.put(line)
+
+    def tail(self, lines):
+        for line in lines[-60:]:
+            self.say(f"    | {line}")
+
+    def cost(self, name, verdict):
+        self.say(f"       {name}: {verdict['seconds']:.0f} s, {verdict['cpu']:.0f} s of a processor")
+
+    def end(self):
+        self.lines.put(None)
+
+    def show(self):
+        """Until its end; what is said meanwhile is shown at once."""
+        for line in iter(self.lines.get, None):
+            print(line, flush=True)
+
 
 class Program:
-    """The results of one test program, counted and printed as they come."""
+    """The results of one test program, as they come."""
 
-    def __init__(self, name):
-        self.name = name
-        self.passed = self.failed = 0
+    def __init__(self, name, report):
+        self.name, self.report = name, report
+        self.results = self.failed = 0
         self.plan = None
 
     def result(self, ok, text):
-        self.passed += ok
+        self.results += 1
         self.failed += not ok
-        print(f"{'ok    ' if ok else 'NOT OK'} {self.name}: {text}", flush=True)
+        self.report.passed += ok
+        self.report.failed += not ok
+        self.report.say(f"{'ok    ' if ok else 'NOT OK'} {self.name}: {text}")
 
     def tap(self, line):
         if match := TAP_PLAN.match(line):
@@ -57,10 +104,156 @@ class Program:
 
     def end_of_tap(self, how, clean):
         """What the single results do not say. clean: the program's status was success."""
-        if self.passed + self.failed != self.plan:
-            self.result(False, f"{self.passed + self.failed} results of {self.plan} planned, {how}")
+        if self.results != self.plan:
+            self.result(False, f"{self.results} results of {self.plan} planned, {how}")
         elif not clean and not self.failed:
             self.result(False, how)
+
+
+def reaped(command, env, on_line):
+    """Runs it to its end, and ends what it leaves; the reaper's verdict. on_line is given each line of output."""
+    with subprocess.Popen(["/usr/bin/python3", "-B", REAPER, str(TIME_LIMIT), *command], text=True, errors="replace",
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, **SANITIZERS, **env}) as process:
+        for line in process.stdout:  # ends when nobody is left who could write
+            on_line(line)
+        return json.loads(process.stderr.read())
+
+
+def check_left(program, verdict):
+    if verdict["left"]:
+        program.result(False, "left processes behind: " + "; ".join(verdict["left"]))
+
+
+# --- what meson knows ----------------------------------------------------------------------------
+
+
+class Meson:
+    """Tests of one build, several at a time as meson does; told when all of them have ended."""
+
+    def __init__(self, build, tests, suite=None, needs=None):
+        """tests: name -> what meson knows of it; suite: as of this one."""
+        self.build, self.tests, self.suite, self.needs = build, tests, suite, needs
+        self.name = suite or "meson"
+
+    @staticmethod
+    def known(build):
+        """SUITE/NAME -> what meson knows of it."""
+        described = subprocess.run(["meson", "introspect", "--tests", build], check=True,
+                                   stdout=subprocess.PIPE, text=True).stdout
+        return {f"{test['suite'][0].split(':')[-1]}/{test['name']}": test
+                for test in json.loads(described)}
+
+    def run(self, report):
+        log = self.build / "meson-logs/testlog.json"
+        log.unlink(missing_ok=True)
+        said = []
+        verdict = reaped(["meson", "test", "-C", self.build, "--no-rebuild", "--quiet", "--timeout-multiplier", "4",
+                          *(test["name"] for test in self.tests.values())], {}, said.append)
+        meson = Program("meson", report)
+        if not log.exists():
+            meson.result(False, f"ran no test, status {verdict['status']}")
+            report.tail("".join(said).splitlines())
+            return
+        ran = {test["name"].split(":")[-1].replace(" / ", "/"): test
+               for test in map(json.loads, log.read_text().splitlines())}
+        for name, known in self.tests.items():
+            self.judge(Program(f"{self.suite}/{known['name']}" if self.suite else name, report),
+                       known["protocol"] == "tap", ran.get(name))
+        check_left(meson, verdict)
+        report.cost(self.name, verdict)
+
+    def judge(self, program, tap, test):
+        if test is None:
+            program.result(False, "was not run")
+            return
+        said = test.get("stdout", "")
+        clean = test["result"] in ("OK", "EXPECTEDFAIL")
+        if tap:
+            for line in said.splitlines():
+                program.tap(line)
+            program.end_of_tap(f"{test['result']}, status {test['returncode']}", clean)
+        else:
+            program.result(clean, f"{test['duration']:.1f} s, {test['result']}")
+        if program.failed:
+            program.report.tail((said + test.get("stderr", "")).splitlines())
+
+
+# --- system tests --------------------------------------------------------------------------------
+
+
+class System:
+    """A file of tests/nfs or tests/system. What it says, and the logs of its fleets, are kept in a folder."""
+
+    def __init__(self, path, build):
+        self.path, self.build = path, build
+        self.name = f"{path.parent.name}/{path.stem.removeprefix('test_')}"
+        self.needs = NEEDS.get(self.name)
+
+    @staticmethod
+    def known(build):
+        """SUITE/NAME -> it, those that take longest first."""
+        found = [System(path, build) for suite in ("nfs", "system")
+                 for path in sorted((ROOT / "tests" / suite).glob("test_*.py"))]
+        by_name = {system.name: system for system in found}
+        return {name: by_name[name] for name in [*LONG, *(name for name in by_name if name not in LONG)]}
+
+    def run(self, report):
+        program, lines = Program(self.name, report), []
+        logs = self.build / "test-logs" / self.name.replace("/", "-")
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True)
+
+        def on_line(line):
+            lines.append(line)
+            program.tap(line)
+
+        verdict = reaped(["/usr/bin/python3", "-B", self.path],
+                         {"MAILFLEET_BUILD": str(self.build), "MAILFLEET_TEST_LOGS": str(logs)}, on_line)
+        program.end_of_tap("the program took too long" if verdict["late"] else f"status {verdict['status']}",
+                           verdict["status"] == 0)
+        check_left(program, verdict)
+        (logs / "output").write_text("".join(lines))
+        report.cost(self.name, verdict)
+        if program.failed:
+            report.tail("".join(lines).splitlines())
+            report.say(f"    | all of it, and the logs of its fleet: {logs}")
+
+
+# --- all of them ---------------------------------------------------------------------------------
+
+
+def run_one(task, builds, report):
+    try:
+        if task.needs:
+            builds.need(task.needs)
+        task.run(report)
+    except BuildError as error:
+        Program(task.name, report).result(False, "was not run")
+        report.tail(str(error).splitlines())
+    except Exception as error:  # of this program; what is not told would count as well
+        Program(task.name, report).result(False, f"{type(error).__name__}: {error}")
+    finally:
+        report.end()
+
+
+def run_all(tasks, builds, jobs):
+    """Their reports."""
+    reports = {task: Report() for task in tasks}
+    together = [task for task in tasks if task.name not in ALONE]
+    lanes = concurrent.futures.ThreadPoolExecutor(jobs)
+    try:
+        for task in together:
+            lanes.submit(run_one, task, builds, reports[task])
+        for task in together:
+            reports[task].show()
+        for task in tasks:
+            if task.name in ALONE:
+                lanes.submit(run_one, task, builds, reports[task])
+                reports[task].show()
+    finally:
+        lanes.shutdown(wait=False, cancel_futures=True)
+    return reports.values()
 
 
 def wanted(name, words):
@@ -69,187 +262,48 @@ def wanted(name, words):
                             for word in words)
 
 
-# --- what meson knows ----------------------------------------------------------------------------
-
-
-def meson_tests(build):
-    """SUITE/NAME -> what meson knows of it."""
-    described = subprocess.run(["meson", "introspect", "--tests", build], check=True,
-                               stdout=subprocess.PIPE, text=True).stdout
-    return {f"{test['suite'][0].split(':')[-1]}/{test['name']}": test
-            for test in json.loads(described)}
-
-
-def run_meson(build, tests, suite=None):
-    """Runs these tests, two at a time as meson does, and then tells what each said; as of this
-    suite."""
-    if not tests:
-        return []
-    log = build / "meson-logs/testlog.json"
-    log.unlink(missing_ok=True)
-    meson = subprocess.run(["meson", "test", "-C", build, "--no-rebuild", "--quiet",
-                            "--timeout-multiplier", "4",
-                            *(test["name"] for test in tests.values())],
-                           env={**os.environ, **SANITIZERS}, stdin=subprocess.DEVNULL, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    if not log.exists():
-        program = Program("meson")
-        program.result(False, f"ran no test, status {meson.returncode}")
-        show(meson.stdout.splitlines())
-        return [program]
-    ran = {test["name"].split(":")[-1].replace(" / ", "/"): test
-           for test in map(json.loads, log.read_text().splitlines())}
-    return [judge_meson(f"{suite}/{known['name']}" if suite else name, known["protocol"] == "tap",
-                        ran.get(name))
-            for name, known in tests.items()]
-
-
-def judge_meson(name, tap, test):
-    program = Program(name)
-    if test is None:
-        program.result(False, "was not run")
-        return program
-    said = test.get("stdout", "")
-    clean = test["result"] in ("OK", "EXPECTEDFAIL")
-    if tap:
-        for line in said.splitlines():
-            program.tap(line)
-        program.end_of_tap(f"{test['result']}, status {test['returncode']}", clean)
-    else:
-        program.result(clean, f"{test['duration']:.1f} s, {test['result']}")
-    if program.failed:
-        show((said + test.get("stderr", "")).splitlines())
-    return program
-
-
-# --- system tests --------------------------------------------------------------------------------
-
-
-def system_programs():
-    return {f"{suite}/{path.stem.removeprefix('test_')}": path for suite in ("nfs", "system")
-            for path in sorted((ROOT / "tests" / suite).glob("test_*.py"))}
-
-
-def run_system(name, path, build, log_dir):
-    program = Program(name)
-    process = subprocess.Popen(
-        ["/usr/bin/python3", "-B", path], start_new_session=True, text=True, errors="replace",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, **SANITIZERS, "MAILFLEET_BUILD": str(build),
-             "MAILFLEET_TEST_LOGS": str(log_dir)})
-    lines = []
-
-    def read():
-        for line in process.stdout:
-            lines.append(line)
-            program.tap(line)
-
-    # A process that outlives the program may hold the pipe, so its end is not the program's.
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    too_late = threading.Timer(SYSTEM_TIME_LIMIT, process.kill)
-    too_late.start()
-    status = process.wait()
-    too_late.cancel()
-    left = kill_descendants(grace=2)
-    reader.join()
-    program.end_of_tap(f"status {status}", status == 0)
-    check_left(program, left)
-    log = log_dir / f"{name.replace('/', '-')}.log"
-    log.write_text("".join(lines))
-    if program.failed:
-        show("".join(lines).splitlines())
-        print(f"    | all of it, and the logs of its fleet: {log_dir}", flush=True)
-    return program
-
-
-def show(lines):
-    for line in lines[-60:]:
-        print(f"    | {line}", flush=True)
-
-
-# --- processes -----------------------------------------------------------------------------------
-
-
-def check_left(program, left):
-    if left:
-        program.result(False, "left processes behind: " + "; ".join(left))
-
-
-def descendants():
-    """pid -> command line, of every living process below this one."""
-    found, parents = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(encoding="latin-1")
-                state, parent = stat[stat.rindex(")") + 2:].split()[:2]
-                words = (entry / "cmdline").read_bytes().split(b"\0")[:4]
-            except OSError:
-                continue
-            if state not in "ZX":
-                parents[int(entry.name)] = int(parent)
-                found[int(entry.name)] = b" ".join(words).decode(errors="replace").strip()
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return {pid: found[pid] for pid in ours - {os.getpid()}}
-
-
-def kill_descendants(grace=0):
-    """Kills all that is below this process after the time of grace; what that was."""
-    deadline = time.monotonic() + grace
-    while descendants() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    killed = {}
-    while left := descendants():
-        killed.update(left)
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        time.sleep(0.05)
-    reap()
-    return sorted(set(killed.values()))
-
-
-def reap():
-    """Takes the status of orphans that have come to this process."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+def options_of(argv):
+    parser = argparse.ArgumentParser(prog="tests/run")
+    # Most of a test is waiting, but for what another is given to do meanwhile.
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) + 1,
+                        help="how many programs run at once; one more than there are processors")
+    parser.add_argument("build", type=lambda text: Path(text).resolve())
+    parser.add_argument("words", nargs="*", metavar="SUITE | NAME | SUITE/NAME")
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv):
-    build, threaded, words = Path(argv[0]).resolve(), argv[1].split(), argv[2:]
-    log_dir = build / "test-logs"
-    log_dir.mkdir(exist_ok=True)
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    known, system = meson_tests(build), system_programs()
+    options = options_of(argv)
+    build, words = options.build, options.words
+    builds = Builds(build)
+    known, system = Meson.known(build), System.known(build)
     for word in words:
         if not any(wanted(name, [word]) for name in [*known, *system, "threads/"]):
             print(f"there is no suite and no test program named {word}", file=sys.stderr)
             return 2
 
-    programs = run_meson(build, {name: known[name] for name in known if wanted(name, words)})
+    tasks = []
+    if of_meson := {name: test for name, test in known.items() if wanted(name, words)}:
+        tasks.append(Meson(build, of_meson))
     if not words or "threads" in words:
-        programs += run_meson(Path(f"{build}-threads"), {f"unit/{name}": known[f"unit/{name}"]
-                                                         for name in threaded}, "threads")
-    if programs:
-        check_left(programs[-1], kill_descendants(grace=2))
-    programs += [run_system(name, path, build, log_dir) for name, path in system.items()
-                 if wanted(name, words)]
-    failed = sum(program.failed for program in programs)
-    print(f"{sum(program.passed for program in programs)} passed, {failed} failed")
+        tasks.append(Meson(builds.folder("threads"), {f"unit/{name}": known[f"unit/{name}"] for name in THREADED},
+                           "threads", needs="threads"))
+    tasks += [task for name, task in system.items() if wanted(name, words)]
+    reports = run_all(tasks, builds, options.jobs)
+    failed = sum(report.failed for report in reports)
+    print(f"{sum(report.passed for report in reports)} passed, {failed} failed")
     return 1 if failed else 0
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    adopt_orphans()
+    signal.signal(signal.SIGTERM, interrupted)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         kill_descendants()
-        sys.exit(130)
+        os._exit(130)  # without the lanes

@@ -210,13 +210,21 @@ class FleetTest(unittest.TestCase):
                 if path.is_file() and MESSAGE_FILE.fullmatch(path.name)]
 
 
-def free_base_port():
-    """Ports below the range that the system hands out to clients."""
+RESERVED = 59  # of a hundred ports: one that no plan has
+reserved = []
+
+
+def free_base_port(hundreds=1):
+    """Ports below the range that the system hands out to clients, and nobody else's until this program ends."""
     while True:
-        base = random.SystemRandom().randrange(21_000, 32_700 - PORTS, PORTS)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in Ports(base).all():
-                stack.enter_context(socket.create_server((HOST, port)))
+        base = random.SystemRandom().randrange(21_000, 32_700 - PORTS * hundreds, PORTS)
+        with contextlib.ExitStack() as mine, contextlib.ExitStack() as free, contextlib.suppress(OSError):
+            for first in range(base, base + PORTS * hundreds, PORTS):
+                # Who tries the same ones at the same time can't have this one, too.
+                mine.enter_context(socket.create_server((HOST, first + RESERVED)))
+                for port in Ports(first).all():
+                    free.enter_context(socket.create_server((HOST, port)))
+            reserved.append(mine.pop_all())
             return base
 
 

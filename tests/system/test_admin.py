@@ -122,6 +122,9 @@ class Setup(AdminTest):
             set(rows), {"configuration", "fleet key", "quota", "tls", "auth.mechanisms", "database", "schema",
                         "volume 1", "reaping", "nodes", "backup",
                         f"cache 127.0.0.1:{self.fleet.ports.memcached}"})
+        self.assertEqual(rows["quota"][1], "nobody is warned")
+        warns = self.check(self.config("warns", quota__warn="90, 50"))
+        self.assertEqual(warns["quota"][1], "warned at 2 thresholds")
         text = self.ok("check").splitlines()
         self.assertEqual(len(text), 1 + len(rows))
         self.assertTrue(all(line.startswith("yes") for line in text[1:]))
@@ -578,6 +581,13 @@ class Accounts(AdminTest):
             return {row["address"][0]: (row["retention_days"], row["read_days"])
                     for row in self.json("account", "list", "rule.test")}
 
+        def own(name):
+            row = self.json("account", "show", f"{name}@rule.test")
+            return row["own_retention"], row["own_read"]
+
+        self.assertEqual((own("a"), own("b"), own("own")),
+                         ((False, False), (True, True), (True, False)))
+
         none = None, None
         before = {"a": none, "b": (7, 1), "c": none, "o": none}
         done = self.run_admin("domain", "set", "rule.test", "--retention", "30", "--quota-messages", "9")
@@ -591,7 +601,7 @@ class Accounts(AdminTest):
         self.ok("domain", "set", "rule.test", "--read-retention", "2", "--yes")
         self.assertEqual(kept(), {"a": (30, 2), "b": (7, 1), "c": (30, 2), "o": (None, 2)})
         self.ok("account", "retention", "b@rule.test", "domain")
-        self.assertEqual(kept()["b"], (30, 1))
+        self.assertEqual((kept()["b"], own("b")), ((30, 1), (False, True)))
         self.ok("account", "retention", "b@rule.test", "8", "--read-retention", "domain")
         self.assertEqual(kept()["b"], (8, 2))
         self.ok("domain", "set", "rule.test", "--retention", "never", "--read-retention", "never",
@@ -638,6 +648,38 @@ class Accounts(AdminTest):
                 self.fails(EX_DATAERR, says, "account", "retention", "c@kept.test", bad)
                 self.fails(EX_DATAERR, says, "domain", "set", "kept.test", "--retention", bad)
         self.fails(EX_NOUSER, "no such account", "account", "retention", "d@kept.test", "30")
+
+    def test_the_rules_of_a_domain_change_while_a_password_is_typed(self):
+        self.ok("domain", "add", "slow.test", "--retention", "60", "--quota-messages", "5")
+
+        def started():
+            return self.fleet.sql("SELECT last_value FROM mailbox_ids")
+
+        def typing(address):
+            before = started()
+            process = self.popen_admin("account", "add", address, "--password-stdin",
+                                       "--max-size", "1M")
+            self.eventually(20, lambda: self.assertNotEqual(started(), before))
+            return process
+
+        process = typing("a@slow.test")
+        self.ok("domain", "set", "slow.test", "--retention", "30", "--read-retention", "2",
+                "--quota-messages", "6", "--yes")
+        _, err = process.communicate("secret\n", timeout=60)
+        self.assertEqual(process.returncode, EX_OK, err)
+        made = self.json("account", "show", "a@slow.test")
+        self.assertEqual([made[key] for key in ("retention_days", "read_days", "max_messages",
+                                                "max_size", "max_octets")],
+                         [30, 2, 6, 1 << 20, None])
+        self.ok("domain", "set", "slow.test", "--retention", "7", "--yes")  # it follows its domain
+        self.assertEqual(self.json("account", "show", "a@slow.test")["retention_days"], 7)
+        # Without its domain there is no account, nor half of one.
+        self.ok("domain", "add", "brief.test")
+        process = typing("b@brief.test")
+        self.ok("domain", "remove", "brief.test", "--yes")
+        process.communicate("secret\n", timeout=60)
+        self.assertNotEqual(process.returncode, EX_OK)
+        self.assertEqual(self.count("address WHERE addr = 'b@brief.test'"), 0)
 
     # --- what is refused --------------------------------------------------------------------------
 
@@ -865,6 +907,7 @@ class Accounts(AdminTest):
 class Reaper(AdminTest):
     """Time passes by moving the rows of the ledger back."""
 
+    settings = {**AdminTest.settings, "cache.tombstone_ttl": "2s"}  # soon over, so that lists come into the cache
     DAY = 24 * 60 * 60
 
     def setUp(self):

@@ -4,7 +4,7 @@ stays deleted."""
 
 import json
 import shutil
-from os import EX_DATAERR, EX_NOINPUT, EX_OK
+from os import EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_OK
 
 import harness
 import stored
@@ -131,6 +131,12 @@ class Adopt(CommandTest):
         return [row["class"] for row in map(json.loads, done.stdout.splitlines())
                 if row.get("id") == text]
 
+    def asked(self, text, state, says):
+        """What becomes of a file that nobody lacks; 1: it is not lost."""
+        [row] = self.json("ledger", text, code=1)
+        self.assertEqual(row["state"], state)
+        self.assertIn(says, self.run_admin("ledger", text).stdout)
+
     def spare(self, *words):
         done = self.run_admin("adopt", "--older", "0s", "--json", *words)
         self.assertEqual(done.returncode, EX_OK, done.stderr)
@@ -148,11 +154,13 @@ class Adopt(CommandTest):
         self.assertEqual(self.classes(again), ["orphan"])
         self.assertEqual(self.spare("--yes"), 1)
         self.assertEqual((self.classes(again), self.classes(shared)), (["garbage"], []))
+        self.asked(again, "spare", "reap ends it")
         self.assertEqual((self.ids(account), self.ids(other)), ([first], [shared]))
         self.assertEqual(self.spare("--yes"), 0)
         self.fleet.sql("UPDATE ledger SET unlink_after = now() - interval '1 s'")
         self.fleet.admin("reap", "--yes")
         self.assertEqual((path.exists(), kept.exists()), (False, True))
+        self.asked(again, "spare", "it has gone")
         for one in account, other:
             with self.pop3(one) as pop3:
                 self.assertEqual(pop3.retr(1), OLD)
@@ -173,12 +181,46 @@ class Adopt(CommandTest):
             for made in copy, copy.parent, copy.parent.parent:
                 shutil.chown(made, self.fleet.user, self.fleet.user)
         self.assertEqual(self.classes(text), ["unfinished"])
+        path.write_bytes(copy.read_bytes()[:-1])
+        self.assertEqual(self.spare("--yes"), 0)
+        path.write_bytes(copy.read_bytes())
         self.assertEqual(self.spare("--yes"), 1)
         self.assertEqual(self.classes(text), ["garbage"])
         self.fleet.sql("UPDATE ledger SET unlink_after = now() - interval '1 s'; "
                        "UPDATE volume SET state = 0")
         self.fleet.admin("reap", "--yes")
         self.assertEqual((copy.exists(), self.mailbox(account)), (False, [OLD]))
+
+    def test_nothing_is_spare_beside_what_is_damaged(self):
+        """The one whole copy of a message is never the reaper's: neither by its id, nor by its UIDL,
+        nor when it was deleted and may come back."""
+        account = self.account("onlycopy")
+        listed, used = self.store(account, ms=1500000000000, uidl="0000abcd4f2d")
+        self.adopt("--yes", only=[account])
+        again, _ = self.store(account, ms=1500000000000, uidl="0000abcd4f2d")
+        content = used.read_bytes()
+
+        def stays():
+            done = self.run_admin("adopt", "--older", "0s", "--yes", "--json")
+            self.assertEqual(done.returncode, EX_OK, done.stderr)
+            self.assertEqual(json.loads(done.stdout.splitlines()[-1])["spare"], 0)
+            self.assertRegex(done.stderr, f"{again} stays: .* not whole: volume 1: .*/{listed}")
+            self.assertEqual((self.spare(), self.classes(again)), (0, ["orphan"]))
+
+        used.write_bytes(content[:-4] + b"x\r\n\r")
+        stays()
+        used.write_bytes(content[:-4])
+        stays()
+        used.rename(used.with_name("away"))
+        stays()
+        used.with_name("away").rename(used)
+        with self.pop3(account) as pop3:
+            pop3.ok("DELE 1")
+            pop3.quit()
+        stays()
+        used.write_bytes(content)
+        self.assertEqual((self.spare(), self.spare("--yes")), (1, 1))
+        self.assertEqual(self.classes(again), ["garbage"])
 
     # --- what does not ---------------------------------------------------------------------------
 
@@ -228,6 +270,20 @@ class Adopt(CommandTest):
         self.assertEqual(found.get((text, None)), "file is damaged")
         self.assertNotIn(half, {row for row, _ in found})
         self.assertEqual(self.ids(account), [])
+
+    def test_what_can_not_be_read_keeps_nothing_else_back(self):
+        """Files that fsck met before it, in the order of the disk, are given back; its status stays."""
+        account = self.account("unread")
+        day = 86400000
+        ids = [self.store(account, ms=1500000000000 + n * day, uidl=f"unread{n}") for n in range(3)]
+        (first, _), (_, path), _ = ids
+        path.chmod(0)
+        done = self.run_admin("adopt", "--older", "0s", "--yes", "--json")
+        path.chmod(0o640)
+        self.assertEqual(done.returncode, EX_IOERR, done.stderr)
+        self.assertEqual(self.ids(account), [first])
+        self.adopt("--yes")
+        self.assertEqual(self.ids(account), [text for text, _ in ids])
 
     # --- after a restore -------------------------------------------------------------------------
 

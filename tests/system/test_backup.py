@@ -198,7 +198,10 @@ class Restore(BackupTest):
         with self.load(ledger, seed) as flow:
             flow(200, 40)
             self.fleet.backup.take()
+            taken = self.now()
             flow(200, 40)
+            # pgBackRest counts in whole seconds, and goes back to backups that ended before.
+            self.eventually(10, lambda: self.assertGreater(self.now()[:19], taken[:19]))
             point = self.now()
             flow(100, 20)
             self.archive()

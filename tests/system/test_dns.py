@@ -467,7 +467,11 @@ class Dns(harness.FleetTest):
             ("mta-sts.d006.test", "policy"): ("differs", None, "status 301"),
             ("mta-sts.d007.test", "policy"): ("differs", None, "its type is not text/plain"),
             ("mta-sts.d008.test", "policy"): ("differs", None, "longer than 64 KiB")})
+        sets = re.search(r"(\d+) sets of records and (\d+) policies are as they should be; 7 findings",
+                         self.said)
+        self.assertEqual(int(sets[2]), len(DOMAINS) - 7)
         self.assertEqual(self.check(policies=False, status=0), {})
+        self.assertIn(f"{sets[1]} sets of records are as they should be; 0 findings", self.said)
         self.check("d005.test", status=75)
 
     def test_policy_certificate(self):

@@ -4,10 +4,12 @@ killed, whoever deletes and undeletes meanwhile; the old files go by the reaper,
 local folders and on an NFS server."""
 
 import json
+import os
 import random
 import re
 import shutil
 import signal
+import subprocess
 import threading
 from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
 
@@ -24,7 +26,8 @@ QUICK = {"MAILFLEET_FAULT": "drain_heard=fail"}
 
 class DrainTest(test_ledger.LedgerTest):
     time_limit = 200
-    settings = {"spool.grace": "10d"}
+    # No test here is of a database that is slow, and with other tests beside them it may be.
+    settings = {"spool.grace": "10d", "database.timeout": "15s"}
 
     def setUp(self):
         """Every volume is active, and nothing is left of what earlier tests have moved."""
@@ -43,17 +46,23 @@ class DrainTest(test_ledger.LedgerTest):
         return {path.name: path for path in self.at(volume).rglob("*")
                 if harness.MESSAGE_FILE.fullmatch(path.name)}
 
+    def tell_nodes(self):
+        """Of volumes, their states and weights: they ask at once, and not some seconds later."""
+        for node in self.fleet.delivery_nodes + self.fleet.front_ends:
+            os.kill(node.pids()[0], signal.SIGHUP)
+
     def only(self, volume):
         """New mail goes there alone, on every node when this returns."""
         for other in self.volumes():
             self.run_admin("volume", "set", other, "--weight", "100" if other == volume else "0")
+        self.tell_nodes()
         probe = self.account(f"probe{random.getrandbits(40)}")
 
         def goes_there():
-            for node in 0, 1:
+            for node in (0, 1) * 4:  # one alone may be there by chance
                 self.deliver(b"Subject: probe\r\n\r\n\r\n", probe, node=node)
             self.assertEqual([row["volume"] for row in
-                              self.json("messages", probe.address)[-2:]], [volume] * 2)
+                              self.json("messages", probe.address)[-8:]], [volume] * 8)
 
         self.eventually(30, goes_there)
 
@@ -108,6 +117,11 @@ class DrainTest(test_ledger.LedgerTest):
         self.assertEqual(self.everything(accounts), before)
         self.nothing_dangles()
         self.assert_exact()
+
+    def delete_all(self):
+        """Whatever earlier tests have delivered."""
+        for row in self.json("account", "list"):
+            self.run_admin("delete", row["address"], "--all", "--yes")
 
     def fill(self, name, count=12, volume=1):
         """Three accounts, on this volume: own mail, mail that they share, long mail, and mail that
@@ -319,6 +333,7 @@ class Drain(DrainTest):
 
     def test_a_volume_that_is_closed_meanwhile(self):
         """It gets no more pointers, at once, and no more copies some seconds later."""
+        self.delete_all()  # the pace is of all files there are
         accounts = self.fill("closed", 40)
         before, all_of_them = self.everything(accounts), self.on(1)
         drains = threading.Thread(target=lambda: self.drain(1, "--rate", "4", "--jobs", "1"))
@@ -344,7 +359,8 @@ class Drain(DrainTest):
         moved = self.count("ledger WHERE mailbox_id = 0 AND seq = 1")
         self.assertGreater(moved, 4)
         self.pass_time(11 * DAY)
-        self.assertTrue(self.killed("reap_claimed"))
+        while self.count("ledger WHERE mailbox_id = 0 AND seq = 1 AND claimed_at IS NULL"):
+            self.assertTrue(self.killed("reap_claimed"))  # it had a page of them
         self.pass_time(DAY)
         self.reap("--no-fuse")
         self.assertEqual(self.files_on(1), {})
@@ -464,13 +480,12 @@ class Drain(DrainTest):
 
     def test_rebalance_comes_to_rest(self):
         """A handful of equal files, all of which fit into one round: half of them go, and stay."""
-        for row in self.json("account", "list"):  # what other tests have delivered
-            self.run_admin("delete", row["address"], "--all", "--yes")
+        self.delete_all()
         account = self.account("rest")
         for _ in range(8):
             self.deliver(b"Subject: equal\r\n\r\n" + b"x" * 70 + b"\r\n", account)
         for volume in 3, 2:
-            self.run_admin("volume", "drain", volume, "--yes")
+            self.drain(volume)
         self.assertEqual(self.on(1), 8)
         self.run_admin("volume", "set", 2, "--state", "active")
         self.json("volume", "rebalance", "--yes", "--jobs", "64")
@@ -482,6 +497,50 @@ class Drain(DrainTest):
         for _ in range(2):
             self.json("volume", "rebalance", "--yes")
             self.assertEqual(self.on(1), before)
+        self.nothing_dangles()
+
+    def test_rebalance_while_the_emptiest_is_away(self):
+        """What is right for that volume alone does not go to another."""
+        self.delete_all()
+        account = self.account("emptiest")
+
+        def lies_on(volume, size):
+            self.deliver(b"Subject: size\r\n\r\n" + b"x\r\n" * (size // 3), account)
+            row = self.json("messages", account.address)[-1]
+            if row["volume"] != volume:  # a worker has not heard of it yet
+                self.run_admin("delete", account.address, "--id", row["id"], "--yes")
+            self.assertEqual(row["volume"], volume)
+
+        for place in (2, 5000), (1, 30000), (1, 100):
+            for volume in 1, 2, 3:
+                self.run_admin("volume", "set", volume, "--weight",
+                               "100" if volume == place[0] else "0")
+            self.tell_nodes()
+            self.eventually(30, lambda: lies_on(*place))
+        for volume in 1, 2, 3:
+            self.run_admin("volume", "set", volume, "--weight", "100")
+        sentinel = self.at(3) / ".mailfleet-volume"
+        away = sentinel.rename(sentinel.with_name("away"))
+        done = self.run_admin("volume", "rebalance", "--yes")
+        away.rename(sentinel)
+        self.assertEqual(done.returncode, EX_OK, done.stderr)
+        self.assertIn("volume 3 is not well", done.stderr)
+        self.assertEqual([row["volume"] for row in self.json("messages", account.address)],
+                         [2, 1, 2])
+        self.nothing_dangles()
+
+    def test_a_row_that_should_not_be_there(self):
+        """What the database says is told, and not that a volume is closed."""
+        account = self.fill("stray", 3)[0]
+        row = self.json("messages", account.address)[0]
+        stray = f"mailbox_id = 0 AND blob_id = '{uuid_of(row['id'])}' AND by_whom = 'stray'"
+        self.fleet.sql("INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared, "
+                       "deleted_at, unlink_after, by_whom) VALUES (0, "
+                       f"'{uuid_of(row['id'])}', 1, 1, 0, 1, false, now(), now() + '9 d', 'stray')")
+        self.drain(1, code=EX_TEMPFAIL)
+        self.fleet.sql(f"DELETE FROM ledger WHERE {stray}")
+        self.assertIn(f"{row['id']} stays on volume 1: duplicate key", self.said)
+        self.assertNotIn("takes no files any more", self.said)
         self.nothing_dangles()
 
     def test_a_volume_that_a_node_has_not_heard_of(self):
@@ -504,6 +563,13 @@ class Drain(DrainTest):
         self.raise_epoch()
         self.assertEqual(self.everything([account]), before)
 
+    def test_a_reload_asks_for_the_volumes(self):
+        """With what is asked for together with them: three statements each, more than otherwise by far."""
+        times, before = 50, self.queries()
+        for _ in range(times):
+            self.reload(self.fleet.front_ends[0], {})
+        self.eventually(30, lambda: self.assertGreaterEqual(self.queries() - before, 3 * times))
+
     def test_removed_when_it_is_empty(self):
         folder = self.fleet.state / "spool" / "volume5"
         self.assertEqual(self.run_admin("volume", "add", f"file://{folder}").returncode, EX_OK)
@@ -511,7 +577,7 @@ class Drain(DrainTest):
         self.folders[number] = folder
 
         def remove(code, says, *words):
-            done = self.run_admin("volume", "remove", number, *words)
+            done = self.run_admin("volume", "remove", number, *words, env=QUICK)
             self.assertEqual(done.returncode, code, done.stderr)
             self.assertIn(says, done.stderr)
 
@@ -531,6 +597,91 @@ class Drain(DrainTest):
         del self.folders[number]
         remove(EX_NOUSER, "no such volume", "--yes")
         self.assertEqual(self.everything([account]), before)
+
+    def test_active_again_before_it_is_removed(self):
+        folder = self.fleet.state / "spool" / "volume6"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}", "--state",
+                                        "drain").returncode, EX_OK)
+        number = max(self.volumes())
+        self.folders[number] = folder
+        self.addCleanup(self.forget, number, folder)
+        process = self.popen_admin("volume", "remove", number, "--yes",
+                                   env={"MAILFLEET_FAULT": f"remove_waits=stop,{QUICK['MAILFLEET_FAULT']}"})
+        os.waitpid(process.pid, os.WUNTRACED)
+        self.run_admin("volume", "set", number, "--state", "active", "--weight", "0")
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, EX_UNAVAILABLE, err)
+        self.assertIn("in use again", err)
+        self.assertIn(number, self.volumes())
+
+    def test_removed_while_mail_is_on_its_way(self):
+        """Its file was begun before the volume was drained. What comes to its end before it is removed is
+        there, and to be drained; what comes later is not accepted."""
+        folder = self.fleet.state / "spool" / "volume6"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}").returncode, EX_OK)
+        number = max(self.volumes())
+        self.folders[number] = folder
+        account = self.account("late-mail")
+        self.only(number)
+        there = len(self.files_on(number))
+        with self.lmtp(0) as first, self.lmtp(1) as second:
+            for lmtp in first, second:
+                lmtp.begin([account.address])
+                self.assertEqual(lmtp.command("DATA")[0], 354)
+                lmtp.send(b"Subject: long\r\n\r\n" + b"x" * 70 * 1024 * 16 + b"\r\n")
+            self.eventually(20, lambda: self.assertEqual(len(self.files_on(number)), there + 2))
+            self.run_admin("volume", "set", 1, "--weight", "100")
+            self.drain(number)
+            first.send(b".\r\n")
+            first.finish()
+            done = self.run_admin("volume", "remove", number, "--yes", env=QUICK)
+            self.assertEqual(done.returncode, EX_TEMPFAIL, done.stderr)
+            self.drain(number)
+            self.pass_time(61 * DAY)
+            self.reap("--no-fuse")
+            done = self.run_admin("volume", "remove", number, "--yes", env=QUICK)
+            self.assertEqual(done.returncode, EX_OK, done.stderr)
+            second.send(b".\r\n")
+            with self.assertRaisesRegex(Refused, "^451"):
+                second.finish()
+        self.assertEqual(self.on(number), 0)
+        self.assertEqual(self.count(f"ledger WHERE volume_id = {number}"), 0)
+        del self.folders[number]
+        self.assertEqual(len(self.content(account)), 1)
+
+    def test_not_removed_before_an_old_commit(self):
+        """A delivery that found the volume open has not ended when it is closed."""
+        folder = self.fleet.state / "spool" / "volume7"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}").returncode, EX_OK)
+        number = max(self.volumes())
+        self.folders[number] = folder
+        self.addCleanup(self.forget, number, folder)
+        account = self.account("old-commit")
+        mailbox = self.fleet.sql(
+            f"SELECT mailbox_id FROM account WHERE addr = '{account.address}'")[0][0]
+        psql = subprocess.Popen(["/usr/bin/psql", "-XAtq", self.fleet.database_url], text=True,
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(psql.kill)
+        psql.stdin.write(f"BEGIN; SELECT deliver({mailbox}, gen_random_uuid(), {number}, 10, 0,"
+                         " false, '', false, 0, 0);\n")
+        psql.stdin.flush()
+        self.assertEqual(psql.stdout.readline(), "(0,0)\n")
+        self.drain(number)
+        remove = self.popen_admin("volume", "remove", number, "--yes", env=QUICK)
+        self.addCleanup(remove.kill)
+        said = ""
+        while "waiting for transactions" not in said:  # behind how far the walks have come
+            said = remove.stderr.readline()
+            self.assertTrue(said, "it did not wait")
+        psql.stdin.write("COMMIT;\n")
+        psql.communicate()
+        self.assertIn("1 pointers", remove.communicate()[1])
+        self.assertEqual(remove.returncode, EX_TEMPFAIL)
+        self.assertEqual({row["id"]: row["state"] for row in self.json("volume", "list")}[number],
+                         "drain")
+        self.fleet.sql(f"SELECT remove_mailbox({mailbox}, 0, 0, 'test');"
+                       f"DELETE FROM ledger WHERE volume_id = {number}")
 
     def forget(self, number, folder):
         self.fleet.sql(f"UPDATE message SET volume_id = 1 WHERE volume_id = {number};"

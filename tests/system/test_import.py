@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import struct
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from os import EX_CANTCREAT, EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
 
@@ -197,6 +197,41 @@ class ImportTest(harness.FleetTest):
         self.fleet.admin("account", "resume", account.address)
         self.fleet.admin("undelete", account.address, "--yes")
         self.assertEqual(self.listing(account), want)
+
+    def test_both_names_after_a_restore(self):
+        """The database knows again what had gone when messages were taken once more by their UIDLs, and
+        adopt has given those back: --prune takes the names away."""
+        account, path, want = self.before_its_list("twice", 3)
+        self.importing(f"maildir:{path}", account.address, "--yes")
+        box = self.box(account)
+        self.fleet.sql(f"""
+            WITH back AS (DELETE FROM ledger WHERE mailbox_id = {box} AND seq = 0 RETURNING *)
+            INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared, uidl)
+            SELECT mailbox_id, row_number() OVER (), blob_id, size, skip, volume_id, shared, uidl
+              FROM back;
+            UPDATE mailbox SET msgs = 6, octets = 2 * octets WHERE mailbox_id = {box}""")
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes")
+        self.assertEqual((row["known"], row["taken"], row["gone"], row["pruned"]), (3, 0, 3, 0))
+        [row] = self.importing(f"maildir:{path}", account.address, "--yes", "--prune")
+        self.assertEqual((row["gone"], row["pruned"]), (3, 3))
+        self.assertEqual(self.cut_over(path, account).returncode, 0)
+        self.assertEqual(self.listing(account), want)
+
+    def test_resumed_in_the_middle_of_an_import(self):
+        """It was suspended when it was asked, and people see it by the time of the commit."""
+        account, path, _ = self.before_its_list("middle", 3)
+        self.own(self.old)
+        process = self.popen_admin("import", f"maildir:{path}", account.address, "--yes", "--json",
+                                   env={"MAILFLEET_FAULT": "import_written=stop"})
+        os.waitpid(process.pid, os.WUNTRACED)
+        self.fleet.admin("account", "resume", account.address)
+        before = self.listing(account)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+        [row] = json.loads(out)
+        self.assertEqual((process.returncode, row["taken"]), (EX_TEMPFAIL, 0), err)
+        self.assertIn("is not suspended", row["error"])
+        self.assertEqual((self.listing(account), len(before)), (before, 3))
 
     def test_a_list_that_comes_too_late(self):
         """People have seen the names here: they stay, and what was deleted stays away."""
@@ -584,8 +619,8 @@ class ImportTest(harness.FleetTest):
 
     def test_two_at_once(self):
         """Each finds in the mailbox what the other has brought since it looked."""
-        account = self.account("twice")
-        path, want = self.dovecot("twice", 150)
+        account = self.account("at-once")
+        path, want = self.dovecot("at-once", 150)
         self.own(self.old)
         with ThreadPoolExecutor() as pool:
             slow, fast = (pool.submit(self.run_admin, "import", f"maildir:{path}", account.address,
@@ -593,6 +628,7 @@ class ImportTest(harness.FleetTest):
         for done in slow.result(), fast.result():
             self.assertEqual(done.returncode, EX_OK, done.stderr)
         self.assertEqual(self.listing(account), want)
+
     def test_a_volume_that_is_closed_meanwhile(self):
         """Nothing is listed on it any more; what was refused for that comes with the next run, and so
         does what comes later in this one, on another volume."""
@@ -604,20 +640,28 @@ class ImportTest(harness.FleetTest):
         want = {account.address: self.dovecot(account.address, 10)[1] for account in accounts}
         words = f"maildir:{self.old}/%a", "--list", "-", "--yes", "--jobs", "1"
         addresses = "".join(f"{account.address}\n" for account in accounts)
-        first = []
 
         def on_volumes(*accounts):
             return {int(volume) for volume, in self.fleet.sql(
                 "SELECT DISTINCT m.volume_id FROM message m JOIN account c USING (mailbox_id) "
                 f"WHERE c.addr IN ({', '.join(repr(account.address) for account in accounts)})")}
 
-        run = threading.Thread(target=lambda: first.extend(
-            self.importing(*words, "--rate", "10", stdin=addresses, code=EX_TEMPFAIL)))
-        run.start()
-        self.eventually(60, lambda: self.assertEqual(on_volumes(accounts[0]), {1}))
+        # It knows of the change some seconds later, and has half of them to come then.
+        self.own(self.old)
+        process = self.popen_admin("import", *words, "--rate", "20", "--json",
+                                   env={"MAILFLEET_FAULT": "import_committed=stop"})
+        self.addCleanup(process.kill)
+        process.stdin.write(addresses)
+        process.stdin.close()
+        process.stdin = None
+        os.waitpid(process.pid, os.WUNTRACED)
+        self.assertEqual(on_volumes(accounts[0]), {1})
         self.fleet.admin("volume", "set", "2", "--weight", "100")
         self.fleet.admin("volume", "set", "1", "--state", "readonly")
-        run.join()
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, EX_TEMPFAIL, err)
+        first = json.loads(out)
         refused = [n for n, row in enumerate(first) if row["error"]]
         self.assertEqual({first[n]["error"] for n in refused},
                          {"pointers: volume 1 takes no new mail any more"})
@@ -705,6 +749,8 @@ class ImportTest(harness.FleetTest):
         [row] = self.importing(f"maildir:{path}", account.address, "--format", "frob",
                                code=EX_DATAERR)
         self.assertIn("--format frob", row["error"])
+        said = self.importing("pop3://old.test", account.address, "--format", "%f", code=EX_USAGE)
+        self.assertIn("--format is for files", said)
         [row] = self.importing(f"maildir:{path}", account.address, "--format", "%f")
         self.assertEqual(row["new"], 1)
 

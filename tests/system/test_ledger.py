@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import threading
 import time
 from os import EX_DATAERR, EX_NOUSER, EX_OK, EX_TEMPFAIL, EX_USAGE
@@ -178,6 +179,36 @@ class Undelete(LedgerTest):
             done = self.run_admin(*command, "--yes")
             self.assertEqual(done.returncode, EX_NOUSER)
             self.assertIn("account restore", done.stderr)
+
+    def test_what_comes_after_the_count_is_not_deleted(self):
+        """While an operator deletes, the owner does so, too, and new mail comes."""
+        account = self.mailbox_of("counted", 3)
+        process = self.popen_admin("delete", account.address, "--all", "--yes", "--json",
+                                   env={"MAILFLEET_FAULT": "delete_counted=stop"})
+        os.waitpid(process.pid, os.WUNTRACED)
+        self.delete(account, 1, 2)
+        self.deliver(HELLO, account)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, EX_OK, err)
+        self.assertEqual((json.loads(out)["messages"], json.loads(out)["deleted"]), (3, 1))
+        self.assertEqual(self.mailbox(account), [HELLO])
+        self.consistent()
+
+    def test_pages_of_a_long_mailbox(self):
+        account = self.mailbox_of("long", 1)
+        box = self.mailbox_id(account)
+        self.fleet.sql(f"""
+            WITH more AS (
+                INSERT INTO message (mailbox_id, seq, blob_id, size, skip, volume_id, shared)
+                SELECT {box}, 1 + n, gen_random_uuid(), 7, 1, 1, false
+                  FROM generate_series(1, 2500) n RETURNING size)
+            UPDATE mailbox SET next_seq = 3000, msgs = 2501, octets = octets +
+                   (SELECT sum(size) FROM more) WHERE mailbox_id = {box}""")
+        self.assertEqual(self.json("delete", account.address, "--all", "--yes")["deleted"], 2501)
+        self.assertEqual(self.uidls(account), [])
+        self.fleet.sql(f"DELETE FROM ledger WHERE mailbox_id = {box} AND size = 7")
+        self.consistent()
 
     def test_limits_do_not_stop_it(self):
         account = self.mailbox_of("limited", 3, "--quota-messages", "3")
@@ -402,6 +433,22 @@ class Reaping(LedgerTest):
         self.fleet.sql("UPDATE blob_shared SET refs = 2")
         self.assertIn("more than the", self.run_admin("reap").stderr)
         self.fleet.sql("DELETE FROM ledger; DELETE FROM blob_shared")
+
+    def test_the_fuse_passes_what_moves_have_left_and_that_alone(self):
+        def due(by):
+            self.due(30)
+            self.fleet.sql(f"UPDATE ledger SET mailbox_id = 0, by_whom = 'operator x: {by}'")
+
+        for by in "drain", "rebalance, unfinished":
+            due(by)
+            self.assertNotIn("more than the", self.run_admin("reap").stderr)
+            self.assertGreater(self.reap()["files"], 0)
+        self.assertEqual(self.count("volume_reaped"), 0)
+        due("adopt, nobody lacks it")
+        self.assertIn("more than the", self.run_admin("reap").stderr)
+        self.assertEqual(self.reap(code=EX_TEMPFAIL)["files"], 0)
+        self.reap("--no-fuse")
+        self.assertEqual(self.count("volume_reaped"), 1)
 
     def test_a_day_is_one_share_however_many_runs(self):
         used = self.used()

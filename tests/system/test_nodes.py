@@ -238,6 +238,27 @@ class NodesTest(harness.FleetTest):
         both = self.through_balancer()
         self.assertTrue(all(both), both)
 
+    def test_the_address_stays_for_those_who_are_left(self):
+        """What keepalived asks the balancer fails only when nobody of either kind is alive."""
+
+        def health():
+            connection = http.client.HTTPConnection(HOST, self.fleet.ports.balancer_health, timeout=10)
+            with contextlib.closing(connection):
+                connection.request("GET", "/healthz")
+                return connection.getresponse().status
+
+        def down(backend):
+            for server in self.servers(backend).values():
+                self.assertEqual(server["srv_op_state"], "0")
+
+        self.assertEqual(health(), 200)
+        for nodes, backend, status in ((self.fleet.front_ends, "pop3_alive", 200),
+                                       (self.fleet.delivery_nodes, "smtp_alive", 503)):
+            for node in nodes:
+                node.kill()
+            self.eventually(20, lambda backend=backend: down(backend))
+            self.assertEqual(health(), status, backend)
+
     def test_wait(self):
         """It ends after the last session has, and not before."""
         front = self.fleet.front_ends[0]
@@ -396,6 +417,16 @@ class NodesTest(harness.FleetTest):
         self.assertEqual(node.log.read_text().count(" node.unannounced "), told + 1)
         self.eventually(30, lambda: self.assertEqual(
             {row["state"] for row in self.nodes().values()}, {"ready"}))
+
+    def test_the_name_is_that_of_the_start(self):
+        """A name needs a restart: until then nothing is said of another node, and a drain is heard."""
+        node = self.fleet.front_ends[0]
+        self.addCleanup(self.reload, node, self.fleet.node_settings.get(node.name, {}))
+        told = self.fleet.sql("SELECT max(seen) FROM node")[0][0]
+        self.reload(node, {**self.fleet.node_settings.get(node.name, {}), "node.name": "renamed"})
+        self.eventually(40, lambda: self.assertNotEqual(self.fleet.sql(
+            f"SELECT count(*) FROM node WHERE name = '{node.name}' AND seen > '{told}'"), [["0"]]))
+        self.assertNotIn("renamed", {name for name, *_ in self.fleet.sql("SELECT name FROM node")})
 
     def test_two_workers(self):
         """One speaks for both, and hears for both; when it can't the other does."""

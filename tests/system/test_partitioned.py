@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 import test_ledger  # noqa: E402
 import test_removal  # noqa: E402
-from distribution import Schema, Statement  # noqa: E402
+from distribution import Schema, Statement, expansions  # noqa: E402
 from partitioned import PARTITIONS, PLANS_SETTINGS, partitioned, plans_of, spread  # noqa: E402
 
 SCHEMA = harness.ROOT / "deploy/schema"
@@ -33,6 +33,16 @@ class OnPartitions:
 
     postgres_settings = PLANS_SETTINGS
     expected = ()  # functions of which some statement must have been seen
+    next_schema = ()  # folders of migrations that are made when it works
+
+    @staticmethod
+    def migrate(fleet, folders, change=lambda text: text):
+        """All scripts in one transaction: where there are partitions no index is made CONCURRENTLY."""
+        scripts = expansions(*folders)
+        text = "\n".join(path.read_text() for path in scripts).replace(" CONCURRENTLY", "")
+        versions = ", ".join("({}, '{}')".format(*re.fullmatch(r"0*(\d+)-(.*)", path.stem).groups())
+                             for path in scripts)
+        fleet.sql(f"BEGIN; {change(text)}\nINSERT INTO schema_version (version, name) VALUES {versions}; COMMIT;")
 
     @classmethod
     def setUpClass(cls):
@@ -40,9 +50,7 @@ class OnPartitions:
 
         def create_partitioned(fleet):
             create(fleet)
-            number, name = re.fullmatch(r"(\d+)-(.*)", "001-init").groups()
-            fleet.sql(f"BEGIN; {partitioned((SCHEMA / '001-init.sql').read_text(), TABLES)}\n"
-                      f"INSERT INTO schema_version (version, name) VALUES ({number}, '{name}'); COMMIT;")
+            cls.migrate(fleet, [SCHEMA], lambda text: partitioned(text, TABLES))
 
         harness.Fleet.create_database = create_partitioned
         try:
@@ -52,6 +60,8 @@ class OnPartitions:
         made = cls.fleet.sql("SELECT count(*) FROM pg_class WHERE relkind = 'p'")
         if made != [[str(len(spread(TABLES)))]]:
             raise AssertionError(f"{made} tables have partitions")
+        if cls.next_schema:
+            cls.migrate(cls.fleet, cls.next_schema)
 
     @classmethod
     def end_fleet(cls):
@@ -62,7 +72,7 @@ class OnPartitions:
     @classmethod
     def judge(cls, log):
         """What is routed has touched one partition, the same one of all tables that are spread alike."""
-        schema = Schema([path.read_text() for path in sorted(SCHEMA.glob("*.sql"))], TABLES)
+        schema = Schema([path.read_text() for path in expansions(SCHEMA, *cls.next_schema)], TABLES)
         known, of = {}, {}
         for f in schema.functions.values():
             for text in f.statements:
@@ -164,6 +174,19 @@ class Mail(OnPartitions, harness.FleetTest):
 
     def pass_time(self):
         self.fleet.sql("UPDATE ledger SET unlink_after = now() - interval '1 minute'")
+
+
+class NextVersion(OnPartitions, harness.FleetTest):
+    """The schema of the next version, with programs of this one."""
+
+    next_schema = (harness.ROOT / "tests/fleet/next",)
+    expected = ("deliver", "deliver2", "deliver_pointer", "lookup", "lookup2")
+
+    def test_mail(self):
+        account = self.account("next")
+        self.deliver(HELLO, account)
+        self.assertEqual(self.mailbox(account), [HELLO])
+        self.assertEqual(self.fleet.sql("SELECT count(*) FROM mailbox WHERE delivered_at IS NOT NULL"), [["1"]])
 
 
 class SharedFiles(OnPartitions, test_ledger.SingleInstance):

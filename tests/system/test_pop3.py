@@ -435,8 +435,8 @@ class Pop3Test(harness.FleetTest):
             pop3.quit()
         with self.assertRaises((EOFError, ConnectionError)):
             Pop3(port, preface=b"CAPA\r\n")
-        log = self.fleet.front_ends[0].log.read_text()
-        self.assertIn("192.0.2.7", log)
+        log = self.fleet.front_ends[0].log
+        self.eventually(20, lambda: self.assertIn("192.0.2.7", log.read_text()))
 
     def test_direct_ports_take_no_header(self):
         with Pop3(self.fleet.front_ends[0].ports["pop3"], preface=proxy_header()) as pop3:

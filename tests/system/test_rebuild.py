@@ -132,7 +132,8 @@ class Rebuild(RebuildTest):
         accounts = self.fill()
         one, two, three = accounts
         self.ok("alias", "add", f"all@{DOMAIN}", one.address, two.address)
-        self.ok("domain", "set", DOMAIN, "--catch-all", three.address)
+        self.ok("domain", "set", DOMAIN, "--catch-all", three.address, "--retention", "3000",
+                "--read-retention", "2000", "--yes")
         self.ok("account", "quota", one.address, "--quota-octets", "1G", "--quota-messages", "77")
         self.ok("account", "retention", two.address, "30")
         self.ok("account", "suspend", three.address)
@@ -178,7 +179,9 @@ class Rebuild(RebuildTest):
         self.assertEqual(self.json("alias", "list"), aliases)
         self.assertEqual(self.json("domain", "list"), domains)
         # The account that the dump does not know is there, with its mail, and locked.
-        self.assertEqual(self.json("account", "show", later.address)["mailbox_id"], new_id)
+        made = self.json("account", "show", later.address)
+        self.assertEqual([made[key] for key in ("mailbox_id", "retention_days", "read_days")],
+                         [new_id, 3000, 2000])
         self.assertEqual(len(self.json("messages", later.address)), 1)
         with self.assertRaises(Refused):
             self.pop3(later)

@@ -44,11 +44,11 @@ class TraceTest(harness.FleetTest):
         return [line for log in sorted(self.logs.glob("*.log"))
                 for line in log.read_text().splitlines() if f" info {event} node=" in line]
 
-    def wait_for(self, event, *words):
-        """Until the logs have such a line: they are written behind the reply."""
+    def wait_for(self, event, *words, count=1):
+        """Until the logs have so many such lines: they are written behind the reply."""
         def look():
             found = [line for line in self.lines(event) if all(word in line for word in words)]
-            self.assertTrue(found, f"{event} {words}")
+            self.assertGreaterEqual(len(found), count, f"{event} {words}")
             return found
         return self.eventually(10, look)
 
@@ -274,7 +274,8 @@ class TraceTest(harness.FleetTest):
             with self.pop3() as pop3:
                 with self.assertRaises(Refused):
                     pop3.ok("AUTH PLAIN " + plain(name, "wrong"))
-        self.assertEqual(len(self.wait_for("pop3.login", uidl)), len(forged))
+        found = self.wait_for("pop3.login", uidl, count=len(forged))
+        self.assertEqual(len(found), len(forged))
         now = self.trace(uidl, log=self.logs)
         self.assertEqual([e["event"] for e in now], [e["event"] for e in before])
         self.assertEqual(now[:-1], before[:-1])  # the last tells that it stands now
@@ -301,10 +302,17 @@ class TraceTest(harness.FleetTest):
 
     def test_pipelined_by_a_client_that_goes(self):
         """What was asked for behind a RETR does not tell that its message arrived."""
-        ann = self.account("hasty", "--read-retention", "5")
-        large = HELLO + 56000 * b"0123456789abcde\r\n"  # less than is read at once
-        for _ in range(12):
-            self.deliver(large, ann)
+        self.pipelined(self.account("hasty", "--read-retention", "5"),
+                       HELLO + 56000 * b"0123456789abcde\r\n", 12)  # less than is read at once
+
+    def test_gathered_for_a_client_that_goes(self):
+        """Nor when short messages leave together."""
+        self.pipelined(self.account("hastier", "--read-retention", "5"),
+                       HELLO + 1500 * b"0123456789abcde\r\n", 400)
+
+    def pipelined(self, ann, message, count):
+        for _ in range(count):
+            self.deliver(message, ann)
         seen = []
 
         def whole():

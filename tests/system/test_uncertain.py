@@ -119,41 +119,56 @@ class Uncertain(harness.FleetTest):
 
     def test_committed_and_not_told(self):
         user, other = self.account("told"), self.account("told2")
-        self.arm(b"deliver(", AFTER)
+        self.arm(b"deliver_each(", AFTER)
         self.deliver(b"Subject: once\r\n\r\n1\r\n", user, other)
         for account in (user, other):
             self.assertEqual(self.mailbox(account, 1), [b"Subject: once\r\n\r\n1\r\n"])
 
     def test_never_seen_by_the_server(self):
         user = self.account("unseen")
-        self.arm(b"deliver(", BEFORE)
+        self.arm(b"deliver_each(", BEFORE)
         with self.assertRaises(Refused) as refused:
             self.deliver(b"Subject: not\r\n\r\n2\r\n", user)
         self.assertEqual(refused.exception.code, 451)
         self.assertEqual(self.mailbox(user, 1), [])
 
     def test_never_comes_late(self):
-        """What was refused, as the server had not seen it, is not done afterwards."""
-        user = self.account("late")
-        self.arm(b"deliver(", LATE)
+        """What was refused, as the server had not seen it, is not done afterwards: not for the one whose
+        mailbox is locked first, nor for the other, whoever was named first. Its file is nobody's."""
+        users = [self.account("late"), self.account("later")]
+        self.arm(b"deliver_each(", LATE)
         with self.assertRaises(Refused) as refused:
-            self.deliver(b"Subject: late\r\n\r\n6\r\n", user)
+            self.deliver(b"Subject: late\r\n\r\n6\r\n", *reversed(users))
         self.assertEqual(refused.exception.code, 451)
         self.proxy.released.set()
         self.assertTrue(self.proxy.passed.wait(PATIENCE))
-        self.assertEqual(self.mailbox(user, 1), [])
+        for user in users:
+            self.assertEqual(self.mailbox(user, 1), [])
+        self.eventually(30, lambda: self.assertEqual([["1"]], self.fleet.sql(
+            f"""SELECT count(*) FROM ledger l JOIN address a USING (mailbox_id) WHERE a.addr IN
+                ('{users[0].address}', '{users[1].address}') AND l.by_whom = 'delivery refused'""")))
 
-    def test_lmtp_tells_each(self):
-        user, full = self.account("each"), self.account("full", "--quota-messages", "1")
+    def check_lmtp(self, *order):
+        """Whichever has the lower number, and so is asked about first."""
+        user, full = self.account(f"each{order[0]}"), self.account(
+            f"full{order[0]}", "--quota-messages", "1")
+        to = [(user, 250), (full, 452)]
+        to = [to[i] for i in order]
         with self.lmtp() as lmtp:
-            lmtp.begin([user.address, full.address])
+            lmtp.begin([account.address for account, _ in to])
             self.deliver(b"Subject: fills\r\n\r\n3\r\n", full, node=1)
-            self.arm(b"deliver(", AFTER)
+            self.arm(b"deliver_each(", AFTER)
             lmtp.content(b"Subject: each\r\n\r\n4\r\n")
-            codes = [lmtp.reply()[0] for _ in range(2)]
-        self.assertEqual(codes, [250, 452])
+            codes = [lmtp.reply()[0] for _ in to]
+        self.assertEqual(codes, [code for _, code in to])
         self.assertEqual(self.mailbox(user, 1), [b"Subject: each\r\n\r\n4\r\n"])
         self.assertEqual(self.mailbox(full, 1), [b"Subject: fills\r\n\r\n3\r\n"])
+
+    def test_lmtp_tells_each(self):
+        self.check_lmtp(0, 1)
+
+    def test_lmtp_tells_each_in_any_order(self):
+        self.check_lmtp(1, 0)
 
     def check_delete(self, name, when):
         user = self.account(name)

@@ -84,7 +84,7 @@ static const char *const tail[] = {
     "",
     "[smtp]",
     "hostname = mx.example.org",
-    "proxy_listen = 0.0.0.0:25, [::]:25",
+    "proxy_listen = 0.0.0.0:2525, [::]:2525",
     "",
     "[pop3]",
     "proxy_listen = 0.0.0.0:110, [::]:110",

@@ -10,7 +10,8 @@ noted as a violation in the moment in which it is seen:
     twice           is in a mailbox more often than its sender was told that it is
     uidl changed    has another unique id than before
     vanished        was listed, was not deleted, and is not listed now
-    came back       is listed after a QUIT that had deleted it was answered
+    came back       is listed after a QUIT that had deleted it was answered; or, if the answer was lost,
+                    after it was gone when all was quiet
     shown empty     a mailbox that is never empty was
     corrupt         is not octet for octet what was sent to this mailbox
     let in          a wrong password was right
@@ -53,7 +54,7 @@ class Mailbox:
         self.address, self.password = address, password
         self.tokens = {}  # unique id -> token
         self.deleted = set()  # unique ids, at a QUIT that was answered
-        self.perhaps_deleted = set()  # the answer to QUIT was lost
+        self.perhaps_deleted = set()  # QUIT has no answer yet, or it was lost; until all is quiet
         self.last_listed = ()
 
 
@@ -162,6 +163,8 @@ class Ledger:
             if not uids and any(copy.accepted for copy in self.copies[address].values()):
                 self.violate("shown empty", address)
             known = set(box.tokens)
+            if settled:
+                self.decide(box, here)
             if settled or not self.late_allowed:
                 for uid in known - here - box.deleted - box.perhaps_deleted:
                     self.violate("vanished", f"{address}: {uid} (message {box.tokens[uid]})")
@@ -170,6 +173,12 @@ class Ledger:
         new = [uid for uid in uids if uid not in known]
         self.note("listed", to=address, count=len(uids), new=new)
         return new
+
+    @staticmethod
+    def decide(box, here):
+        """All is quiet: what a QUIT without an answer has deleted is gone for good, the rest stays."""
+        box.deleted |= box.perhaps_deleted - here
+        box.perhaps_deleted = set()
 
     def read(self, address, uid, message):
         """What was read under a unique id, with any trace headers in front."""
@@ -226,6 +235,7 @@ class Ledger:
         """QUIT was answered."""
         with self.lock:
             self.mailboxes[address].deleted |= set(uids)
+            self.mailboxes[address].perhaps_deleted -= set(uids)
         self.note("deleted", to=address, uids=list(uids))
 
     def let_in(self, address, reply):

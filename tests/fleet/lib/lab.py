@@ -2,7 +2,7 @@
 
 Lab is a Fleet whose parts have places; hosts are in lab.hosts by name, parts in lab[name]:
 
-    dns1                    nsd1: the zone, with MX and SRV records
+    dns1                    nsd1: the zone, with what `mailfleet dns` prints in it
     mx1 mx2, mx3            the delivery nodes (preference 10, 10 and 20), parts of the same names
     pop1 pop2               the front-ends, the same
     lb1 lb2                 haproxy1, keepalived1, ...: one of them has the service's address
@@ -19,6 +19,7 @@ knows scenarios or messages. Everything is in one folder, which is memory, and o
 
 import collections
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -82,6 +83,7 @@ class Lab(Fleet):
             "node.drain_time": "3s",
             # All hosts share the processors of one, and those perhaps with other tests.
             "cache.timeout": "200ms",
+            **self.public(),
             **(settings or {})}, env=env, say=say)
         self.ports = LabPorts()
         self.node_settings = {node.name: {"smtp.hostname": f"{node.name}.{DOMAIN}"}
@@ -128,11 +130,41 @@ class Lab(Fleet):
     def parts_on(self, host):
         return [part for part in self.parts if part.place is self.hosts[host]]
 
-    def zone(self):
-        mx = "".join(f"@ MX {preference} {name}\n" for name, preference in PREFERENCE.items())
-        hosts = "".join(f"{name} A {host.address}\n" for name, host in self.hosts.items())
-        return (f"$ORIGIN {DOMAIN}.\n$TTL 5\n@ SOA dns1 hostmaster 1 60 60 3600 5\n@ NS dns1\n{mx}"
-                f"pop A {SERVICE}\n_pop3s._tcp SRV 0 1 995 pop\n{hosts}")
+    def public(self):
+        """What the world is to know."""
+        addresses = {"pop": SERVICE, **{name: self.hosts[name].address for name in PREFERENCE}}
+        return {"public.mx": ", ".join(f"{name}.{DOMAIN}:{preference}"
+                                       for name, preference in PREFERENCE.items()),
+                "public.pop3s": f"pop.{DOMAIN}", "public.pop3": f"pop.{DOMAIN}",
+                "public.addresses": " ".join(f"{name}.{DOMAIN}={address}"
+                                             for name, address in addresses.items()),
+                "public.ttl": "1m", "public.tls_rpt": f"mailto:tls@{DOMAIN}"}
+
+    def zone(self, records=""):
+        """As deploy/dns/example.net.zone is: what is not the fleet's, and its records."""
+        hosts = "".join(f"{name} A {host.address}\n" for name, host in self.hosts.items()
+                        if name not in PREFERENCE)
+        return (f"$ORIGIN {DOMAIN}.\n$TTL 5\n@ SOA dns1 hostmaster 1 60 60 3600 5\n@ NS dns1\n"
+                f"{hosts}{records}")
+
+    def publish(self):
+        """The zone as `mailfleet dns` has it, which knows the domain; until that is served."""
+        self.nsd.serve(DOMAIN, self.zone(self.admin("dns", DOMAIN)))
+        self.wait_for(20, self.why_not_published)
+
+    def why_not_published(self):
+        found = self.dns_findings()
+        return f"mailfleet dns --check finds {found}" if found else None
+
+    def dns_findings(self):
+        """What `mailfleet dns --check` finds in the zone: (name, type) -> state."""
+        with self.operator.inside():
+            done = subprocess.run([self.admin_program, "--config", self.config, "dns", "--check", "--json",
+                                   DOMAIN], cwd="/", stdout=subprocess.PIPE, text=True, check=False,
+                                  stderr=subprocess.PIPE, env=self.env, **self.run_as(self.user))
+        if done.returncode not in (os.EX_OK, 1, os.EX_TEMPFAIL):
+            raise FleetError(done.stderr)
+        return {(row["name"], row["what"]): row["state"] for row in json.loads(done.stdout)}
 
     def certificate_names(self):
         return ["localhost", DOMAIN, f"*.{DOMAIN}"]

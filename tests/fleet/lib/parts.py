@@ -8,6 +8,7 @@ laboratory: what a part needs of the others it is told.
 import contextlib
 import http.client
 import json
+import signal
 import string
 import subprocess
 
@@ -81,6 +82,8 @@ class Patroni(Part):
     def prepare(self):
         saved = self.owner.saved
         self.owner.make_dir(self.data, self.user, 0o700)
+        self.owner.write(self.owner.state / "bin/reconnect",
+                         (ROOT / "deploy/pgbouncer/reconnect").read_text(), None, 0o755)
         self.owner.write(self.config, template(
             "patroni/patroni.yml", name=self.name, address=self.address,
             network=self.owner.network.subnet, etcd_hosts=", ".join(self.etcd_hosts),
@@ -91,10 +94,9 @@ class Patroni(Part):
             callbacks=self.callbacks()), self.user, 0o600)
 
     def callbacks(self):
-        if not self.owner.pgbouncer:
-            return "{}"
-        command = (f"/usr/bin/psql -qX -h {pgbouncer_sockets(self.owner, self.place)} -p 6432 "
-                   "-U pgbouncer -d pgbouncer -c RECONNECT")
+        """For PgBouncer, which is there always, and used by a scenario at least."""
+        command = (f"{self.owner.state}/bin/reconnect http://{self.address}:8008 "
+                   f"{pgbouncer_sockets(self.owner, self.place)}")
         return f"{{on_start: {command}, on_role_change: {command}}}"
 
     def command(self):
@@ -219,7 +221,7 @@ class Keepalived(Part):
 
 
 class NameServer(Nsd):
-    """Has zones as text: name -> records."""
+    """Has zones as text: name -> records. serve() changes one while it works."""
 
     def __init__(self, fleet, name, place, zones):
         folder = fleet.state / "data" / f"{name}-zones"
@@ -232,6 +234,11 @@ class NameServer(Nsd):
         for zone, records in self.records.items():
             self.owner.write(self.folder / zone, records, None, 0o644)
         super().prepare()
+
+    def serve(self, zone, records):
+        self.records[zone] = records
+        self.prepare()
+        self.send(self.pids()[:1], signal.SIGHUP)
 
 
 class Mta(Postfix):

@@ -24,12 +24,13 @@ import scenario  # noqa: E402  pylint: disable=wrong-import-position
 from account import Ledger  # noqa: E402  pylint: disable=wrong-import-position
 from hosts import Network, remove_left_overs  # noqa: E402  pylint: disable=wrong-import-position
 from lab import Lab, remove_states  # noqa: E402  pylint: disable=wrong-import-position
+from report import Result, first_line, unexpected, write_table  # noqa: E402  pylint: disable=C0413
 from town import Day, Town  # noqa: E402  pylint: disable=wrong-import-position
 
 STATES = "/var/tmp"
 CRASH = re.compile(r"ERROR: \w+Sanitizer|runtime error:|LeakSanitizer|check failed|Assertion")
 RELIABILITY = ROOT / "docs/reliability.md"
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+ROUND = 25 * 60  # seconds that one round may take at most
 
 
 def parse(argv):
@@ -42,35 +43,11 @@ def parse(argv):
     parser.add_argument("--times", type=int, default=1, metavar="N", help="all of it N times")
     parser.add_argument("--keep", action="store_true",
                         help="leave the laboratory there, until the next run")
-    parser.add_argument("--write", action="store_true", help="the table in docs/reliability.md")
+    parser.add_argument("--write", action="store_true",
+                        help="the table in docs/reliability.md, if all goes well")
     parser.add_argument("--pgbouncer", action="store_true",
                         help="PgBouncer in front of PostgreSQL")
     return parser.parse_args(argv)
-
-
-class Result:
-    """What one scenario came to."""
-
-    def __init__(self, kind):
-        self.kind, self.name = kind, kind.name
-        self.wrong = []
-        self.seconds = 0
-        self.gaps, self.measured, self.totals = {}, {}, {}
-
-    def row(self):
-        """Its line of the table."""
-        gaps = "; ".join(f"{what} {seconds:.1f} s" for what, seconds in
-                         ((f"no {k}", v) for k, v in self.gaps.items()) if seconds >= 1)
-        return (f"| {first_line(self.kind)} | {self.kind.sees or 'nothing'} "
-                f"| {gaps or 'under 1 s'} | {self.count('missing')} | {self.count('twice')} "
-                f"| `tests/fleet/run {self.name}` |")
-
-    def count(self, kind):
-        return sum(line.startswith(f"{kind}: ") for line in self.wrong)
-
-
-def first_line(kind):
-    return (kind.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def run_scenario(kind, lab, town):
@@ -96,6 +73,7 @@ def run_scenario(kind, lab, town):
         day.ended = time.monotonic()
         day.abandon()
     result.wrong += [f"{violation.kind}: {violation.text}" for violation in day.violations()]
+    result.wrong += unexpected(kind, day.answers(), os.getloadavg()[0] > scenario.BUSY)
     result.seconds = time.monotonic() - began
     result.measured, result.totals = one.measured, day.totals()
     if hasattr(day, "began"):
@@ -120,21 +98,6 @@ def tell(result, day):
 def show(lines):
     for line in lines:
         print(f"    {line}", flush=True)
-
-
-def write_table(results):
-    """Puts the rows into docs/reliability.md; those of scenarios that were not run stay."""
-    text = RELIABILITY.read_text()
-    before, rest = text.split(BEGIN, 1)
-    old, after = rest.split(END, 1)
-    rows = {row.rsplit("`", 2)[-2].split()[-1]: row for row in old.splitlines()
-            if row.startswith("| ") and "tests/fleet/run" in row}
-    rows.update({result.name: result.row() for result in results})
-    order = list(scenario.known())
-    head = ("| scenario | what users see | how long | lost | duplicated | shown by |\n"
-            "|---|---|---|---|---|---|\n")
-    lines = [rows[name] for name in sorted(rows, key=lambda n: order.index(n) if n in order else 0)]
-    RELIABILITY.write_text(f"{before}{BEGIN}\n\n{head}" + "\n".join(lines) + f"\n\n{END}{after}")
 
 
 def crashes(lab):
@@ -172,6 +135,19 @@ def run_all(kinds, options, lab):
     return results
 
 
+def processors():
+    return len(os.sched_getaffinity(0))
+
+
+def note(options, seconds):
+    """What the table was made by; none, unless it was made by all scenarios."""
+    if options.scenarios:
+        return ""
+    times = "once" if options.times == 1 else f"{options.times} times in a row"
+    return (f"All of them were played {times}, on {processors()} processors, in {seconds / 60:.0f} minutes a "
+            "round; what is told is the worst.")
+
+
 def main(argv):
     options, kinds = parse(argv), scenario.known()
     if options.list:
@@ -185,6 +161,8 @@ def main(argv):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also when a script began it
     remove_states(remove_left_overs(), STATES)
+    began = time.monotonic()
+    print(f"# {processors()} processors, load average {os.getloadavg()[0]:.1f}", flush=True)
     state, results, wrong = Path(STATES) / f"mailfleet-lab-{os.getpid()}", [], []
     with contextlib.ExitStack() as stack:
         network = Network()
@@ -206,13 +184,19 @@ def main(argv):
         wrong += crashes(lab)
         if wrong or any(result.wrong for result in results):
             keep_logs(lab)
+    seconds = (time.monotonic() - began) / options.times
+    print(f"# {seconds * options.times:.0f} s in all, {seconds:.0f} s a round")
+    if seconds > ROUND:
+        wrong.append(f"a round takes {seconds:.0f} s: more than {ROUND} s")
     for line in wrong:
         print(f"not ok - {line}")
     if options.keep:
         print(f"# it is still there: ip netns exec {network.prefix}-client1 bash, {state}")
-    if options.write and not wrong:
-        write_table(results)
     failed = sum(bool(result.wrong) for result in results) + len(wrong)
+    if options.write and not failed:
+        write_table(RELIABILITY, results, list(kinds), note(options, seconds))
+    elif options.write:
+        print(f"# {RELIABILITY} stays as it is")
     print(f"{len(results) - sum(bool(result.wrong) for result in results)} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-BUSY = 8  # load average, beyond which a time that is missed is taken again
+TEMPORARY = frozenset({"SYS/TEMP", "IN-USE"})  # who broke off after the first may meet itself
+BROKEN = frozenset({"unreachable", "broke off", "answer lost"})
+BUSY = 8  # load average, beyond which a time that is missed is taken again, and a lease may be late
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 
 
@@ -21,7 +23,8 @@ class Scenario:
     """The docstring's first line says what is done."""
 
     name = ""
-    sees = ""  # what users see, for docs/reliability.md
+    sees = ""  # what users see, for docs/reliability.md,
+    answers = {}  # and by which answers: clients (report.CLIENTS) -> those besides ok; more is a failure
     late_allowed = False  # some nodes do not reach a cache that others reach: lists may be older
 
     def __init__(self, lab, day):

@@ -80,9 +80,11 @@ class Account(unittest.TestCase):
         one, two = self.send(), self.send()
         self.poll(("1", one), ("2", two))
         self.ledger.deleting(BOX, ["2"])
-        self.poll(("1", one), ("2", two))
+        self.poll(("1", one), ("2", two), settled=False)
+        self.poll(("1", one), settled=False)
         self.poll(("1", one))
         self.assert_kinds()
+        self.assertEqual(self.ledger.totals()["deleted"], 1)
 
     # --- what is wrong ------------------------------------------------------------------------------
 
@@ -164,6 +166,22 @@ class Account(unittest.TestCase):
         self.delete("2")
         self.poll(("1", one), ("2", two))
         self.assert_kinds("came back")
+
+    def test_came_back_after_a_quit_without_an_answer(self):
+        one, two = self.send(), self.send()
+        self.poll(("1", one), ("2", two))
+        self.ledger.deleting(BOX, ["2"])
+        self.poll(("1", one))
+        self.poll(("1", one), ("2", two), settled=False)
+        self.assert_kinds("came back")
+
+    def test_vanished_after_a_quit_that_had_not_deleted_it(self):
+        one, two = self.send(), self.send()
+        self.poll(("1", one), ("2", two))
+        self.ledger.deleting(BOX, ["2"])
+        self.poll(("1", one), ("2", two))
+        self.poll(("1", one))
+        self.assert_kinds("vanished", "missing")
 
     def test_corrupt(self):
         one = self.send()

@@ -35,6 +35,7 @@ class Town:
     def settle_in(self):
         """Mailboxes, each with some messages that nobody deletes."""
         self.lab.admin("domain", "add", DOMAIN)
+        self.lab.publish()
         kinds = ("busy", self.busy, BUSY), ("quiet", self.quiet, QUIET), ("idle", self.idle, IDLE)
         for kind, addresses, count in kinds:
             for n in range(1, count + 1):

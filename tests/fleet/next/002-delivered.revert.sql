@@ -1,4 +1,5 @@
 -- The column stays: deliveries under way have the functions of before, and would find it gone.
+DROP FUNCTION deliver_each2;
 DROP FUNCTION deliver;
 DROP FUNCTION deliver2;
 DROP FUNCTION lookup;

@@ -9,12 +9,12 @@ ALTER FUNCTION lookup RENAME TO lookup2;
 
 CREATE FUNCTION deliver2(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                          fh bytea, strict boolean, now_ms bigint, grace_ms bigint,
-                         past bigint DEFAULT 0, warn bigint[] DEFAULT '{}',
+                         past bigint DEFAULT 0, warn bigint[] DEFAULT '{}', waits boolean DEFAULT true,
                          OUT code integer, OUT passed integer) LANGUAGE plpgsql AS $$
 BEGIN
     SELECT d.code, d.passed INTO code, passed
       FROM deliver_pointer(box, blob, vol, len, head, many, fh, strict, now_ms, grace_ms, past,
-                           warn) d;
+                           warn, waits) d;
     IF code = 0 THEN
         UPDATE mailbox b SET delivered_at = ms_time(now_ms) WHERE b.mailbox_id = box;
     END IF;
@@ -22,11 +22,28 @@ END $$;
 
 CREATE FUNCTION deliver(box bigint, blob uuid, vol bigint, len bigint, head bigint, many boolean,
                         fh bytea, strict boolean, now_ms bigint, grace_ms bigint,
-                        past bigint DEFAULT 0, warn bigint[] DEFAULT '{}',
+                        past bigint DEFAULT 0, warn bigint[] DEFAULT '{}', waits boolean DEFAULT true,
                         OUT code integer, OUT passed integer) LANGUAGE plpgsql AS $$
 BEGIN
     SELECT d.code, d.passed INTO code, passed
-      FROM deliver2(box, blob, vol, len, head, many, fh, strict, now_ms, grace_ms, past, warn) d;
+      FROM deliver2(box, blob, vol, len, head, many, fh, strict, now_ms, grace_ms, past, warn,
+                    waits) d;
+END $$;
+
+CREATE FUNCTION deliver_each2(boxes bigint[], blobs uuid[], vols bigint[], lens bigint[], heads bigint[],
+                              many boolean, fhs bytea[], strict boolean, now_ms bigint,
+                              grace_ms bigint, past bigint, warn bigint[], waits boolean)
+RETURNS TABLE (code integer, passed integer) LANGUAGE plpgsql AS $$
+DECLARE
+    told record;
+BEGIN
+    FOR i IN 1 .. cardinality(boxes) LOOP
+        told := deliver2(boxes[i], blobs[i], vols[i], lens[i], heads[i], many, fhs[i], strict, now_ms,
+                         grace_ms, past, warn, waits);
+        code := told.code;
+        passed := told.passed;
+        RETURN NEXT;
+    END LOOP;
 END $$;
 
 CREATE FUNCTION lookup(a text)

@@ -67,7 +67,9 @@ class OldLists(CacheScenario):
     """What some nodes can't tell a cache others may read there, for cache.list_ttl."""
 
     late_allowed = True
-    sees = "new mail may be listed late, by cache.list_ttl at most"
+    sees = "new mail may be listed late, by cache.list_ttl at most; [IN-USE] after a session that could not " \
+           "give its mailbox back"
+    answers = dict.fromkeys(("readers", "quiet readers"), {"IN-USE"})
 
     def run(self, lab):
         lab.reload({"cache.list_ttl": f"{TTL}s"})

@@ -4,7 +4,7 @@ import os
 import signal
 
 from hosts import freeze, thaw
-from scenario import Scenario
+from scenario import TEMPORARY, Scenario
 
 
 class DatabaseKilled(Scenario):
@@ -12,8 +12,14 @@ class DatabaseKilled(Scenario):
 
     name = "db-kill"
     sees = "senders are told to try again (4xx); polls that the cache answers go on, others get [SYS/TEMP]"
+    # What is cached is so until another primary is there: then all lists are read anew.
+    answers = {"readers": TEMPORARY, "quiet readers": TEMPORARY, "mta": {"deferred"},
+               "sender": {"451", "answer lost"}}
 
     def run(self, lab):
+        self.timed(self.once)
+
+    def once(self, lab):
         self.day.lists_cached()
         primary = lab.primary()
         killed = self.now()
@@ -21,22 +27,18 @@ class DatabaseKilled(Scenario):
         self.until(20, lambda: None if lab.primary() not in (None, primary)
                    else "there is no other primary")
         self.well_again()
-        # PgBouncer goes on taking connections for a server that is gone.
-        self.since(killed, "delivery", within=10 if lab.pgbouncer else 5)
+        self.since(killed, "delivery", within=5)
         self.cached_since(killed)
 
     def cached_since(self, moment):
         """Polls that the cache answers never stopped."""
-        self.since(moment, "quiet poll", within=5 if self.lab.pgbouncer else 2)
+        self.since(moment, "quiet poll", within=2)
 
 
 class DatabaseFrozen(DatabaseKilled):
     """The primary PostgreSQL and its Patroni are frozen (SIGSTOP), and go on later."""
 
     name = "db-freeze"
-
-    def run(self, lab):
-        self.timed(self.once)
 
     def once(self, lab):
         self.day.lists_cached()
@@ -52,6 +54,26 @@ class DatabaseFrozen(DatabaseKilled):
         thaw(primary)
         self.until(30, lambda: why_not_led_by(lab, other))
         self.since(thawed, "delivery", within=5)
+
+
+class DatabasePowerOff(DatabaseKilled):
+    """The host of the primary database loses its power."""
+
+    name = "db-power-off"
+
+    def once(self, lab):
+        self.day.lists_cached()
+        primary, off = lab.primary(), self.now()
+        lab.power_off(primary.place.name)
+        self.until(30, lambda: None if lab.primary() not in (None, primary)
+                   else "there is no other primary")
+        self.well_again()
+        self.since(off, "delivery", within=15)
+        self.cached_since(off)
+        other, on = lab.primary(), self.now()
+        lab.power_on(primary.place.name)
+        self.until(30, lambda: why_not_led_by(lab, other))
+        self.since(on, "delivery", within=5)
 
 
 class DatabaseCut(DatabaseKilled):

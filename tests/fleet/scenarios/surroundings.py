@@ -2,10 +2,12 @@
 their certificates."""
 
 import datetime
+import re
 import time
 
+from lab import DOMAIN
 from mail import Smtp
-from scenario import Scenario
+from scenario import BROKEN, Scenario
 from volumes import filled
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -21,7 +23,10 @@ class ClockOff(Surroundings):
     """The clocks of a delivery node and of a front-end are 10 minutes off, one fast and one slow."""
 
     name = "clock-off"
-    sees = "a date in Received: that is 10 minutes off"
+    sees = "a date in Received: that is 10 minutes off; sessions break off when the nodes are restarted, by the " \
+           "scenario itself, to get another clock"
+    answers = {"readers": BROKEN | {"IN-USE"}, "quiet readers": BROKEN | {"IN-USE"},
+               "sender": BROKEN | {"421", "451"}, "mta": {"deferred"}}
 
     def run(self, lab):
         for seconds in 600, -600:
@@ -56,6 +61,7 @@ class DnsDown(Surroundings):
 
     name = "dns-down"
     sees = "nothing; mail whose sender has to look up the MX hosts comes later"
+    answers = {"mta": {"deferred"}}
 
     def run(self, lab):
         log = self.day.town.mta_log
@@ -65,11 +71,38 @@ class DnsDown(Surroundings):
         before = sum(log.by.values())
         self.wait(8)
         self.goes_on(killed)
+        self.expect(set(lab.dns_findings().values()) == {"unknown"}, "no answer is taken for one")
         self.expect(sum(log.by.values()) == before,
                     "the sending MTA knows the MX hosts without a name server")
         lab.nsd.up()
         self.until(30, lambda: None if sum(log.by.values()) > before
                    else "the sending MTA does not try again")
+
+
+class ZoneChanged(Surroundings):
+    """Records of the zone are lost, changed and added; `mailfleet dns --check` finds each."""
+
+    name = "dns-check"
+    changes = (
+        (rf"^{DOMAIN}\. .* MX 20 mx3\..*\n", "", (DOMAIN, "MX"), "missing"),
+        (r"\Z", f"{DOMAIN}. 60 IN MX 30 dns1.{DOMAIN}.\n", (DOMAIN, "MX"), "foreign"),
+        (r"(?<= SRV 0 1 )995(?= )", "996", (f"_pop3s._tcp.{DOMAIN}", "SRV"), "differs"),
+        (r"(?<=^_25\._tcp\.mx1\.)(.*)[0-9a-f]{8}$", r"\g<1>01234567", (f"_25._tcp.mx1.{DOMAIN}", "TLSA"), "differs"),
+    )
+
+    def run(self, lab):
+        began, right = self.now(), lab.nsd.records[DOMAIN]
+        self.expect(lab.why_not_published() is None, "the zone is not what the fleet prints")
+        for pattern, new, what, state in self.changes:
+            wrong, count = re.subn(pattern, new, right, count=1, flags=re.MULTILINE)
+            self.expect(count == 1, f"the zone has no {what} to change")
+            lab.nsd.serve(DOMAIN, wrong)
+            wanted = {what: state}
+            self.until(10, lambda wanted=wanted: None if (found := lab.dns_findings()) == wanted
+                       else f"mailfleet dns --check finds {found}, not {wanted}")
+        lab.publish()
+        self.wait(2)
+        self.goes_on(began)
 
 
 class LogsFull(Surroundings):
@@ -114,6 +147,8 @@ class CertificatesRolled(Surroundings):
             self.until(20, lambda: self.why_not_new(lab, set(old.values())))
             pop3.ok("NOOP")
             pop3.quit()
+        self.expect(set(lab.dns_findings().values()) == {"differs"}, "the DNS has keys that nobody has")
+        lab.publish()
         self.wait(3)
         self.well_again()
         self.goes_on(began)

@@ -4,16 +4,19 @@ is temporarily not to be had."""
 import contextlib
 import errno
 import os
+import re
 import subprocess
 
 from hosts import freeze, thaw
 from lab import VOLUME_SIZE
 from mail import Refused
-from scenario import Scenario
+from scenario import TEMPORARY, Scenario
 
 
 class VolumeScenario(Scenario):
     sees = "messages on it can't be read ([SYS/TEMP]); lists and new mail go on"
+    # What was on its way there comes again.
+    answers = {"readers": TEMPORARY, "sender": {"451", "answer lost"}, "mta": {"deferred"}}
 
     def goes_on(self, since, delivery=15):
         """Deliveries stop at most for a file call's deadline, polls of what was read already never."""
@@ -110,6 +113,7 @@ class NasFull(VolumeScenario):
 
     name = "nas-full"
     sees = "one full: nothing. Both: senders are told to try again (4xx), polls go on"
+    answers = {"sender": {"451"}, "mta": {"deferred"}}
 
     def run(self, lab):
         first, second = (nas.exports[1] for nas in lab.nas)
@@ -129,6 +133,7 @@ class NasFull(VolumeScenario):
                 self.expect(len(self.day.ledger.times["delivery"]) == accepted,
                             "mail is accepted that there is no room for")
         self.well_again()
+        self.since(both, "delivery")  # as long as they are full
         self.since(both, "quiet poll", within=8)
 
 
@@ -136,7 +141,7 @@ class NasReadonly(VolumeScenario):
     """The file system of an NFS server is read-only, from a restart of it on."""
 
     name = "nas-readonly"
-    sees = "nothing: new mail goes to the other volume"
+    sees = "[SYS/TEMP] for what is on it while it restarts; new mail goes to the other volume"
 
     def run(self, lab):
         nas, began = lab.nas[0], self.now()
@@ -170,11 +175,20 @@ class NasReplaced(VolumeScenario):
         nas.stop()
         copy(lab, folder)
         self.expect(os.stat(folder).st_dev != before, "it is the file system that it was")
+        self.expect_unreadable(lab)
         self.wait(3)
         self.goes_on(began)
         # Handles in pointers lead nowhere now: each message is looked up by its path.
+        stale = self.stale(lab)
         nas.up()
         self.readable_again(lab)
+        self.expect(self.stale(lab) > stale, "no handle led nowhere")
+
+    @staticmethod
+    def stale(lab):
+        """How many handles of files have led nowhere."""
+        return sum(int(re.search(r"^mailfleet_nfs_handles_stale_total (\d+)$", node.get("/metrics")[0],
+                                 re.MULTILINE)[1]) for node in lab.front_ends)
 
 
 def copy(lab, folder):

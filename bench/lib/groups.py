@@ -83,7 +83,8 @@ class Group(Here):
                         yield int(line.split()[1])
 
     def close(self):
-        """Ends what is still in it."""
+        """Ends what is still in it. Who was interrupted on his way out of it is there himself."""
+        (self.outside / self.entrance).write_text("0")
         deadline = time.monotonic() + CLOSE_LIMIT
         while self.path.exists() and time.monotonic() < deadline:
             for pid in self.pids():

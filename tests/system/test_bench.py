@@ -233,6 +233,14 @@ class Bench(unittest.TestCase):
         self.assertFalse(list(self.state.glob("bench-*")))
         self.wait_for(self.no_group_is_left)
 
+    def test_who_closes_a_group_may_be_in_it(self):
+        """An interrupt may come between any two steps, also of leaving it."""
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", "import sys; from groups import Group; g = Group('own');"
+             "(g.path / g.entrance).write_text('0'); g.close(); sys.exit(g.path.exists())"],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}/bench/lib:{ROOT}/deploy/lib"}, check=False)
+        self.assertEqual(done.returncode, 0)
+
     def test_killed(self):
         run = self.begin("--systems", "dovecot-sdbox,bare", "--seconds", "60", "poll")
         self.wait_working(run)

@@ -229,7 +229,8 @@ static struct span owner_of(const char *key)
     return span_first(rest, span_find(rest, ':'));
 }
 
-/* All of a mailbox is on one server, which does what it is asked in order. */
+/* All of a mailbox is on one server, which does what it is asked in order. Where a key lies is part
+ * of the format: nodes of two versions that don't agree would not see each other's tombstones. */
 static struct server *server_of(struct cache *c, const char *key)
 {
     if (c->server_count == 0) {
@@ -498,6 +499,7 @@ static struct call *get_call(struct cache *c, const struct cache_key *k, bool fi
     key_text(c, k, key);
     struct call *call = call_new(c, LANE_GET, key);
     call->req.fills = fills;
+    call->req.buried = !is_plain(k->kind);
     call->req.life_ms = life_of(c, k->kind);
     if (fills) {
         new_token(c, call->req.token);
@@ -821,7 +823,10 @@ struct op *cache_lease_list(struct cache *c, uint64_t mailbox_id, unsigned slots
 static void answer_renewal(struct call *call, enum err e)
 {
     struct lease *lease = call->lease;
-    if (!lease) {
+    if (!lease) { /* dropped meanwhile: what was claimed behind that is nobody's */
+        if (e == ERR_OK) {
+            give_back(call);
+        }
         return;
     }
     lease->renewal = NULL;
@@ -959,7 +964,6 @@ static void on_tick(uv_timer_t *t)
 {
     struct cache *c = t->data;
     for (size_t i = 0; i < c->server_count; i++) {
-        lane_retry(c->servers[i].lane);
         if (c->servers[i].down) {
             probe(c, &c->servers[i]);
         }

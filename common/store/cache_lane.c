@@ -236,6 +236,10 @@ static void get_split(struct lane_request *r, const struct cache_answer *a, cons
 
 static void on_get(struct lane_request *r, const struct cache_answer *a)
 {
+    if (r->buried && !cache_server_settled(r->lane->server)) {
+        finish(r, ERR_NOTFOUND);
+        return;
+    }
     struct item it = item_of(a);
     switch (it.type) {
     case ITEM_PLACEHOLDER:
@@ -709,17 +713,13 @@ enum err lane_submit(struct lane *l, struct lane_request *r)
 
 void lane_flush(struct lane *l)
 {
+    retry_tombstones(l);
     cache_server_flush(l->server);
 }
 
 void lane_read(struct lane *l)
 {
     cache_server_read(l->server);
-}
-
-void lane_retry(struct lane *l)
-{
-    retry_tombstones(l);
 }
 
 /* --- open and close -------------------------------------------------------------------------- */

@@ -3,8 +3,9 @@
  *
  * A request is one question to the server, or several, each asked when the one before was answered.
  * The first questions reach the server in the order of lane_submit. Tombstones that could not be
- * set are kept, and go out before anything else: so this node never reads a list that it has itself
- * made old.
+ * set are kept, and go out before anything else: so this process never reads a list that it has
+ * itself made old. Nor does it read those of a server that has just come back, to which others may
+ * owe theirs.
  */
 #ifndef MAILFLEET_STORE_CACHE_LANE_H
 #define MAILFLEET_STORE_CACHE_LANE_H
@@ -48,13 +49,14 @@ struct lane_request {
     uint8_t token[ITEM_TOKEN_SIZE]; /* GET: given by the submitter, for the placeholder */
     struct cache_seen seen;         /* PUT, CLAIM, DROP: the item with token; GET, CLAIM: out */
     bool fills;                     /* GET: an absent value is to be filled */
+    bool buried;                    /* GET: tombstones tell of its changes */
     bool unwanted;                  /* GET: nobody waits any more; may be set while under way */
     struct buf value;               /* GET: out; PUT, SET: in */
 
     /*
-     * OK: done; GET: value holds the value. NOTFOUND: GET: there is none; COUNT, FIRST, LEAK: not
-     * done, and the server is well. BUSY: CLAIM: somebody else has it; FIRST: it was there. LIMIT:
-     * LEAK: no room. TEMP: the server did not answer.
+     * OK: done; GET: value holds the value. NOTFOUND: GET: none that is to be relied on; COUNT,
+     * FIRST, LEAK: not done, and the server is well. BUSY: CLAIM: somebody else has it; FIRST: it
+     * was there. LIMIT: LEAK: no room. TEMP: the server did not answer.
      */
     enum err err;
     uint64_t age_ms; /* GET: OK: since it was written */
@@ -88,11 +90,10 @@ void lane_close(struct lane **l);
  * fill. */
 enum err lane_submit(struct lane *l, struct lane_request *r);
 
-/* At the end of each turn of the loop: what was asked goes out. */
+/* At the end of each turn of the loop: what was asked goes out, and tombstones that could not be
+ * set when they were. */
 void lane_flush(struct lane *l);
 /* Takes the answers that have come, before anybody calls them late. */
 void lane_read(struct lane *l);
-/* Now and then: tombstones that could not be set are tried again. */
-void lane_retry(struct lane *l);
 
 #endif

@@ -33,6 +33,7 @@
 #define NAME_REFRESH_MS 60000
 #define LOOK_MS         10   /* between two looks whether a name has been looked up */
 #define LATE_MS         1000 /* how long a late answer is waited for */
+#define SETTLE_MS       2000 /* the longest pause, and what busy machines need to end theirs */
 #define OCTETS_A_MS     10000
 
 enum {
@@ -71,7 +72,9 @@ struct cache_server {
 
     uint64_t pause_ms; /* 0: the last question was answered */
     uint64_t closed_until;
-    unsigned refs; /* the owner, and callbacks under way */
+    bool lost;           /* the last connection, or the last attempt to make one, has ended */
+    uint64_t settled_at; /* from then on nobody's pause stands that began before the connection */
+    unsigned refs;       /* the owner, and callbacks under way */
 };
 
 /* A name whose port is no number is taken whole for a host, which then is not found. */
@@ -95,6 +98,11 @@ void cache_server_name(const char *name, char *host, size_t size, uint16_t *port
 uint64_t cache_server_connection(const struct cache_server *s)
 {
     return s->connection;
+}
+
+bool cache_server_settled(const struct cache_server *s)
+{
+    return s->state == LINK_UP && loop_now(s->loop) >= s->settled_at;
 }
 
 /* --- the end of a connection ----------------------------------------------------------------- */
@@ -144,6 +152,7 @@ static void disconnect(struct cache_server *s)
     s->head = s->tail = 0;
     s->tried = 0;
     s->fresh = s->late = false;
+    s->lost = true;
     buf_release(&s->out);
     set_input(s, INPUT_SIZE);
 }
@@ -175,12 +184,16 @@ static void end_all(struct cache_server *s)
     }
 }
 
+static void start_timer(struct cache_server *s, uint64_t ms);
+
+/* The timer wakes the loop when the pause is over, for those who are owed something. */
 static void failed(struct cache_server *s)
 {
     disconnect(s);
     uint64_t pause = s->pause_ms ? 2 * s->pause_ms : PAUSE_MIN_MS;
     s->pause_ms = pause < PAUSE_MAX_MS ? pause : PAUSE_MAX_MS;
     s->closed_until = loop_now(s->loop) + s->pause_ms;
+    start_timer(s, s->pause_ms);
     end_all(s);
 }
 
@@ -213,8 +226,11 @@ static void answered(struct cache_server *s, const struct cache_answer *a, size_
     s->length--;
     s->head += n;
     s->pause_ms = 0;
-    s->late = false;
     begin_time(s);
+    if (s->late) { /* the timer stands where the time of that one would have ended */
+        s->late = false;
+        start_timer(s, s->timeout_ms);
+    }
     q->done(q, a);
 }
 
@@ -350,8 +366,6 @@ static void connect_next(struct cache_server *s)
     failed(s);
 }
 
-static void start_timer(struct cache_server *s, uint64_t ms);
-
 static void begin_connecting(struct cache_server *s)
 {
     if (s->lookup && lookup_pending(s->lookup)) {
@@ -371,6 +385,8 @@ static void on_connected(struct cache_server *s)
         s->state = LINK_UP;
         s->next--; /* it was a good one */
         s->tried = 0;
+        s->settled_at = s->lost ? loop_now(s->loop) + SETTLE_MS + 2 * s->timeout_ms : 0;
+        s->lost = false;
         begin_time(s);
         send_out(s);
     } else {
@@ -622,6 +638,7 @@ struct cache_server *cache_server_open(struct loop *l, const char *name, uint64_
     CHECK(uv_timer_init(loop_uv(l), s->timer) == 0);
     set_address(s, name);
     disconnect(s);
+    s->lost = false;
     return s;
 }
 

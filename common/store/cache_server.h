@@ -42,6 +42,13 @@ void cache_server_read(struct cache_server *s);
  */
 uint64_t cache_server_connection(const struct cache_server *s);
 
+/*
+ * Whoever found the server away while this process did has by now ended its pause, and done what it
+ * owed. Until then the server may be without tombstones that others could not set: this is false
+ * for a while on a connection that replaces one that was lost.
+ */
+bool cache_server_settled(const struct cache_server *s);
+
 /* An item as it was last seen or written: what spares a look at it. */
 struct cache_seen {
     uint64_t cas, connection; /* 0: never */

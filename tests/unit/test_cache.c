@@ -890,6 +890,15 @@ static void test_epoch(void **state)
 
 /* --- faults ---------------------------------------------------------------------------------- */
 
+/* The server of this key does answer: a miss is none for want of it. */
+static bool is_answered(struct fixture *f, struct cache *c)
+{
+    struct cache_key k = { .kind = CACHE_KNOWN, .name = SPAN("nobody") };
+    uint64_t faults = count(STAT_cache_faults);
+    free(get(f, c, k).value);
+    return count(STAT_cache_faults) == faults;
+}
+
 /* Misses without a fill, until the server is there again; then as before, without a restart. */
 static void test_server_killed(void **state)
 {
@@ -908,7 +917,35 @@ static void test_server_killed(void **state)
     assert_true(health_is(why));
     assert_true(memcached_start(&f->peers[0]));
     WAIT_UNTIL(f, health_is("")); /* seen without a call */
-    assert_true(misses(f, f->a, list_of(1), true));
+    WAIT_UNTIL(f, misses(f, f->a, list_of(1), true));
+}
+
+/*
+ * Who could not set a tombstone while the server was away tries again at the end of its pause. A
+ * server that comes back in the middle of it is not filled meanwhile, by nobody who has seen it go.
+ */
+static void test_owed_to_one_that_came_back(void **state)
+{
+    struct fixture *f = *state;
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'l', 1);
+    fill(f, f->a, list_of(1), SPAN("old list"));
+    fill(f, f->b, list_of(2), SPAN("list"));
+    peer_kill(&f->peers[0]);
+    uint64_t long_pause = now_ms() + 1700; /* the pauses before it take 1500 ms */
+    while (now_ms() < long_pause) {
+        assert_int_equal(tombstone(f, f->a, list_of(3)), ERR_TEMP);
+        turn(f);
+    }
+    assert_true(memcached_start(&f->peers[0]));
+    WAIT_UNTIL(f, is_answered(f, f->b));
+    assert_int_equal(tombstone(f, f->a, list_of(1)), ERR_TEMP);
+    assert_true(misses(f, f->b, list_of(1), false));
+    memcached_st *raw = memcached_raw(&f->peers[0]);
+    WAIT_UNTIL(f, raw_mark(raw, key) == 'T');
+    WAIT_UNTIL(f, misses(f, f->b, list_of(2), true));
+    assert_true(misses(f, f->b, list_of(1), false));
+    memcached_free(raw);
 }
 
 /* It is the loop that is late, not the server: its answer counts. */
@@ -958,15 +995,6 @@ static void test_restarted_empty(void **state)
     cache_put(f->a, &k, &r.fill, SPAN("list"));
     settle(f, f->a);
     WAIT_UNTIL(f, misses(f, f->b, k, true));
-}
-
-/* The server of this key does answer: a miss is none for want of it. */
-static bool is_answered(struct fixture *f, struct cache *c)
-{
-    struct cache_key k = { .kind = CACHE_KNOWN, .name = SPAN("nobody") };
-    uint64_t faults = count(STAT_cache_faults);
-    free(get(f, c, k).value);
-    return count(STAT_cache_faults) == faults;
 }
 
 /*
@@ -2002,6 +2030,7 @@ int main(void)
         TEST(test_nothing_in_clear, setup),
         TEST(test_epoch, setup),
         TEST(test_server_killed, setup),
+        TEST(test_owed_to_one_that_came_back, setup),
         TEST(test_late_loop, setup),
         TEST(test_long_turn, setup),
         TEST(test_restarted_empty, setup),

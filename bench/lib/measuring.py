@@ -226,6 +226,8 @@ class Bench:
         return run
 
     def device_written(self):
+        """With what was still in memory: so nothing of before counts, and all of it."""
+        os.sync()
         return int(Path(f"/sys/dev/block/{self.disk}/stat").read_text().split()[6]) * SECTOR
 
 

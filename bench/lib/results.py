@@ -32,7 +32,7 @@ results.json, in the folder of --state, is one object:
                      "cpu": {"front-end": 1.2, "PostgreSQL": 0.1, "memcached": 0.2},   seconds, by part
                      "client_cpu": 0.9,                   of the load generator
                      "memory": {"before": 1, "during": 2, "after": 1},   PSS in octets, around the sessions; idle only
-                     "written": 123,                      octets that the system's processes wrote to the disk
+                     "written": 123,                      octets that the system's processes wrote, by whole pages
                      "device_written": 456,               octets that the disk was given meanwhile, by whomever
                      "octets_in": 1, "octets_out": 2,     as the load generator counts: sent, received
                      "extra": {"wal_syncs": 2},           more (EXTRA), of this system or scenario alone
@@ -58,7 +58,7 @@ Figures, of one run (FIGURES says how they are named, and whether less is better
     time         seconds for one operation: the median latency
     session      octets of memory for one session
     written      octets written to the disk for one operation
-    amplified    octets written to the disk for each octet of the message as it was sent once
+    amplified    octets that the disk was given for each octet of the message as it was sent once
     together     deliveries for each sync of the database's log
     queries      statements of the nodes for one operation, but for what they ask by themselves in the time
     cache        commands to memcached for one operation
@@ -183,9 +183,9 @@ def of_written(run, _facts):
 
 
 def of_amplified(run, facts):
-    if run.get("written") is None or not facts.get("size"):
+    if run.get("device_written") is None or not facts.get("size"):
         return None
-    return run["written"] / run["operations"] / facts["size"]
+    return run["device_written"] / run["operations"] / facts["size"]
 
 
 def of_together(run, _facts):

@@ -38,6 +38,7 @@
     X(fsck_directory, "fsck is done with a directory, and has noted it")      \
     X(drain_heard, "a drain takes it that all nodes know the volume's state at once") \
     X(remove_waits, "volume remove has found it empty, and is going to wait") \
+    X(remove_looked, "volume remove has looked at the ledger, not yet at pointers") \
     X(move_marked, "a drain has noted what it is going to copy")              \
     X(move_copied, "copies for a drain are durable, no pointer has followed") \
     X(move_moved, "pointers have followed their copies")                      \

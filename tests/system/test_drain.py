@@ -615,6 +615,31 @@ class Drain(DrainTest):
         self.assertIn("in use again", err)
         self.assertIn(number, self.volumes())
 
+    def test_deleted_while_it_is_removed(self):
+        """Between its looks at the ledger and at the pointers, a message goes from those to that."""
+        folder = self.fleet.state / "spool" / "volume6"
+        self.assertEqual(self.run_admin("volume", "add", f"file://{folder}", "--state",
+                                        "drain").returncode, EX_OK)
+        number = max(self.volumes())
+        self.folders[number] = folder
+        self.addCleanup(self.forget, number, folder)
+        account = self.account("deleted-late")
+        self.deliver(b"Subject: late\r\n\r\n\r\n", account)
+        fault = f"remove_looked:2=stop,{QUICK['MAILFLEET_FAULT']}"
+        process = self.popen_admin("volume", "remove", number, "--yes",
+                                   env={"MAILFLEET_FAULT": fault})
+        self.addCleanup(process.kill)
+        os.waitpid(process.pid, os.WUNTRACED)
+        self.fleet.sql(f"UPDATE message SET volume_id = {number} "
+                       f"WHERE mailbox_id = {self.mailbox_id(account)}")
+        self.ok("delete", account.address, "--all", "--yes")
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, EX_TEMPFAIL, err)
+        self.assertIn("0 pointers, 1 ledger rows", err)
+        self.assertIn(number, self.volumes())
+        self.fleet.sql(f"DELETE FROM ledger WHERE volume_id = {number}")
+
     def test_removed_while_mail_is_on_its_way(self):
         """Its file was begun before the volume was drained. What comes to its end before it is removed is
         there, and to be drained; what comes later is not accepted."""

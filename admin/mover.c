@@ -79,7 +79,8 @@ static bool is_wanted(struct mover *m, const struct item *it, uint16_t to)
 
 /* --- noting what is going to be copied ------------------------------------------------------- */
 
-/* Gives each open item a volume to try. Those in front of it may have made it unneeded. */
+/* Gives each open item a volume to try. Those in front of it may have made it unneeded; one that
+ * could not be copied where it was wanted, and is still one too many where it lies, has failed. */
 static void choose(struct mover *m, struct item *it, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -91,14 +92,14 @@ static void choose(struct mover *m, struct item *it, size_t n)
         uint16_t to = it[i].n_tried > MOVER_TRIES
                           ? 0
                           : m->choose(m, octets_of(&it[i]), it[i].tried, it[i].n_tried);
-        if (!is_wanted(m, &it[i], to)) {
-            it[i].state = ITEM_ENDED;
-        } else if (to) {
+        if (to && is_wanted(m, &it[i], to)) {
             it[i].copy.to = to;
             it[i].tried[it[i].n_tried++] = to;
             reserve(m, &it[i]);
-        } else {
+        } else if ((!to || it[i].n_tried > 1) && is_wanted(m, &it[i], 0)) {
             fail(m, &it[i], why);
+        } else {
+            it[i].state = ITEM_ENDED;
         }
     }
 }

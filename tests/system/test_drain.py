@@ -529,6 +529,30 @@ class Drain(DrainTest):
                          [2, 1, 2])
         self.nothing_dangles()
 
+    def test_rebalance_tells_what_failed(self):
+        """The volume that lacks most can't take the file, and what another lacks is too little for it."""
+        self.delete_all()
+        account = self.account("tells")
+        for size in 30000, 5000:
+            self.deliver(b"Subject: size\r\n\r\n" + b"x\r\n" * (size // 3), account)
+        for volume in 3, 2:
+            self.drain(volume)
+        self.pass_time(60 * DAY)  # no copies are left there
+        self.reap("--no-fuse")
+        for volume, weight in (2, "100"), (3, "1"):
+            self.run_admin("volume", "set", volume, "--state", "active", "--weight", weight)
+        row = self.json("messages", account.address)[0]
+        path = self.files_on(1)[row["id"]]
+        other = self.at(2) / path.relative_to(self.at(1))
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(path.read_bytes()[:-10])
+        shutil.chown(other, self.fleet.user)
+        done = self.run_admin("volume", "rebalance", "--yes")
+        self.assertEqual(done.returncode, EX_TEMPFAIL, done.stderr)
+        self.assertIn(f"{row['id']} stays on volume 1: volume 2: ", done.stderr)
+        self.assertEqual([row["volume"] for row in self.json("messages", account.address)], [1, 1])
+        self.nothing_dangles()
+
     def test_a_row_that_should_not_be_there(self):
         """What the database says is told, and not that a volume is closed."""
         account = self.fill("stray", 3)[0]

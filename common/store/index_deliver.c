@@ -298,6 +298,9 @@ static void on_group(void *arg, const struct pg_reply *r)
     bool well = r->err == ERR_OK && pg_shape(r->r[0], "ii") && (size_t)PQntuples(r->r[0]) == g->n;
     enum err e = r->err == ERR_OK || r->err == ERR_UNCERTAIN ? ERR_UNCERTAIN : ERR_TEMP;
     g->index->under_way = false;
+    if (r->err == ERR_OK && !well) {
+        index_malformed("deliver", 0);
+    }
     if (r->err != ERR_OK && !*r->sqlstate) {
         release_waiting(g->index); /* the database is away */
     }

@@ -711,6 +711,55 @@ static void test_gathered_beside_a_refusal(void **state)
     assert_counters_exact();
 }
 
+/* What standard error says between these two. */
+static int log_begin(FILE *out)
+{
+    int kept = dup(STDERR_FILENO);
+    assert_true(kept >= 0 && dup2(fileno(out), STDERR_FILENO) >= 0);
+    return kept;
+}
+
+static void log_end(int kept)
+{
+    assert_true(dup2(kept, STDERR_FILENO) >= 0);
+    close(kept);
+}
+
+static bool says(FILE *log, const char *what)
+{
+    char line[1024];
+    bool said = false;
+    rewind(log);
+    while (!said && fgets(line, sizeof line, log)) {
+        said = strstr(line, what) != NULL;
+    }
+    return said;
+}
+
+/* What was told of several together has another shape than it should: it may have been done. */
+static void test_gathered_and_malformed(void **state)
+{
+    (void)state;
+    FILE *log = tmpfile();
+    const uint64_t box = 1;
+    struct pointer p = new_pointer(1);
+    assert_non_null(log);
+    postgres_sql(server, "ALTER FUNCTION deliver_each RENAME TO hidden;"
+                         "CREATE FUNCTION deliver_each(bigint[], uuid[], bigint[], bigint[],"
+                         " bigint[], boolean, bytea[], boolean, bigint, bigint, bigint, bigint[],"
+                         " boolean) RETURNS TABLE (code integer, passed integer)"
+                         " LANGUAGE sql AS 'SELECT 0, 0 WHERE false'");
+    int kept = log_begin(log);
+    struct answer a = deliver(&p, &box, 1, true);
+    log_end(kept);
+    postgres_sql(server, "DROP FUNCTION deliver_each;"
+                         "ALTER FUNCTION hidden RENAME TO deliver_each");
+    assert_int_equal(a.err, ERR_UNCERTAIN);
+    assert_true(says(log, "db.malformed call=deliver"));
+    fclose(log);
+    assert_int_equal(count("message"), 0);
+}
+
 /* What a command found before its volume was closed gets no row any more, or `volume remove` would
  * forget a volume that is named. */
 static void test_nothing_names_a_closed_volume(void **state)
@@ -2572,6 +2621,7 @@ int main(void)
         TEST(test_gathered_in_parts),
         TEST(test_gathered_beside_a_lock),
         TEST(test_gathered_beside_a_refusal),
+        TEST(test_gathered_and_malformed),
         TEST(test_nothing_names_a_closed_volume),
         TEST(test_grace),
         TEST(test_thresholds),

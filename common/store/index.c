@@ -180,6 +180,8 @@ void index_close(struct index **pix)
     struct index *ix = *pix;
     struct pg *pg = ix->pg; /* who hears that his call has ended may still make another */
     *pix = NULL;
+    ix->gather = 1; /* nobody waits here any more: pg ends all that it has, and gets meanwhile */
+    index_release(ix);
     pg_close(&pg);
     list_del(&ix->turn.link);
     free(ix);

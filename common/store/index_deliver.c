@@ -285,7 +285,7 @@ static void end_gathered(struct post *p, const PGresult *r, int row)
 }
 
 /* Who waits is not to wait for one deadline after the other. */
-static void release_waiting(struct index *ix)
+void index_release(struct index *ix)
 {
     for (struct list *link; (link = list_pop(&ix->waiting));) {
         deliver_alone(CONTAINER_OF(link, struct post, link));
@@ -302,7 +302,7 @@ static void on_group(void *arg, const struct pg_reply *r)
         index_malformed("deliver", 0);
     }
     if (r->err != ERR_OK && !*r->sqlstate) {
-        release_waiting(g->index); /* the database is away */
+        index_release(g->index); /* the database is away */
     }
     gather_soon(g->index);
     for (size_t i = 0; i < g->n; i++) {

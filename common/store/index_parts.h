@@ -42,6 +42,8 @@ bool index_read_text(const PGresult *r, int row, int col, char *out, size_t size
 bool index_read_room(const PGresult *r, int row, int col, enum room *out);
 /* The task `turn`. */
 void index_gather(struct task *t);
+/* The deliveries that wait are sent, each by itself. */
+void index_release(struct index *ix);
 /* Milliseconds since 1970. */
 int64_t index_now_ms(void);
 

@@ -2052,6 +2052,38 @@ static void test_cancel(void **state)
     assert_false(l.done);
 }
 
+/* Delivers again when it hears of the first. */
+struct again {
+    struct answer first, second;
+    struct index *index;
+};
+
+static void on_room_again(void *arg, enum err e, const enum room *room, size_t n)
+{
+    struct again *g = arg;
+    const uint64_t box = 1;
+    struct pointer p = new_pointer(1);
+    on_room(&g->first, e, room, n);
+    index_deliver(g->index, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room, &g->second);
+}
+
+/* What was asked for ends when the index does, even if no statement was made of it yet. */
+static void test_close(void **state)
+{
+    (void)state;
+    const uint64_t box = 1;
+    struct again g = { .index = ix };
+    struct pointer p = new_pointer(1);
+    index_deliver(ix, &p, SPAN(""), &box, 1, true, GRACE_MS, on_room_again, &g);
+    assert_false(g.first.done);
+    index_close(&ix);
+    assert_true(g.first.done && g.second.done);
+    assert_int_equal(g.first.err, ERR_TEMP);
+    assert_int_equal(g.second.err, ERR_TEMP);
+    open_index(PATIENT_MS);
+    assert_int_equal(count("message"), 0);
+}
+
 /* --- the reaper's functions ------------------------------------------------------------------- */
 
 static void test_claims(void **state)
@@ -2665,6 +2697,7 @@ int main(void)
         TEST(test_schema_is_missing),
         TEST(test_epoch),
         TEST(test_cancel),
+        TEST(test_close),
         TEST(test_claims),
         TEST(test_reclaimed_copies_do_not_come_back),
         TEST(test_claim_spares_what_is_named),

@@ -7,6 +7,7 @@ generator are told with the run; outside of a measurement they end it all.
 import contextlib
 import json
 import os
+import poplib
 import select
 import shutil
 import subprocess
@@ -34,6 +35,10 @@ Date: Sun, 22 Nov 2026 12:00:00 +0000
 
 class LoadError(Exception):
     """A generator met errors, or did not do what it was to do."""
+
+
+# What goes wrong with a system or with work at it, and is told with it: the rest of a run goes on.
+FAILURES = (FleetError, LoadError, OSError, EOFError, RuntimeError, poplib.error_proto, subprocess.SubprocessError)
 
 
 class Bench:

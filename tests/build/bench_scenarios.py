@@ -1,13 +1,19 @@
 #!/usr/bin/python3
 """
-bench_scenarios: what bench/run is told to do makes sense: nothing of it is run here.
+bench_scenarios: what bench/run is told to do makes sense, and what fails is told: nothing is measured here.
 
   bench_scenarios.py ROOT
 """
 
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import poplib
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(sys.argv.pop(1)).resolve()
 sys.path[:0] = [str(ROOT / "deploy/lib"), str(ROOT / "bench/lib")]
@@ -109,6 +115,24 @@ class Systems(unittest.TestCase):
         first = systems.port(32_000, list(systems.SYSTEMS).index(of.OURS))
         others = [systems.port(32_000, n) for n, name in enumerate(systems.SYSTEMS) if name != of.OURS]
         self.assertFalse([port for port in others if first <= port < first + 100])
+
+
+def bench_run():
+    """The program, as a module."""
+    loader = importlib.machinery.SourceFileLoader("bench_run", str(ROOT / "bench/run"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("bench_run", loader))
+    loader.exec_module(module)
+    return module
+
+
+class Failures(unittest.TestCase):
+    def test_what_a_system_refuses_ends_its_scenario_alone(self):
+        run = bench_run().Run.__new__(bench_run().Run)
+        run.systems, failed = {"peer": mock.Mock(title="a peer")}, {}
+        refuses = mock.Mock(side_effect=poplib.error_proto("-ERR not now"))
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertIsNone(run.attempt(failed, "peer", refuses))
+        self.assertEqual(failed, {"peer": "-ERR not now"})
 
 
 if __name__ == "__main__":

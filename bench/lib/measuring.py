@@ -176,10 +176,11 @@ class Bench:
         run["memory"] = {"before": memory()}
         with self.guarded(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                            stderr=subprocess.PIPE, text=True)) as child:
-            if select.select([child.stdout], [], [], READY_LIMIT)[0]:
-                ready = child.stdout.readline()
-                time.sleep(2)  # buffers are given back, processes are at rest
-                run["memory"]["during"] = memory()
+            if not select.select([child.stdout], [], [], READY_LIMIT)[0]:
+                raise LoadError(f"{' '.join(words)}: not ready after {READY_LIMIT} s")
+            ready = child.stdout.readline()
+            time.sleep(2)  # buffers are given back, processes are at rest
+            run["memory"]["during"] = memory()
             said, complained = child.communicate(timeout=LOAD_LIMIT)
         if not ready.startswith('{"ready"'):
             said = ready + said

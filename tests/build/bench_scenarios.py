@@ -19,6 +19,7 @@ ROOT = Path(sys.argv.pop(1)).resolve()
 sys.path[:0] = [str(ROOT / "deploy/lib"), str(ROOT / "bench/lib")]
 sys.dont_write_bytecode = True
 
+import measuring  # noqa: E402
 import results as of  # noqa: E402
 import scenarios  # noqa: E402
 import systems  # noqa: E402
@@ -133,6 +134,13 @@ class Failures(unittest.TestCase):
         with contextlib.redirect_stderr(io.StringIO()):
             self.assertIsNone(run.attempt(failed, "peer", refuses))
         self.assertEqual(failed, {"peer": "-ERR not now"})
+
+    def test_sessions_that_never_stand(self):
+        bench = measuring.Bench.__new__(measuring.Bench)
+        with mock.patch.object(bench, "started", return_value={}), \
+                mock.patch.object(measuring, "READY_LIMIT", 0.1), \
+                self.assertRaisesRegex(measuring.LoadError, "sleep 9: not ready"):
+            bench.held(mock.Mock(), ["sleep", 9])
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ struct password_waiter {
 
 /*
  * OK: right. DENIED: wrong. LIMIT: too many are waiting, or it has waited for too long. CLOSED:
- * it had to wait, and nobody waits for it any more. TEMP: could not be told. In the last three
- * nothing was hashed.
+ * it had to wait, and nobody waits for it any more; in both nothing was hashed. TEMP: could not be
+ * told, also when hashing took too long, or crypt(3) refused the stored hash.
  */
 typedef void password_fn(void *arg, enum err e);
 /* hash empty: the dummy is checked and the answer is DENIED. The copy of the secret is wiped. */

@@ -5,7 +5,7 @@
  * nothing. Reads share a few pipelined connections; a transaction has a write connection for
  * itself while it is under way. Works behind PgBouncer in transaction mode: unnamed statements
  * with parameters, no session state. Deadlines are ours: libpq notices a frozen primary too late.
- * Knows no table; SQL is in index.c, index_deliver.c and the operator's command.
+ * Knows no table; SQL is in index*.c and the operator's command.
  */
 #ifndef MAILFLEET_STORE_PG_H
 #define MAILFLEET_STORE_PG_H

@@ -62,6 +62,7 @@ struct reaper {
     struct fuse *fuses; /* of volumes */
     int64_t *usable;    /* of volumes: where files can be unlinked now */
     size_t n_usable;
+    bool *unwell;         /* of volumes: it was not well at some time, and that is told */
     int64_t until;        /* rows are due that were so then */
     uint64_t left;        /* rows it may still take */
     size_t most;          /* in one go */
@@ -158,15 +159,29 @@ static void unlink_victims(struct reaper *r)
 
 /* --- volumes --------------------------------------------------------------------------------- */
 
+static void pass_over(struct reaper *r, size_t i)
+{
+    if (!r->unwell[i]) {
+        r->unwell[i] = true;
+        admin_say("volume %u is not well, its files stay for a later run: see mailfleet check",
+                  r->volumes[i].volume_id);
+        r->failed++;
+    }
+}
+
 /* Looked at again before each claim: a volume may fail in the middle of a run. */
 static void find_usable(struct reaper *r)
 {
     r->n_usable = 0;
     for (size_t i = 0; i < r->n_volumes; i++) {
         const struct volume *v = &r->volumes[i];
-        if (r->fuses[i].known && !r->fuses[i].blown && v->state != VOLUME_READONLY &&
-            spool_volume_ready(r->spool, v->volume_id)) {
+        if (v->state == VOLUME_READONLY || r->fuses[i].blown) {
+            continue;
+        }
+        if (r->fuses[i].known && spool_volume_ready(r->spool, v->volume_id)) {
             r->usable[r->n_usable++] = v->volume_id;
+        } else {
+            pass_over(r, i);
         }
     }
 }
@@ -192,9 +207,7 @@ static void wait_volumes(struct reaper *r)
             uv_run(loop_uv(r->admin->loop), UV_RUN_ONCE);
         }
         if (!spool_volume_ready(r->spool, v->volume_id)) {
-            admin_say("volume %u is not well, its files stay for a later run: see mailfleet check",
-                      v->volume_id);
-            r->failed++;
+            pass_over(r, i);
         }
     }
     uv_close((uv_handle_t *)&t, NULL);
@@ -214,6 +227,7 @@ static int open_volumes(struct reaper *r)
     }
     o.queue = CLAIM_MOST;
     r->usable = NEW_ARRAY(int64_t, r->n_volumes);
+    r->unwell = NEW_ARRAY(bool, r->n_volumes);
     r->spool = spool_open(r->admin->loop, &o);
     spool_set_volumes(r->spool, r->volumes, r->n_volumes);
     wait_volumes(r);
@@ -658,6 +672,7 @@ int command_reap(struct admin *a, const struct args *args)
     free(r->volumes);
     free(r->fuses);
     free(r->usable);
+    free(r->unwell);
     free(r);
     return code;
 }

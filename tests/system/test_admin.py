@@ -11,6 +11,7 @@ import os
 import pty
 import pwd
 import re
+import signal
 import subprocess
 from os import EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOHOST, EX_NOUSER, EX_OK, \
     EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE
@@ -1180,6 +1181,29 @@ class Reaper(AdminTest):
         away.rename(spool)
         self.assertEqual(self.there(files), files)
         self.assertEqual(self.reap(), {"expired": 0, "rows": 2, "files": 2, "failed": 0})
+        self.nodes_are_ready()
+
+    def test_a_volume_that_fails_in_the_middle(self):
+        """What a reaper had of it is done; that the rest stays is told, once."""
+        files = self.deleted("middle", 25)
+        self.pass_time(15 * self.DAY)
+        sentinel = self.fleet.spool / ".mailfleet-volume"
+        away = sentinel.with_name("away")
+        self.addCleanup(lambda: away.exists() and away.rename(sentinel))
+        process = self.popen_admin("reap", "--yes", "--json", "--rate", "1",
+                                   env={"MAILFLEET_FAULT": "reap_claimed=stop"})
+        self.addCleanup(process.kill)
+        os.waitpid(process.pid, os.WUNTRACED)
+        sentinel.rename(away)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+        away.rename(sentinel)
+        self.assertEqual(process.returncode, EX_TEMPFAIL, err)
+        self.assertEqual(err.count("volume 1 is not well"), 1, err)
+        left = len(self.there(files))
+        self.assertGreater(left, 0)
+        self.assertEqual(json.loads(out), {"expired": 0, "rows": 25 - left, "files": 25 - left, "failed": 1})
+        self.assertEqual(self.reap()["rows"], left)
         self.nodes_are_ready()
 
     def open_volume(self):

@@ -1205,8 +1205,9 @@ BEGIN
     END IF;
     PERFORM FROM mailbox b WHERE b.mailbox_id = box FOR NO KEY UPDATE;
     RETURN QUERY
-    UPDATE ledger l SET claimed_at = ms_time(now_ms), reclaimed = l.claimed_at IS NOT NULL
-     WHERE l.mailbox_id = box AND (l.blob_id, l.seq) IN (
+    -- Looked for once: a plan that looked again for each row would pass those it has already, and in the
+    -- end have all that is due, of which the reaper takes `most`.
+    WITH due_rows AS MATERIALIZED (
         SELECT d.blob_id, d.seq FROM ledger d
          WHERE d.mailbox_id = box
            AND d.unlink_after <= due
@@ -1220,6 +1221,9 @@ BEGIN
                               AND (box <> 0 OR y.volume_id = d.volume_id)
                               AND y.unlink_after > due)
          LIMIT most FOR UPDATE OF d SKIP LOCKED)
+    UPDATE ledger l SET claimed_at = ms_time(now_ms), reclaimed = l.claimed_at IS NOT NULL
+      FROM due_rows r
+     WHERE l.mailbox_id = box AND l.blob_id = r.blob_id AND l.seq = r.seq
     RETURNING l.*;
 END $$;
 

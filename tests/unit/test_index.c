@@ -2115,6 +2115,30 @@ static void test_claims(void **state)
     assert_int_equal(postgres_sql(server, "SELECT count(*) FROM ledger_past"), 1);
 }
 
+static void ledger_rows(unsigned mailbox, unsigned n)
+{
+    postgres_sql(server,
+                 "INSERT INTO ledger (mailbox_id, blob_id, seq, size, skip, volume_id, shared,"
+                 "                    deleted_at, unlink_after, by_whom)"
+                 " SELECT %u, md5(n::text)::uuid, 1, 1, 1, 1, false, now(), now(), 'test'"
+                 "   FROM generate_series(1, %u) n",
+                 mailbox, n);
+}
+
+/* A reaper forgets what it has beyond: also where the server takes it that there are few. */
+static void test_claims_no_more_than_asked_for(void **state)
+{
+    (void)state;
+    ledger_rows(7, 2000);
+    postgres_sql(server, "ANALYZE ledger");
+    ledger_rows(0, 50);
+    for (int i = 1; i <= 5; i++) {
+        assert_int_equal(postgres_sql(server, "SELECT count(*) FROM claim(0, " DUE ", 60000, 10)"),
+                         10);
+        assert_int_equal(count("ledger WHERE claimed_at IS NOT NULL"), 10 * i);
+    }
+}
+
 /* To volume 2, of the only message. */
 static long long mark_copy(void)
 {
@@ -2699,6 +2723,7 @@ int main(void)
         TEST(test_cancel),
         TEST(test_close),
         TEST(test_claims),
+        TEST(test_claims_no_more_than_asked_for),
         TEST(test_reclaimed_copies_do_not_come_back),
         TEST(test_claim_spares_what_is_named),
         TEST(test_shared_counts_down_once),

@@ -20,7 +20,8 @@ enum {
 struct place {
     struct ahead *ahead;
     struct spool_reader *reader; /* until it has ended */
-    enum err err;                /* then: OK, it is there; LIMIT: it is longer than a piece */
+    enum err err;                /* then: OK, it is there; LIMIT: it is longer than a piece; BUSY:
+                                    those before it took too long */
     char *octets;                /* when it is there, until somebody wants them */
     size_t n;
     size_t held; /* of store.ahead */

@@ -121,7 +121,8 @@ struct spool_reader;
 /*
  * The next piece of the message (without its envelope block). last: no more is to come, the
  * reader is gone after return. err other than OK ends it too. NOTFOUND: no such file. CORRUPT:
- * another length or another id than the pointer's.
+ * another length or another id than the pointer's. BUSY: only of one that was gathered; those
+ * before it took so long that it was not begun. It may be read by itself, and nothing is wrong.
  */
 typedef void spool_read_fn(void *arg, enum err e, struct span piece, bool last);
 
@@ -130,8 +131,8 @@ struct spool_reader *spool_read(struct spool *s, const struct pointer *p, struct
                                 spool_read_fn *fn, void *arg);
 /*
  * Reads that begin between true and false are made by one call, one after the other, where a call
- * costs more than a short file: of messages that are wanted together. No turn of the loop may come
- * between.
+ * costs more than a short file: of messages that are wanted together. They share the time that one
+ * has, so the last of them may end with BUSY. No turn of the loop may come between.
  */
 void spool_gather(struct spool *s, uint16_t volume, bool on);
 /*

@@ -123,7 +123,7 @@ struct backend_report {
  * holds is not known.
  */
 typedef void backend_write_fn(void *arg, enum err e, struct outfile **f);
-/* OK; NOTFOUND, CORRUPT or TEMP as in spool_read_fn. At f->at == f->end all is closed. */
+/* OK; NOTFOUND, CORRUPT, TEMP or BUSY as in spool_read_fn. At f->at == f->end all is closed. */
 typedef void backend_read_fn(void *arg, enum err e, struct infile **f);
 /* LIMIT: too many calls wait, and nothing was looked at. */
 typedef void backend_probe_fn(void *arg, const struct backend_report *r);

@@ -22,6 +22,7 @@ struct posix {
     struct pool *pool; /* NULL once stopped */
     struct posix_volume files;
     uint64_t read_chunk;
+    uint64_t timeout_ms;
     struct call *probe;   /* the one under way, a hung one included */
     struct list unclosed; /* calls that close a file and that the pool did not take yet */
     struct task end;
@@ -36,11 +37,12 @@ struct call {
     struct job job;
     struct task refused; /* the pool did not take it */
     struct list link;    /* of posix.unclosed */
-    struct call *next;   /* gathered with it: the same job does it, and they share its fate */
+    struct call *next;   /* gathered with it: the same job does it, if there is time */
     struct posix *posix;
     enum err (*work)(struct call *c);
     void (*tell)(struct call *c, enum err e);
     bool hung;    /* told so; all of this is the thread's until it returns */
+    bool put_off; /* not begun, as those before it in the job took their time */
     enum err err; /* what the work returned, or why it was refused */
     struct blob_id id;
     struct outfile *out;
@@ -61,10 +63,24 @@ static void close_some(struct posix *px);
 
 /* --- the life of a call ---------------------------------------------------------------------- */
 
+/* Three quarters of the deadline are there for the call that is begun last. */
+static bool has_time(const struct call *first)
+{
+    return uv_hrtime() / 1000000 + first->posix->timeout_ms / 4 * 3 <= first->job.deadline;
+}
+
+/*
+ * Those that were gathered share a thread and a deadline, which is meant for one: where each takes
+ * a while, though none of them hangs, the rest is put off. So a volume that is slow but answers in
+ * time fails no read and makes no thread look stuck.
+ */
 static void on_run(struct job *j)
 {
-    for (struct call *c = CONTAINER_OF(j, struct call, job); c; c = c->next) {
-        c->err = c->work(c);
+    struct call *first = CONTAINER_OF(j, struct call, job);
+    first->err = first->work(first);
+    for (struct call *c = first->next; c; c = c->next) {
+        c->put_off = !has_time(first);
+        c->err = c->put_off ? ERR_BUSY : c->work(c);
     }
 }
 
@@ -81,7 +97,7 @@ static void call_end(struct call *c, enum err e)
 {
     if (e == ERR_OK) {
         e = c->err;
-        if (e != ERR_OK && e != ERR_NOTFOUND) {
+        if (e != ERR_OK && e != ERR_NOTFOUND && !c->put_off) {
             stats_add(STAT_spool_faults, 1);
             log_failure(c);
         }
@@ -362,6 +378,7 @@ static struct backend *posix_open(struct loop *l, const struct volume *v,
     list_init(&px->unclosed);
     px->loop = l;
     px->read_chunk = o->read_chunk;
+    px->timeout_ms = o->timeout_ms;
     posix_volume_init(&px->files, v);
     px->pool = pool_open(l, &(struct pool_options){ .name = name,
                                                     .threads = o->threads,

@@ -55,13 +55,18 @@ static void arm(enum point point, int error, int in)
     faults.point = point;
 }
 
-static void disarm(void)
+static void open_gate(void)
 {
-    faults.point = POINT_NONE;
     pthread_mutex_lock(&faults.mutex);
     faults.open = true;
     pthread_cond_broadcast(&faults.opened);
     pthread_mutex_unlock(&faults.mutex);
+}
+
+static void disarm(void)
+{
+    faults.point = POINT_NONE;
+    open_gate();
 }
 
 static unsigned waiting(void)
@@ -571,6 +576,30 @@ static void test_hung_reads(void **state)
     assert_int_equal(try_write(f, 5 * BUFFER).ev, SPOOL_WRITTEN);
 }
 
+/* Each of a row that hangs fails, and the thread is free again as soon as the one call returns. */
+static void test_hung_row(void **state)
+{
+    struct spool_fixture *f = *state;
+    struct was_read r[4] = { 0 };
+    only(f, 1);
+    struct pointer p = write_message(f, SPAN("x"));
+    arm(POINT_OPEN, 0, 1);
+    spool_gather(f->spool, 1, true);
+    for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+        read_start(f, &r[i], &p);
+    }
+    spool_gather(f->spool, 1, false);
+    for (size_t i = 0; i < ARRAY_LEN(r); i++) {
+        WAIT(&f->net, NULL, !r[i].reader);
+        assert_int_equal(r[i].e, ERR_TEMP);
+    }
+    assert_int_equal(stats_get(&f->stats, STAT_spool_timeouts), ARRAY_LEN(r));
+    assert_int_equal(waiting(), 1);
+    open_gate();
+    drain_and_go_on(f);
+    assert_int_equal(faults.passes, 1);
+}
+
 /* The file may be complete in the end, but nobody was told so. */
 static void test_hung_write(void **state)
 {
@@ -916,6 +945,7 @@ int main(int argc, char **argv)
         SPOOL_TEST(test_little_writes, setup_one),
         SPOOL_TEST(test_no_permission, setup_one),
         SPOOL_TEST(test_hung_reads, setup_hasty),
+        SPOOL_TEST(test_hung_row, setup_hasty),
         SPOOL_TEST(test_hung_write, setup_hasty),
         SPOOL_TEST(test_hung_and_given_up, setup_hasty),
         SPOOL_TEST(test_close_waits_for_room, setup_hasty),

@@ -902,8 +902,8 @@ static struct pop3_action step_answer(const struct pop3 *p, const struct buf *ou
     return p->action;
 }
 
-/* All that was in out has left. In any step but two a command has come behind it. */
-static void note_empty(struct pop3 *p)
+/* In any step but two a command has come behind it. */
+void pop3_left(struct pop3 *p)
 {
     p->unsent = false;
     if (p->step != STEP_COMMAND && p->step != STEP_RESPONSE) {
@@ -914,7 +914,7 @@ static void note_empty(struct pop3 *p)
 struct pop3_action pop3_step(struct pop3 *p, struct span *in, struct buf *out)
 {
     if (buf_len(out) == 0) {
-        note_empty(p);
+        pop3_left(p);
     }
     while (buf_room(out) >= POP3_OUT_MIN) {
         switch (p->step) {

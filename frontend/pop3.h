@@ -161,6 +161,9 @@ bool pop3_whole(const struct pop3 *p);
  * next step. To be asked before each step with an empty out: they have left then.
  */
 size_t pop3_sent(struct pop3 *p, const size_t **which);
+/* While an action is open: all that was in out has left. The engine takes an empty out for that at
+ * the next step, but there may be none. */
+void pop3_left(struct pop3 *p);
 /* Something of a message was in out when the engine last saw it. No step is to be taken any more if
  * it did not leave: the engine takes an empty out for that. */
 bool pop3_unsent(const struct pop3 *p);

@@ -113,6 +113,15 @@ static void end_retrs(struct session *s, bool left)
     }
 }
 
+/* While the store is waited for: the connection may break meanwhile, which takes nothing back. */
+static void note_left(struct session *s)
+{
+    if (buf_len(conn_out(s->conn)) == 0 && !conn_broken(s->conn)) {
+        end_retrs(s, true);
+        pop3_left(s->engine);
+    }
+}
+
 /* The last RETR was refused or broke off, if its end did not come. */
 static void end_retr(struct session *s)
 {
@@ -400,6 +409,7 @@ static bool begin_fetch(struct session *s, const struct pop3_action *a)
         return true;
     }
     session_flush(s);
+    note_left(s);
     s->step = STEP_FETCH;
     s->reader = store_read(session_store(s), pop3_maildrop(s->engine), a->u.fetch.index, &s->ahead,
                            on_fetch_piece, s);
@@ -529,6 +539,7 @@ static bool step_more(struct session *s)
     if (!session_drained(s)) {
         return false;
     }
+    note_left(s);
     conn_deadline(s->conn, 0); /* the store has its own */
     s->step = STEP_FETCH;
     store_read_next(s->reader);
@@ -594,6 +605,8 @@ static void on_conn(void *owner, struct conn *c, enum conn_event ev)
     case CONN_DRAINED:
         if (s->step == STEP_FLUSH || s->step == STEP_MORE) {
             session_run(s);
+        } else if (s->step == STEP_FETCH) {
+            note_left(s);
         }
         break;
     case CONN_TLS_UP:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from os import EX_DATAERR, EX_NOINPUT, EX_NOUSER, EX_OK
+from unittest import mock
 
 import harness
 from mail import Pop3, Refused, Smtp, plain
@@ -335,10 +336,53 @@ class TraceTest(harness.FleetTest):
         self.wait_for("pop3.session", ann.address, 'reason="connection lost"')
         self.wait_for("pop3.retr", uidls[len(whole()) + 1], "whole=no")
         self.assertLess(len(whole()), len(uidls))
+        self.wait_for_marks(ann, whole())
+
+    def wait_for_marks(self, ann, numbers):
+        """Until these messages are noted as read."""
         marks = ("SELECT seq FROM read_mark JOIN account USING (mailbox_id)"
                  f" WHERE addr = '{ann.address}' ORDER BY seq")
         self.eventually(20, lambda: self.assertEqual([row[0] for row in self.fleet.sql(marks)],
-                                                     [str(number) for number in whole()]))
+                                                     [str(number) for number in numbers]))
+
+    def test_left_before_a_client_goes(self):
+        """What it has had whole is told so, though it goes while the next one is being read."""
+        self.left_before(self.account("patient", "--read-retention", "5"))
+
+    def test_left_little_by_little_before_a_client_goes(self):
+        """Also where the kernel had no room for all of it at once."""
+        def narrow(address, timeout):
+            found = socket.socket()
+            found.settimeout(timeout)
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            found.connect(address)
+            return found
+        with mock.patch("socket.create_connection", narrow):
+            self.left_before(self.account("narrow", "--read-retention", "5"))
+
+    def left_before(self, ann):
+        """The last of four messages, short enough to leave with the others, is waited for."""
+        for _ in range(3):
+            self.deliver(HELLO + 2500 * b"0123456789abcde\r\n", ann)
+        self.deliver(HELLO, ann)
+        with self.client(ann, HOME) as pop3:
+            *had, waits = pop3.uidl().values()
+            path = next(path for path in self.spool_files() if path.name == waits)
+            path.unlink()
+            os.mkfifo(path)
+            path.chmod(0o666)
+            pop3.send(b"".join(b"RETR %d\r\n" % number for number in range(1, 5)))
+            writer = self.eventually(5, lambda: os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            self.addCleanup(os.close, writer)
+            for _ in had:
+                self.assertTrue(pop3.reply().startswith("+OK"))
+                pop3.lines()
+            pop3.reset()
+        self.wait_for("pop3.session", ann.address, 'reason="connection lost"')
+        for uidl, whole in *((uidl, "yes") for uidl in had), (waits, "no"):
+            self.wait_for("pop3.retr", uidl, f"whole={whole}")
+        self.wait_for_marks(ann, [1, 2, 3])
 
     def test_no_lines_for_messages(self):
         """pop3.log_messages = no."""

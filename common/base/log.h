@@ -45,7 +45,8 @@ void log_set_node(const char *name);
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n);
 /*
  * While a thread gathers, its lines below LOG_WARN wait for log_flush, or for more than one
- * write(2) may have. For a loop, which flushes before it waits; one thread of a process at a time.
+ * write(2) may have. For a thread that runs a loop, which flushes before it waits, until its end;
+ * one thread of a process: a daemon's.
  */
 void log_gather(bool on);
 /* What this thread has gathered is written on return: for a line that must be out before something.

@@ -576,7 +576,9 @@ static int master_main(const struct daemon_service *s, struct config *c, const c
         k->timer.data = k;
         start_child(k);
     }
+    log_gather(true);
     loop_run(m.loop);
+    log_gather(false);
     LOG(LOG_INFO, "daemon.stop", F_STR("service", s->name));
     return EX_OK;
 }

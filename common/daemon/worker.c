@@ -488,7 +488,9 @@ int worker_main(const struct daemon_service *s, const struct worker_order *o)
     }
     LOG(LOG_INFO, "worker.start", F_STR("service", s->name), F_U64("worker", o->index));
     stats_started();
+    log_gather(true);
     loop_run(process.worker.loop);
+    log_gather(false);
     LOG(LOG_INFO, "worker.stop", F_U64("worker", o->index));
     return EXIT_SUCCESS;
 }

@@ -238,9 +238,7 @@ char *loop_scratch(struct loop *l)
 
 void loop_run(struct loop *l)
 {
-    log_gather(true);
     uv_run(&l->uv, UV_RUN_DEFAULT);
-    log_gather(false);
 }
 
 void loop_stop(struct loop *l)

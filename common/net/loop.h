@@ -30,7 +30,8 @@ uv_loop_t *loop_uv(struct loop *l);
 /* Room that sockets are read into, shared by all; its content lasts until the callback returns. */
 #define LOOP_SCRATCH (64 * 1024)
 char *loop_scratch(struct loop *l);
-/* Until loop_stop. Meanwhile the log gathers what is told in a turn (log_gather). */
+/* Until loop_stop. What the log has gathered in a turn, if its thread does so, is written before
+ * the loop waits. */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 /* Milliseconds of a monotonic clock, as of this turn of the loop. */

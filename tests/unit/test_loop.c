@@ -4,9 +4,12 @@
 
 #include "base/log.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+
+#define TALK 100 /* lines of a thread */
 
 struct step {
     struct task task;
@@ -217,7 +220,9 @@ static void test_the_log_is_written_before_the_loop_waits(void **state)
     uv_prepare_init(loop_uv(t.loop), &t.prepare);
     uv_prepare_start(&t.prepare, on_prepare);
     loop_post(t.loop, &t.task);
+    log_gather(true);
     loop_run(t.loop);
+    log_gather(false);
     dup2(kept, STDERR_FILENO);
     close(kept);
     close(ends[0]);
@@ -225,6 +230,67 @@ static void test_the_log_is_written_before_the_loop_waits(void **state)
     assert_non_null(strstr(t.got, "from_a_task"));
     assert_non_null(strstr(t.got, "from_a_prepare"));
     loop_close(&t.loop);
+}
+
+struct talker {
+    pthread_t thread;
+    struct task task;
+    struct loop *loop;
+    unsigned said;
+};
+
+static void run_talk(struct task *t)
+{
+    struct talker *k = CONTAINER_OF(t, struct talker, task);
+    LOG(LOG_INFO, "talks", F_U64("n", k->said));
+    if (++k->said < TALK) {
+        loop_post(k->loop, t);
+    } else {
+        loop_stop(k->loop);
+    }
+}
+
+static void *talker_main(void *arg)
+{
+    struct talker *k = arg;
+    k->loop = loop_open();
+    k->task.run = run_talk;
+    loop_post(k->loop, &k->task);
+    loop_run(k->loop);
+    loop_close(&k->loop);
+    return NULL;
+}
+
+/* The log gathers for one thread, and a program may have a loop on each of many. */
+static void test_loops_of_several_threads_tell_all(void **state)
+{
+    (void)state;
+    static char got[PIPE_BUF];
+    struct talker talkers[4] = { 0 };
+    size_t lines = 0;
+    int ends[2], kept = dup(STDERR_FILENO);
+    struct timeval most = { .tv_sec = 30 };
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+    assert_int_equal(setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most), 0);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+    for (size_t i = 0; i < ARRAY_LEN(talkers); i++) {
+        assert_int_equal(pthread_create(&talkers[i].thread, NULL, talker_main, &talkers[i]), 0);
+    }
+    while (lines < ARRAY_LEN(talkers) * TALK) {
+        ssize_t n = read(ends[0], got, sizeof got);
+        if (n <= 0 || memchr(got, '\n', (size_t)n) != got + n - 1) {
+            break;
+        }
+        lines++;
+    }
+    close(ends[0]); /* nobody waits for room any more */
+    for (size_t i = 0; i < ARRAY_LEN(talkers); i++) {
+        pthread_join(talkers[i].thread, NULL);
+    }
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    assert_int_equal(lines, ARRAY_LEN(talkers) * TALK);
 }
 
 /* --- sockets --------------------------------------------------------------------------------- */
@@ -388,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_posts_from_threads_all_run),
         cmocka_unit_test(test_close_waits_for_a_timer),
         cmocka_unit_test(test_the_log_is_written_before_the_loop_waits),
+        cmocka_unit_test(test_loops_of_several_threads_tell_all),
         cmocka_unit_test(test_a_socket_is_told_what_it_wants),
         cmocka_unit_test(test_a_socket_that_wants_nothing_is_told_nothing),
         cmocka_unit_test(test_an_event_for_a_closed_socket_is_nobodys),

@@ -4,16 +4,21 @@
  * The struct is owned by its opener. Its contexts are made once, since to make one costs more than
  * a short value, and so are the keys of labels; a call uses them anew, which is why it has one
  * thread. It neither stores nor sends anything, and it has no way to give the key back.
+ *
+ * HMAC is put together here out of SHA256_*, which OpenSSL 3 has declared out of fashion: a poll
+ * makes a dozen of them, of some octets each, and EVP_MAC allocates two contexts for each, which
+ * costs several times what there is to hash.
  */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include "store/seal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/sha.h>
 
 #include "base/check.h"
 
@@ -22,68 +27,85 @@ enum {
     SALT_SIZE = 16,
     NONCE_SIZE = 12,
     TAG_SIZE = 16,
-    LABEL_SIZE = 40,
     LABELS_MAX = 32 /* the program's own */
 };
 
+/* A key of HMAC (RFC 2104): the two hashes, with what the key puts in front of everything. */
+struct mac {
+    SHA256_CTX inner, outer;
+};
+
 struct label {
-    char text[LABEL_SIZE];
-    EVP_MAC_CTX *mac; /* with the key that is derived for it */
+    const char *text;
+    struct mac mac; /* with the key that is derived for it */
 };
 
 struct seal {
-    EVP_MAC *hmac;
-    EVP_MAC_CTX *fleet;  /* with the fleet's key; only other keys are made with it */
-    EVP_MAC_CTX *values; /* with the key from which each value's own is derived */
+    struct mac fleet;  /* with the fleet's key; only other keys are made with it */
+    struct mac values; /* with the key from which each value's own is derived */
     EVP_CIPHER *gcm;
     EVP_CIPHER_CTX *cipher;
     struct label labels[LABELS_MAX];
     size_t label_count;
 };
 
-static EVP_MAC_CTX *new_mac(const struct seal *s, const uint8_t key[KEY_SIZE])
+static void hash(SHA256_CTX *c, struct span octets)
 {
-    char digest[] = "SHA256";
-    OSSL_PARAM params[] = { OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
-                            OSSL_PARAM_construct_end() };
-    EVP_MAC_CTX *mac = EVP_MAC_CTX_new(s->hmac);
-    CHECK(mac && EVP_MAC_init(mac, key, KEY_SIZE, params) == 1);
-    return mac;
+    CHECK(SHA256_Update(c, octets.p, octets.n) == 1);
 }
 
-/* HMAC-SHA256 of runs of bytes, one after the other, as they are. Without a key EVP_MAC_init begins
- * anew with the one before. */
-static void hmac(EVP_MAC_CTX *mac, const struct span *runs, size_t n, uint8_t out[SEAL_MAC_SIZE])
+/* A hash that begins with the key, each octet of it turned by `pad`, and filled up to a block. */
+static void begin_hash(SHA256_CTX *c, const uint8_t key[KEY_SIZE], uint8_t pad)
 {
-    CHECK(EVP_MAC_init(mac, NULL, 0, NULL) == 1);
-    for (size_t i = 0; i < n; i++) {
-        CHECK(EVP_MAC_update(mac, (const uint8_t *)runs[i].p, runs[i].n) == 1);
+    uint8_t block[SHA256_CBLOCK];
+    memset(block, pad, sizeof block);
+    for (size_t i = 0; i < KEY_SIZE; i++) {
+        block[i] ^= key[i];
     }
-    size_t len;
-    CHECK(EVP_MAC_final(mac, out, &len, SEAL_MAC_SIZE) == 1 && len == SEAL_MAC_SIZE);
+    CHECK(SHA256_Init(c) == 1);
+    hash(c, span_of(block, sizeof block));
+    OPENSSL_cleanse(block, sizeof block);
+}
+
+static void mac_init(struct mac *m, const uint8_t key[KEY_SIZE])
+{
+    begin_hash(&m->inner, key, 0x36);
+    begin_hash(&m->outer, key, 0x5c);
+}
+
+/* HMAC-SHA256 of runs of bytes, one after the other, as they are. */
+static void hmac(const struct mac *m, const struct span *runs, size_t n, uint8_t out[SEAL_MAC_SIZE])
+{
+    SHA256_CTX c = m->inner;
+    for (size_t i = 0; i < n; i++) {
+        hash(&c, runs[i]);
+    }
+    CHECK(SHA256_Final(out, &c) == 1);
+    c = m->outer;
+    hash(&c, span_of(out, SEAL_MAC_SIZE));
+    CHECK(SHA256_Final(out, &c) == 1);
+    OPENSSL_cleanse(&c, sizeof c);
 }
 
 /* With a key that is derived from the fleet's. */
-static EVP_MAC_CTX *derive_mac(const struct seal *s, const struct span *purpose, size_t n)
+static void derive_mac(const struct seal *s, const struct span *purpose, size_t n, struct mac *out)
 {
     uint8_t key[SEAL_MAC_SIZE];
-    hmac(s->fleet, purpose, n, key);
-    EVP_MAC_CTX *mac = new_mac(s, key);
+    hmac(&s->fleet, purpose, n, key);
+    mac_init(out, key);
     OPENSSL_cleanse(key, sizeof key);
-    return mac;
 }
 
 struct seal *seal_new(const uint8_t key[32])
 {
     struct seal *s = NEW(struct seal);
-    s->hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     s->gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     s->cipher = EVP_CIPHER_CTX_new();
-    CHECK(s->hmac && s->gcm && s->cipher);
+    CHECK(s->gcm && s->cipher);
     CHECK(EVP_CipherInit_ex2(s->cipher, s->gcm, NULL, NULL, true, NULL) == 1);
-    s->fleet = new_mac(s, key);
+    mac_init(&s->fleet, key);
     struct span purpose = SPAN("mailfleet cache value");
-    s->values = derive_mac(s, &purpose, 1);
+    derive_mac(s, &purpose, 1, &s->values);
     return s;
 }
 
@@ -94,14 +116,9 @@ void seal_free(struct seal **sp)
     if (!s) {
         return;
     }
-    for (size_t i = 0; i < s->label_count; i++) {
-        EVP_MAC_CTX_free(s->labels[i].mac); /* each wipes its key */
-    }
-    EVP_MAC_CTX_free(s->values);
-    EVP_MAC_CTX_free(s->fleet);
-    EVP_MAC_free(s->hmac);
     EVP_CIPHER_CTX_free(s->cipher);
     EVP_CIPHER_free(s->gcm);
+    OPENSSL_cleanse(s, sizeof *s);
     free(s);
 }
 
@@ -165,7 +182,7 @@ enum err seal_load(const char *path, struct seal **out, char *why, size_t why_si
 static void derive_value_key(const struct seal *s, const uint8_t *salt, uint8_t key[KEY_SIZE])
 {
     struct span run = span_of(salt, SALT_SIZE);
-    hmac(s->values, &run, 1, key);
+    hmac(&s->values, &run, 1, key);
 }
 
 /* With out NULL: additional data. */
@@ -230,19 +247,19 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
 
 /* --- keyed hashes ---------------------------------------------------------------------------- */
 
-static EVP_MAC_CTX *mac_of(struct seal *s, const char *label)
+static const struct mac *mac_of(struct seal *s, const char *label)
 {
     for (size_t i = 0; i < s->label_count; i++) {
-        if (strcmp(s->labels[i].text, label) == 0) {
-            return s->labels[i].mac;
+        if (s->labels[i].text == label) {
+            return &s->labels[i].mac;
         }
     }
-    CHECK(s->label_count < LABELS_MAX && strlen(label) < LABEL_SIZE);
+    CHECK(s->label_count < LABELS_MAX);
     struct span purpose[] = { SPAN("mailfleet mac "), span_str(label) };
     struct label *l = &s->labels[s->label_count++];
-    memcpy(l->text, label, strlen(label) + 1);
-    l->mac = derive_mac(s, purpose, ARRAY_LEN(purpose));
-    return l->mac;
+    l->text = label;
+    derive_mac(s, purpose, ARRAY_LEN(purpose), &l->mac);
+    return &l->mac;
 }
 
 /* Lengths in front: no two lists of parts are the same bytes. */

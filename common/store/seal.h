@@ -31,8 +31,8 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
 
 /*
  * HMAC-SHA256 under a key derived for label: what cache keys and remembered passwords are made
- * of. parts are authenticated with their lengths. label is of the program, not from outside: its
- * key is kept.
+ * of. parts are authenticated with their lengths. label is a literal of the program, borrowed for
+ * ever: its key is kept, and found again by where the literal lies.
  */
 void seal_mac(struct seal *s, const char *label, const struct span *parts, size_t n,
               uint8_t out[SEAL_MAC_SIZE]);

@@ -50,7 +50,8 @@ struct conn {
     struct loop *loop;
     uv_os_sock_t fd;
     struct loop_socket socket;
-    uv_timer_t timer;
+    uv_timer_t timer;  /* of the deadline, or earlier; then of the linger */
+    uint64_t deadline; /* 0: none */
 
     conn_fn *fn; /* NULL: the events wait */
     void *owner;
@@ -461,14 +462,24 @@ static void on_task(struct task *t)
     tell_events(c);
 }
 
+static void set_timer(struct conn *c);
+
 static void on_timer(uv_timer_t *h)
 {
     struct conn *c = h->data;
-    if (c->life == LIFE_OPEN) {
-        tell(c, CONN_DEADLINE);
-    } else {
+    if (c->life != LIFE_OPEN) {
         finish(c);
+    } else if (loop_now(c->loop) < c->deadline) {
+        set_timer(c);
+    } else {
+        tell(c, CONN_DEADLINE);
     }
+}
+
+static void set_timer(struct conn *c)
+{
+    uint64_t now = loop_now(c->loop);
+    uv_timer_start(&c->timer, on_timer, c->deadline > now ? c->deadline - now : 0, 0);
 }
 
 /* --- what the owner calls -------------------------------------------------------------------- */
@@ -569,14 +580,18 @@ bool conn_flush(struct conn *c)
     return !c->waiting;
 }
 
+/* A timer that goes off too early looks again: each reply moves the deadline away, most of them
+ * by less than the timer has left. */
 void conn_deadline(struct conn *c, uint64_t at)
 {
     uint64_t now = loop_now(c->loop);
     c->events &= ~(1u << CONN_DEADLINE);
-    if (at) {
-        uv_timer_start(&c->timer, on_timer, at > now ? at - now : 0, 0);
-    } else {
+    c->deadline = at;
+    if (!at) {
         uv_timer_stop(&c->timer);
+    } else if (!uv_is_active((uv_handle_t *)&c->timer) ||
+               at < now + uv_timer_get_due_in(&c->timer)) {
+        set_timer(c);
     }
 }
 

@@ -321,6 +321,25 @@ static void test_deadline_is_not_moved_by_bytes(void **state)
     finish(&o);
 }
 
+/* Away, and nearer again. */
+static void test_deadline_is_moved(void **state)
+{
+    (void)state;
+    struct owner o;
+    setup(&o);
+    uint64_t now = loop_now(o.f.loop);
+    conn_deadline(o.c, now + 10);
+    conn_deadline(o.c, now + 40);
+    WAIT(&o.f, &o.p, o.told[CONN_DEADLINE] == 1);
+    assert_true(loop_now(o.f.loop) >= now + 40);
+    now = loop_now(o.f.loop);
+    conn_deadline(o.c, now + WAIT_MS);
+    conn_deadline(o.c, now + 2 * WAIT_MS);
+    conn_deadline(o.c, now + 10);
+    WAIT(&o.f, &o.p, o.told[CONN_DEADLINE] == 2);
+    finish(&o);
+}
+
 static void test_deadline_is_turned_off(void **state)
 {
     (void)state;
@@ -954,6 +973,7 @@ int main(void)
         cmocka_unit_test(test_reset),
         cmocka_unit_test(test_reset_after_half_close),
         cmocka_unit_test(test_deadline_is_not_moved_by_bytes),
+        cmocka_unit_test(test_deadline_is_moved),
         cmocka_unit_test(test_deadline_is_turned_off),
         cmocka_unit_test(test_linger_saves_the_last_reply),
         cmocka_unit_test(test_linger_has_an_end),

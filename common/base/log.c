@@ -74,7 +74,8 @@ static void put_str(struct text *t, const char *s)
 static bool plain(struct span s)
 {
     for (size_t i = 0; i < s.n; i++) {
-        if (s.p[i] <= ' ' || s.p[i] > '~' || strchr("\"\\=", s.p[i])) {
+        char c = s.p[i];
+        if (c <= ' ' || c > '~' || c == '"' || c == '\\' || c == '=') {
             return false;
         }
     }
@@ -138,6 +139,11 @@ static void put_field(struct text *t, const struct log_field *f)
     }
 }
 
+static char digit(unsigned v)
+{
+    return (char)('0' + v % 10);
+}
+
 /* RFC 3339, UTC, milliseconds. A second's text serves all of its lines. */
 static void put_time(struct text *t)
 {
@@ -145,16 +151,16 @@ static void put_time(struct text *t)
     static _Thread_local time_t dated;
     struct timespec now;
     struct tm tm;
-    char millis[8];
     clock_gettime(CLOCK_REALTIME, &now);
     if (now.tv_sec != dated) {
         dated = now.tv_sec;
         gmtime_r(&dated, &tm);
         strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
     }
-    snprintf(millis, sizeof millis, ".%03uZ", (unsigned)(now.tv_nsec / 1000000) % 1000);
+    unsigned ms = (unsigned)(now.tv_nsec / 1000000);
+    const char millis[] = { '.', digit(ms / 100), digit(ms / 10), digit(ms), 'Z' };
     put_str(t, date);
-    put_str(t, millis);
+    put(t, span_of(millis, sizeof millis));
 }
 
 /* There is nobody to tell when the log can't be written. */
@@ -196,7 +202,9 @@ static void emit(enum log_level level, const struct text *t)
 
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t n)
 {
-    struct text t = { .n = 0 };
+    struct text t; /* no initializer: it would clear a page for each line */
+    t.n = 0;
+    t.full = false;
     put_time(&t);
     put(&t, SPAN(" "));
     put_str(&t, level_names[level]);

@@ -64,7 +64,11 @@ static void make_sid(char out[16])
     if (next == 0) {
         CHECK(getrandom(&next, sizeof next, 0) == sizeof next);
     }
-    snprintf(out, 16, "%015llx", (unsigned long long)(next++ & 0xfffffffffffffff));
+    uint64_t sid = next++;
+    out[15] = '\0';
+    for (size_t i = 15; i-- > 0; sid >>= 4) {
+        out[i] = "0123456789abcdef"[sid & 15];
+    }
 }
 
 void worker_session_begin(struct worker_session *s, struct worker *w,

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/buffer.h"
 #include "base/check.h"
 
 #define MAPPED_BITS 96
@@ -86,13 +87,22 @@ bool netaddr_mapped(const struct sockaddr *sa, struct in6_addr *out)
     return false;
 }
 
+/* As inet_ntop does, which comes to sprintf: each session has its client's address in the log. */
+static void v4_text(const uint8_t octets[4], char out[NETADDR_TEXT])
+{
+    for (int i = 0; i < 4; i++) {
+        out = buf_decimal(out, octets[i]);
+        *out++ = i < 3 ? '.' : '\0';
+    }
+}
+
 void netaddr_host(const struct sockaddr *sa, char out[NETADDR_TEXT])
 {
     struct in6_addr a;
     if (!netaddr_mapped(sa, &a)) {
         snprintf(out, NETADDR_TEXT, "unknown");
     } else if (IN6_IS_ADDR_V4MAPPED(&a)) {
-        inet_ntop(AF_INET, &a.s6_addr[12], out, NETADDR_TEXT);
+        v4_text(&a.s6_addr[12], out);
     } else {
         inet_ntop(AF_INET6, &a, out, NETADDR_TEXT);
     }

@@ -129,7 +129,7 @@ class Memcached(Part):
 
     def command(self):
         return ["/usr/bin/memcached", "-l", self.address, "-p", self.owner.ports.memcached,
-                "-U", "0", "-m", "256"]
+                "-U", "0", "-m", "256", "-R", "1000"]
 
     def probe(self):
         reply = greeting(self.address, self.owner.ports.memcached, b"version\r\n")

@@ -525,10 +525,49 @@ static void run_stat(struct pop3 *p, struct span args, struct buf *out)
     pop3_reply_text(out, "\r\n");
 }
 
-/* To memory with room for LISTING_LINE_MAX octets; returns the line's end. */
-static char *put_listing_line(const struct pop3 *p, bool uidl, size_t i, char *to)
+/* A number that counts up as text: once in ten times there is more to it than its last digit. */
+struct counter {
+    uint64_t tens;
+    char text[BUF_DECIMAL_MAX]; /* of the tens, if there are any */
+    size_t n;
+    char digit;
+};
+
+static void counter_set_tens(struct counter *c, uint64_t tens)
 {
-    to = buf_decimal(to, i + 1);
+    c->tens = tens;
+    c->n = tens ? (size_t)(buf_decimal(c->text, tens) - c->text) : 0;
+}
+
+static struct counter counter_at(uint64_t v)
+{
+    struct counter c = { .digit = (char)('0' + v % 10) };
+    counter_set_tens(&c, v / 10);
+    return c;
+}
+
+static void counter_next(struct counter *c)
+{
+    if (c->digit++ == '9') {
+        c->digit = '0';
+        counter_set_tens(c, c->tens + 1);
+    }
+}
+
+/* All of its text is copied, as that takes no loop. */
+static char *put_counter(const struct counter *c, char *to)
+{
+    memcpy(to, c->text, sizeof c->text);
+    to[c->n] = c->digit;
+    return to + c->n + 1;
+}
+
+/* Message i, whose number is n, to memory with room for LISTING_LINE_MAX octets; returns the line's
+ * end. */
+static char *put_listing_line(const struct pop3 *p, bool uidl, size_t i, const struct counter *n,
+                              char *to)
+{
+    to = put_counter(n, to);
     *to++ = ' ';
     if (uidl) {
         to += maildrop_uidl(p->drop, i, to);
@@ -550,8 +589,9 @@ static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf 
         p->step = STEP_LISTING;
     } else if (find_message(p, args, out, &i)) {
         char line[LISTING_LINE_MAX];
+        struct counter n = counter_at(i + 1);
         pop3_reply_text(out, "+OK ");
-        pop3_reply_put(out, span_of(line, (size_t)(put_listing_line(p, uidl, i, line) - line)));
+        pop3_reply_put(out, span_of(line, (size_t)(put_listing_line(p, uidl, i, &n, line) - line)));
     }
 }
 
@@ -571,16 +611,19 @@ static bool list_on(struct pop3 *p, struct buf *out)
 {
     size_t room = listing_room(p, out);
     char *const from = buf_reserve(out, room), *to = from;
-    for (; p->listed < p->drop->count; p->listed++) {
-        if (room - (size_t)(to - from) < LISTING_LINE_MAX) {
-            buf_commit(out, (size_t)(to - from));
-            return false;
+    size_t i = p->listed;
+    struct counter n = counter_at(i + 1);
+    for (; i < p->drop->count && room - (size_t)(to - from) >= LISTING_LINE_MAX; i++) {
+        if (!is_marked(p, i)) {
+            to = put_listing_line(p, p->list_uidl, i, &n, to);
         }
-        if (!is_marked(p, p->listed)) {
-            to = put_listing_line(p, p->list_uidl, p->listed, to);
-        }
+        counter_next(&n);
     }
     buf_commit(out, (size_t)(to - from));
+    p->listed = i;
+    if (i < p->drop->count) {
+        return false;
+    }
     pop3_reply_text(out, ".\r\n");
     p->step = STEP_COMMAND;
     return true;

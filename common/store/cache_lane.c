@@ -230,6 +230,7 @@ static void get_split(struct lane_request *r, const struct cache_answer *a, cons
     r->cas = a->cas;
     r->parts = it->parts;
     buf_init(&r->whole, octets);
+    buf_reserve(&r->whole, octets); /* rather than to grow, and be copied, for each part */
     buf_add(&r->whole, it->head);
     get_part(r);
 }

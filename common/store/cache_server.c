@@ -39,7 +39,8 @@
 enum {
     QUESTIONS_MAX = 65536,
     OUTPUT_MAX = 64 << 20,
-    INPUT_SIZE = 16384 /* more from a long value on, until nothing is waited for */
+    INPUT_SIZE = 131072 /* more from a long value on, until nothing is waited for; some lists of
+                           1,000 messages, which then come in one piece each */
 };
 
 enum link_state { LINK_DOWN, LINK_LOOKING, LINK_CONNECTING, LINK_UP };
@@ -199,9 +200,12 @@ static void failed(struct cache_server *s)
 
 /* --- answers --------------------------------------------------------------------------------- */
 
-/* To the front, and room for an answer of so many octets. */
+/* Room for an answer of so many octets; to the front only if it has none. */
 static void make_room(struct cache_server *s, size_t n)
 {
+    if (n <= s->size - s->head) {
+        return;
+    }
     if (s->head) {
         memmove(s->input, s->input + s->head, s->tail - s->head);
         s->tail -= s->head;

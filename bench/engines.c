@@ -481,8 +481,11 @@ static void list_encode(void)
 static void list_decode(void)
 {
     struct maildrop *m = NULL;
+    struct buf in;
+    buf_init(&in, OUT_MAX);
+    add(&in, buf_span(&f.listing));
     toggle();
-    enum err e = listing_decode(buf_span(&f.listing), &m);
+    enum err e = listing_decode(&in, &m);
     toggle();
     CHECK(e == ERR_OK && m->count == LISTED && m->octets == (uint64_t)LISTED * SIZE);
     toggle();

@@ -1,7 +1,7 @@
 /*
  * maildrop: the snapshot of a mailbox that a session works on (RFC 1939, section 3).
  *
- * Immutable once it is built, in the order of the mailbox. A message costs 33 octets and what was
+ * Immutable once it is built, in the order of the mailbox. A message costs 27 octets and what was
  * imported with it, because a session holds its maildrop as long as it is open: the form is that of
  * the cache (store/listing.h), read in place. It knows nothing of where it came from (a cached list
  * or the database) and holds no message content. One owner: a transfer takes struct maildrop ** and
@@ -11,6 +11,7 @@
 #define MAILFLEET_BASE_MAILDROP_H
 
 #include "base/blob_id.h"
+#include "base/buffer.h"
 
 #define UIDL_MAX   70 /* RFC 1939, section 7 */
 #define HANDLE_MAX 64 /* octets of an NFSv3 file handle (RFC 1813, section 2.5) */
@@ -24,15 +25,25 @@ struct pointer {
     uint16_t volume; /* the volume the file is on */
 };
 
-/* A message in a maildrop, and in a cached list. Numbers are little-endian. */
-struct maildrop_record {
+/*
+ * A message in a maildrop, and in a cached list. Numbers are little-endian; it lies anywhere. What
+ * few messages have is in extra octets: first, of a wide record, a struct maildrop_wide, then a
+ * UIDL, then a handle.
+ */
+struct __attribute__((packed)) maildrop_record {
     struct blob_id id;
-    uint32_t distance; /* of its seq from that of the message before; never 0 */
     uint32_t size;
-    uint32_t skip;
-    uint16_t volume;
+    uint16_t skip;    /* 0 in a wide record, as is the volume */
+    uint8_t distance; /* of its seq from that of the message before; 0: the record is wide */
+    uint8_t volume;
     uint8_t uidl_n;   /* 0: the UIDL is the id */
     uint8_t handle_n; /* 0: the file is reached by its path */
+};
+
+/* What has no room in a record. */
+struct __attribute__((packed)) maildrop_wide {
+    uint32_t distance, skip;
+    uint16_t volume;
 };
 
 struct maildrop_mark;
@@ -47,9 +58,10 @@ struct maildrop {
     struct maildrop_mark *marks;
     size_t cap;
     uint64_t last_seq;
-    char *extra; /* imported UIDLs and file handles, one after the other */
+    char *extra; /* of all records, one after the other */
     size_t extra_n;
     size_t extra_cap;
+    struct buf loaded; /* in which records and extra lie; empty: each is memory of its own */
 };
 
 struct maildrop *maildrop_new(uint64_t mailbox_id, uint64_t version);
@@ -65,11 +77,13 @@ void maildrop_built(struct maildrop *m);
 void maildrop_free(struct maildrop **m);
 
 /*
- * The other way to build one: of the records and the extra octets of another, which are copied.
- * ERR_CORRUPT when those are not what maildrop_records and maildrop_extra have given.
+ * The other way to build one, to which nothing can be appended: of octets that hold, behind the
+ * first `head` of them, so many records of another, and its extra octets behind those. Their memory
+ * is taken, and in left empty. ERR_CORRUPT, and in untouched, when that is not what
+ * maildrop_records and maildrop_extra have given.
  */
-enum err maildrop_load(uint64_t mailbox_id, uint64_t version, struct span records,
-                       struct span extra, struct maildrop **out);
+enum err maildrop_load(uint64_t mailbox_id, uint64_t version, struct buf *in, size_t head,
+                       size_t count, struct maildrop **out);
 struct span maildrop_records(const struct maildrop *m);
 struct span maildrop_extra(const struct maildrop *m);
 

@@ -470,12 +470,13 @@ static void on_turn(uv_prepare_t *h)
 
 /* --- values ---------------------------------------------------------------------------------- */
 
-static struct cache_reply reply_of(const struct call *call, enum err e)
+static struct cache_reply reply_of(struct call *call, enum err e)
 {
     struct cache_reply reply = { .hit = e == ERR_OK };
     stats_add(reply.hit ? STAT_cache_hits : STAT_cache_misses, 1);
     if (reply.hit) {
         reply.value = buf_span(&call->req.value);
+        reply.octets = &call->req.value;
         reply.aged = call->req.age_ms > call->req.life_ms / 2;
     } else if (e == ERR_NOTFOUND) {
         reply.fill.allowed = call->req.may_fill;

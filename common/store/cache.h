@@ -68,6 +68,7 @@ struct cache_reply {
     bool hit;
     bool aged;              /* of a hit: more than half of its life is over */
     struct span value;      /* unsealed; borrowed until done returns */
+    struct buf *octets;     /* of a hit: what it lies in, whose memory may be taken until then */
     struct cache_fill fill; /* of a miss */
 };
 typedef void cache_get_fn(void *arg, const struct cache_reply *r);

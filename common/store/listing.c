@@ -2,20 +2,20 @@
  * listing: a maildrop as bytes, and back.
  *
  *   format 1 | mailbox_id 8 | version 8 | count 4
- *   a message, count times:  id 16 | seq 4 | size 4 | skip 4 | volume 2 | uidl 1 | handle 1
- *   the UIDL and the handle of each message that has them, in the same order
+ *   a message, count times:  struct maildrop_record, 26
+ *   the extra octets of each message that has some, in the same order
  *
- * Numbers are little-endian. seq is written as the distance from the message before. Behind the
- * head that is the maildrop as it lies in memory, so that neither way costs more than a copy and a
- * look at each record. One maildrop has exactly one form, so that what the decoder takes is what
- * the encoder wrote. It neither seals nor splits; the bytes are the caller's.
+ * Numbers are little-endian. Behind the head that is the maildrop as it lies in memory, so that the
+ * one way costs a copy and the other a look at each record. One maildrop has exactly one form, so
+ * that what the decoder takes is what the encoder wrote. It neither seals nor splits; the bytes are
+ * the caller's.
  */
 #include "store/listing.h"
 
 #include "base/check.h"
 #include "store/wire.h"
 
-enum { FORMAT = 1, HEAD_SIZE = 1 + 8 + 8 + 4 };
+enum { FORMAT = 2, HEAD_SIZE = 1 + 8 + 8 + 4 };
 
 enum err listing_encode(const struct maildrop *m, struct buf *out)
 {
@@ -36,17 +36,15 @@ enum err listing_encode(const struct maildrop *m, struct buf *out)
     return ERR_OK;
 }
 
-enum err listing_decode(struct span in, struct maildrop **out)
+enum err listing_decode(struct buf *in, struct maildrop **out)
 {
-    struct wire head = { .rest = in };
+    struct wire head = { .rest = buf_span(in) };
     uint8_t format = wire_get8(&head);
     uint64_t mailbox_id = wire_get64(&head);
     uint64_t version = wire_get64(&head);
     uint32_t count = wire_get32(&head);
-    /* The records must be whole before anything is allocated for them. */
-    struct span records = wire_get(&head, (size_t)count * sizeof(struct maildrop_record));
     if (format != FORMAT || head.bad) {
         return ERR_CORRUPT;
     }
-    return maildrop_load(mailbox_id, version, records, head.rest, out);
+    return maildrop_load(mailbox_id, version, in, HEAD_SIZE, count, out);
 }

@@ -1,7 +1,7 @@
 /*
  * listing: the cached form of a maildrop.
  *
- * Compact and versioned: 32 octets a message and what is imported behind it. The decoder trusts
+ * Compact and versioned: 26 octets a message and what is imported behind it. The decoder trusts
  * nothing but the seal: every length is checked.
  */
 #ifndef MAILFLEET_STORE_LISTING_H
@@ -12,7 +12,10 @@
 
 /* ERR_LIMIT, and nothing is written: larger than out may grow. */
 enum err listing_encode(const struct maildrop *m, struct buf *out);
-/* ERR_CORRUPT for anything that listing_encode did not write. The caller owns *out. */
-enum err listing_decode(struct span in, struct maildrop **out);
+/*
+ * ERR_CORRUPT, and in is untouched, for anything that listing_encode did not write. Else the caller
+ * owns *out, which has taken the memory of in.
+ */
+enum err listing_decode(struct buf *in, struct maildrop **out);
 
 #endif

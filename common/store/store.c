@@ -445,7 +445,7 @@ static void on_list_cache(void *arg, const struct cache_reply *reply)
     struct list_request *r = arg;
     struct maildrop *m;
     /* The seal says who wrote it and for which key; the mailbox id is looked at all the same. */
-    if (reply->hit && listing_decode(reply->value, &m) == ERR_OK) {
+    if (reply->hit && listing_decode(reply->octets, &m) == ERR_OK) {
         if (m->mailbox_id == r->mailbox_id) {
             list_end(r, ERR_OK, m);
             return;

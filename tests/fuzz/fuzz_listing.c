@@ -29,16 +29,22 @@ static void check_maildrop(const struct maildrop *m)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct maildrop *m = NULL;
-    struct span in = span_of(data, size);
-    if (listing_decode(in, &m) != ERR_OK) {
-        CHECK(m == NULL);
+    struct span octets = span_of(data, size);
+    /* Of its exact size, so that a read past its end is seen. */
+    struct buf again, in = { .mem = mem_raw(size), .tail = size, .size = size, .limit = size };
+    if (size) {
+        memcpy(in.mem, data, size);
+    }
+    if (listing_decode(&in, &m) != ERR_OK) {
+        CHECK(m == NULL && span_eq(buf_span(&in), octets));
+        buf_fini(&in);
         return 0;
     }
-    struct buf again;
+    CHECK(buf_len(&in) == 0 && !in.mem);
     buf_init(&again, size);
     check_maildrop(m);
     CHECK(listing_encode(m, &again) == ERR_OK);
-    CHECK(span_eq(buf_span(&again), in));
+    CHECK(span_eq(buf_span(&again), octets));
     buf_fini(&again);
     maildrop_free(&m);
     return 0;

@@ -60,7 +60,7 @@ static void round_trip(size_t n)
     struct buf b;
     buf_init(&b, 100 << 20);
     assert_int_equal(listing_encode(m, &b), ERR_OK);
-    assert_int_equal(listing_decode(buf_span(&b), &back), ERR_OK);
+    assert_int_equal(listing_decode(&b, &back), ERR_OK);
     assert_same(m, back);
     maildrop_free(&m);
     maildrop_free(&back);
@@ -87,7 +87,7 @@ static void test_compact(void **state)
         maildrop_add(m, &p, SPAN(""), SPAN(""));
     }
     assert_int_equal(listing_encode(m, &b), ERR_OK);
-    assert_in_range(buf_len(&b), 32 * 1000, 32 * 1000 + 32);
+    assert_in_range(buf_len(&b), 26 * 1000, 26 * 1000 + 26);
     maildrop_free(&m);
     buf_fini(&b);
 }
@@ -107,37 +107,54 @@ static void test_limits(void **state)
     buf_fini(&small);
 }
 
-/* Whatever the decoder takes, the encoder would have written. */
-static void corrupt_or_canonical(struct span in)
+/* In memory of its exact size, so that a read past the end is seen by the sanitizer. */
+static struct buf exactly(struct span octets)
+{
+    struct buf b = { .mem = malloc(octets.n), .size = octets.n, .limit = octets.n };
+    assert_int_equal(buf_add(&b, octets), ERR_OK);
+    return b;
+}
+
+static void assert_corrupt(struct span octets)
 {
     struct maildrop *m = NULL;
-    enum err e = listing_decode(in, &m);
+    struct buf in = exactly(octets);
+    assert_int_equal(listing_decode(&in, &m), ERR_CORRUPT);
+    assert_null(m);
+    assert_true(span_eq(buf_span(&in), octets));
+    buf_fini(&in);
+}
+
+/* Whatever the decoder takes, the encoder would have written. */
+static void corrupt_or_canonical(struct span octets)
+{
+    struct maildrop *m = NULL;
+    struct buf in = exactly(octets);
+    enum err e = listing_decode(&in, &m);
+    buf_fini(&in);
     if (e != ERR_OK) {
         assert_int_equal(e, ERR_CORRUPT);
         assert_null(m);
         return;
     }
     struct buf b;
-    buf_init(&b, in.n);
+    buf_init(&b, octets.n);
     assert_int_equal(listing_encode(m, &b), ERR_OK);
-    assert_true(span_eq(buf_span(&b), in));
+    assert_true(span_eq(buf_span(&b), octets));
     buf_fini(&b);
     maildrop_free(&m);
 }
 
-/* Each from memory of its exact size, so that a read past the end is seen by the sanitizer. */
 static void test_damaged(void **state)
 {
     (void)state;
-    struct maildrop *m = maildrop_of(5), *out = NULL;
+    struct maildrop *m = maildrop_of(5);
     struct buf b;
     buf_init(&b, 1 << 20);
     assert_int_equal(listing_encode(m, &b), ERR_OK);
     struct span whole = buf_span(&b);
     for (size_t n = 0; n < whole.n; n++) {
-        char *copy = span_dup(span_first(whole, n));
-        assert_int_equal(listing_decode(span_of(copy, n), &out), ERR_CORRUPT);
-        free(copy);
+        assert_corrupt(span_first(whole, n));
     }
     for (size_t bit = 0; bit < whole.n * 8; bit++) {
         char *copy = span_dup(whole);
@@ -146,8 +163,7 @@ static void test_damaged(void **state)
         free(copy);
     }
     buf_addc(&b, 'x');
-    assert_int_equal(listing_decode(buf_span(&b), &out), ERR_CORRUPT);
-    assert_null(out);
+    assert_corrupt(buf_span(&b));
     maildrop_free(&m);
     buf_fini(&b);
 }
@@ -156,11 +172,9 @@ static void test_damaged(void **state)
 static void test_huge_count(void **state)
 {
     (void)state;
-    struct maildrop *out = NULL;
-    char in[21] = { 1 };
+    char in[21] = { 2 };
     memset(in + 17, 0xff, 4);
-    assert_int_equal(listing_decode(span_of(in, sizeof in), &out), ERR_CORRUPT);
-    assert_null(out);
+    assert_corrupt(span_of(in, sizeof in));
 }
 
 int main(void)

@@ -2,7 +2,8 @@
  * blob_id: the 128-bit name of a message file.
  *
  * 48 bits of Unix time in milliseconds, then 80 random bits (the layout of UUIDv7 without its
- * version bits). Written as 26 lower-case Crockford base32 characters, which sort as the ids do.
+ * version bits), of which the first 8 may be shared by ids of one moment (spool.c). Written as 26
+ * lower-case Crockford base32 characters, which sort as the ids do.
  * It names the file, is the UIDL of mail that mailfleet received (RFC 1939, section 7), and is
  * stored in the database as a uuid.
  */

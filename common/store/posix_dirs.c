@@ -127,6 +127,7 @@ void posix_dirs_init(struct posix_dirs *d)
     rlim_t limit = r.rlim_cur / 4;
     *d = (struct posix_dirs){ .limit = limit < UINT32_MAX ? (unsigned)limit : UINT32_MAX };
     CHECK(pthread_mutex_init(&d->mutex, NULL) == 0);
+    CHECK(pthread_cond_init(&d->synced, NULL) == 0);
     list_init(&d->recent);
     for (size_t i = 0; i < ARRAY_LEN(d->buckets); i++) {
         list_init(&d->buckets[i]);
@@ -137,6 +138,7 @@ void posix_dirs_init(struct posix_dirs *d)
 void posix_dirs_fini(struct posix_dirs *d)
 {
     posix_dirs_forget_all(d);
+    CHECK(pthread_cond_destroy(&d->synced) == 0);
     CHECK(pthread_mutex_destroy(&d->mutex) == 0);
     sharers--;
 }
@@ -196,6 +198,46 @@ void posix_dirs_close(struct posix_dirs *d, struct posix_dir **pdir)
         unlock(d);
         end_all(&ended);
     }
+}
+
+uint64_t posix_dirs_made(struct posix_dirs *d)
+{
+    return atomic_fetch_add(&d->moment, 1) + 1;
+}
+
+/* With the mutex held, but not during the call. */
+static void sync_now(struct posix_dirs *d, struct posix_dir *dir)
+{
+    uint64_t until = atomic_load(&d->moment);
+    dir->syncing = true;
+    unlock(d);
+    int error = fsync(dir->fd) == 0 ? 0 : errno;
+    lock(d);
+    dir->syncing = false;
+    if (error) {
+        dir->failed = until;
+        dir->error = error;
+    } else {
+        dir->synced = until;
+    }
+    CHECK(pthread_cond_broadcast(&d->synced) == 0);
+}
+
+bool posix_dirs_sync(struct posix_dirs *d, struct posix_dir *dir, uint64_t made)
+{
+    lock(d);
+    while (dir->failed < made && dir->synced < made) {
+        if (dir->syncing) {
+            CHECK(pthread_cond_wait(&d->synced, &d->mutex) == 0);
+        } else {
+            sync_now(d, dir);
+        }
+    }
+    bool ok = dir->failed < made;
+    int error = dir->error;
+    unlock(d);
+    errno = ok ? errno : error;
+    return ok;
 }
 
 void posix_dirs_forget(struct posix_dirs *d, struct posix_dir *dir)

@@ -15,6 +15,7 @@
 #define MAILFLEET_STORE_POSIX_DIRS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/list.h"
 #include "store/envelope.h"
@@ -26,13 +27,19 @@ struct posix_dir {
     unsigned refs;
     bool kept;
     struct list recent, alike;
+    bool syncing;    /* somebody does */
+    uint64_t synced; /* names made before this moment are durable; */
+    uint64_t failed; /* of those made before this one a sync has failed, */
+    int error;       /* with this errno */
     char path[SPOOL_PATH_MAX];
 };
 
 struct posix_dirs {
-    unsigned limit; /* descriptors that all volumes of the process may keep */
+    unsigned limit;          /* descriptors that all volumes of the process may keep */
+    _Atomic uint64_t moment; /* counts names that were made */
 
-    pthread_mutex_t mutex;   /* guards the rest, and refs and lists of each directory */
+    pthread_cond_t synced;   /* the sync of a directory has ended */
+    pthread_mutex_t mutex;   /* guards the rest, and what there is of each directory but its fd */
     struct list recent;      /* those kept, the one not used for longest first; owns a reference */
     struct list buckets[64]; /* the same by path */
     unsigned n;
@@ -51,6 +58,16 @@ struct posix_dir *posix_dirs_open(struct posix_dirs *d, int root, const char *pa
                                   bool *fresh);
 /* Gives the reference back and nulls it. errno stays. */
 void posix_dirs_close(struct posix_dirs *d, struct posix_dir **dir);
+
+/* A name was made in a directory: the moment, from 1 on, for posix_dirs_sync. */
+uint64_t posix_dirs_made(struct posix_dirs *d);
+/*
+ * Makes durable the name that was made at that moment: by a sync of the directory that began after
+ * it, whoever asked for that, as one serves all that wait for one. A sync that fails fails for all
+ * names made before it began, also for those that come for it later: the kernel tells an error
+ * once. False with errno.
+ */
+bool posix_dirs_sync(struct posix_dirs *d, struct posix_dir *dir, uint64_t made);
 
 /* It is not where its path leads any more. Who uses it goes on. */
 void posix_dirs_forget(struct posix_dirs *d, struct posix_dir *dir);

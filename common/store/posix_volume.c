@@ -234,15 +234,16 @@ static int reach(struct posix_volume *pv, int root, const char *path, size_t dir
     return r;
 }
 
-/* Makes a file's name durable. */
-static bool sync_name(struct posix_volume *pv, int root, const char *path, size_t dir_len)
+/* Makes durable the name that a file got at that moment. */
+static bool sync_name(struct posix_volume *pv, int root, const char *path, size_t dir_len,
+                      uint64_t made)
 {
     bool fresh;
     struct posix_dir *dir = posix_dirs_open(&pv->dirs, root, path, dir_len, &fresh);
     if (!dir && wants_path(pv, dir, fresh, errno)) {
         return sync_dir(root, path, dir_len);
     }
-    bool ok = dir && fsync(dir->fd) == 0;
+    bool ok = dir && posix_dirs_sync(&pv->dirs, dir, made);
     posix_dirs_close(&pv->dirs, &dir);
     return ok;
 }
@@ -275,7 +276,7 @@ static int create(int dir, const char *name)
 }
 
 /*
- * EEXIST: 80 random bits do not repeat, and the message already carries its id in Received:, so
+ * EEXIST: 72 random bits do not repeat, and the message already carries its id in Received:, so
  * there is no second try under another name.
  */
 static enum err begin(struct posix_volume *pv, struct outfile *f, int root, const char *path,
@@ -295,6 +296,7 @@ static enum err begin(struct posix_volume *pv, struct outfile *f, int root, cons
                                           : ERR_UNCERTAIN);
     }
     f->file.fd = fd;
+    f->file.made = posix_dirs_made(&pv->dirs);
     f->begun = true;
     return ERR_OK;
 }
@@ -335,7 +337,7 @@ static enum err finish(struct posix_volume *pv, struct outfile *f, int root, con
     if (closed != 0) {
         return failed(why, "close", ERR_UNCERTAIN);
     }
-    if (!pv->is_nfs && !sync_name(pv, root, path, dir_len)) {
+    if (!pv->is_nfs && !sync_name(pv, root, path, dir_len, f->file.made)) {
         return failed(why, "fsync of the directory", ERR_UNCERTAIN);
     }
     return ERR_OK;

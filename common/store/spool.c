@@ -18,11 +18,15 @@
 
 /* Volumes that a message is offered to before it is given up: each may cost a deadline. */
 #define VOLUME_TRIES 3
+/* So long new files go to one directory, where that is better. */
+#define TOGETHER_MS 100
 
 struct spool {
     struct loop *loop;
     struct spool_options options;
     struct volumes *volumes;
+    uint8_t hash;        /* the first random octet of ids, which is that of the directory */
+    uint64_t hash_until; /* for ids before this time */
 };
 
 struct spool *spool_open(struct loop *l, const struct spool_options *o)
@@ -229,11 +233,39 @@ static uint64_t now_ms(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+static void random_octets(uint8_t random[BLOB_ID_SIZE - 6])
+{
+    CHECK(getrandom(random, BLOB_ID_SIZE - 6, 0) == BLOB_ID_SIZE - 6);
+}
+
 static struct blob_id new_id(uint64_t time_ms)
 {
     uint8_t random[BLOB_ID_SIZE - 6];
-    CHECK(getrandom(random, sizeof random, 0) == sizeof random);
+    random_octets(random);
     return blob_id_make(time_ms ? time_ms : now_ms(), random);
+}
+
+/*
+ * Files that are written side by side share the sync of their directory, and a journal gets the
+ * blocks of one directory instead of many. 72 random bits are left to each id.
+ */
+static struct blob_id new_id_together(struct spool *s)
+{
+    uint8_t random[BLOB_ID_SIZE - 6];
+    uint64_t now = now_ms();
+    random_octets(random);
+    if (now >= s->hash_until || now + TOGETHER_MS < s->hash_until) { /* or the clock was set back */
+        s->hash = random[0];
+        s->hash_until = now + TOGETHER_MS;
+    }
+    random[0] = s->hash;
+    return blob_id_make(now, random);
+}
+
+static struct blob_id id_of(struct spool *s, const struct spool_message *m, struct backend *b)
+{
+    bool together = !m->time_ms && b->ops->together && b->ops->together(b);
+    return m->id ? *m->id : together ? new_id_together(s) : new_id(m->time_ms);
 }
 
 enum err spool_create(struct spool *s, const struct spool_message *m, spool_write_fn *fn, void *arg,
@@ -245,12 +277,11 @@ enum err spool_create(struct spool *s, const struct spool_message *m, spool_writ
     if (!any) {
         return ERR_TEMP;
     }
+    struct blob_id id = id_of(s, m, any);
     backend_unref(&any);
-    struct envelope e = { .id = m->id ? *m->id : new_id(m->time_ms),
-                          .reverse_path = m->reverse_path,
-                          .to = m->to,
-                          .n = m->n,
-                          .uidl = m->uidl };
+    struct envelope e = {
+        .id = id, .reverse_path = m->reverse_path, .to = m->to, .n = m->n, .uidl = m->uidl
+    };
     struct buf block;
     buf_init(&block, UINT32_MAX);
     enum err err = envelope_write(&e, &block);

@@ -30,7 +30,8 @@ uint64_t spool_today(void);
 
 /* Where a file is open; a back-end uses what it needs. */
 struct file {
-    int fd;                   /* posix: -1 while it is not open */
+    int fd;                   /* posix: -1 while it is not open, */
+    uint64_t made;            /* and when its name was made (posix_dirs.h) */
     struct nfs_handle handle; /* nfs: none while it is not known */
     bool unstable;            /* nfs: the server has answered a write before it was durable, */
     char verifier[8];         /* and promised it to whoever sees this again (RFC 1813, 3.3.7) */
@@ -142,6 +143,8 @@ struct backend_ops {
 
     struct op *(*write)(struct backend *b, struct outfile **f, backend_write_fn *done, void *arg);
     struct op *(*read)(struct backend *b, struct infile **f, backend_read_fn *done, void *arg);
+    /* New files of one moment are better in one directory than apart. NULL: they are not. */
+    bool (*together)(struct backend *b);
     /* As spool_gather; NULL: calls cost nothing to begin. */
     void (*gather)(struct backend *b, bool on);
     /* Closes a file between two calls, some time. */

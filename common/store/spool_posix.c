@@ -357,6 +357,13 @@ static struct op *posix_probe(struct backend *b, bool prepare, backend_probe_fn 
     return call_start(c);
 }
 
+/* Not on NFS: a server makes names in different directories side by side. */
+static bool posix_together(struct backend *b)
+{
+    const struct posix *px = CONTAINER_OF(b, struct posix, base);
+    return px->files.root >= 0 && !px->files.is_nfs;
+}
+
 static bool posix_stuck(struct backend *b)
 {
     struct posix *px = CONTAINER_OF(b, struct posix, base);
@@ -432,6 +439,7 @@ const struct backend_ops spool_posix = {
     .stuck = posix_stuck,
     .write = posix_write,
     .read = posix_read,
+    .together = posix_together,
     .gather = posix_gather,
     .release = posix_release,
     .unlink = posix_unlink,

@@ -541,6 +541,28 @@ static void test_states(void **state)
     assert_true(volume_well(f, 1));
 }
 
+/* What is written side by side lies in one directory, for about 100 ms. */
+static void test_together(void **state)
+{
+    struct spool_fixture *f = *state;
+    bool seen[256] = { false };
+    unsigned directories = 0;
+    struct written w;
+    struct pointer unused;
+    if (getenv("MAILFLEET_TEST_NFS")) {
+        return; /* there they lie apart */
+    }
+    uint64_t began = uv_hrtime();
+    for (int i = 0; i < 1000; i++) {
+        begin(f, &w);
+        uint8_t hash = spool_writer_id(w.writer)->b[6];
+        directories += !seen[hash];
+        seen[hash] = true;
+        assert_false(spool_abort(&w.writer, &unused));
+    }
+    assert_in_range(directories, 1, 2 + (uv_hrtime() - began) / 100000000);
+}
+
 /* The state counts when the file is begun, not when the message is. */
 static void test_state_changes_meanwhile(void **state)
 {
@@ -746,6 +768,7 @@ int main(void)
         SPOOL_TEST(test_read_on_demand),
         SPOOL_TEST(test_unlink),
         SPOOL_TEST(test_states),
+        SPOOL_TEST(test_together),
         SPOOL_TEST(test_state_changes_meanwhile),
         SPOOL_TEST(test_weights),
         SPOOL_TEST(test_remove),

@@ -86,6 +86,53 @@ int openat(int dir, const char *path, int flags, ...)
     return fd;
 }
 
+/* --- a gate in fsync -------------------------------------------------------------------------- */
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool closed;
+    bool fail;
+    unsigned calls; /* that were begun, of directories */
+} syncs = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+int fsync(int fd)
+{
+    int (*real)(int) = (int (*)(int))(uintptr_t)dlsym(RTLD_NEXT, "fsync");
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        return real(fd);
+    }
+    pthread_mutex_lock(&syncs.mutex);
+    bool fail = syncs.fail;
+    syncs.calls++;
+    pthread_cond_broadcast(&syncs.changed);
+    while (syncs.closed) {
+        pthread_cond_wait(&syncs.changed, &syncs.mutex);
+    }
+    pthread_mutex_unlock(&syncs.mutex);
+    errno = EIO;
+    return fail ? -1 : real(fd);
+}
+
+static void syncs_set(bool closed, bool fail)
+{
+    pthread_mutex_lock(&syncs.mutex);
+    syncs.closed = closed;
+    syncs.fail = fail;
+    pthread_cond_broadcast(&syncs.changed);
+    pthread_mutex_unlock(&syncs.mutex);
+}
+
+static void wait_for_syncs(unsigned calls)
+{
+    pthread_mutex_lock(&syncs.mutex);
+    while (syncs.calls < calls) {
+        pthread_cond_wait(&syncs.changed, &syncs.mutex);
+    }
+    pthread_mutex_unlock(&syncs.mutex);
+}
+
 /* --- one volume ------------------------------------------------------------------------------ */
 
 struct volume_fixture {
@@ -560,6 +607,73 @@ static void test_unreadable_directory(void **state)
     assert_int_equal(chmod(path, 0755), 0);
 }
 
+/* --- the sync of names ------------------------------------------------------------------------ */
+
+struct syncer {
+    pthread_t thread;
+    struct volume_fixture *v;
+    struct posix_dir *dir;
+    uint64_t made;
+    bool ok;
+    int error;
+};
+
+static void *sync_it(void *arg)
+{
+    struct syncer *s = arg;
+    s->ok = posix_dirs_sync(&s->v->pv.dirs, s->dir, s->made);
+    s->error = errno;
+    return NULL;
+}
+
+static void sync_begin(struct syncer *s, struct volume_fixture *v, struct posix_dir *dir)
+{
+    *s = (struct syncer){ .v = v, .dir = dir, .made = posix_dirs_made(&v->pv.dirs) };
+    assert_int_equal(pthread_create(&s->thread, NULL, sync_it, s), 0);
+}
+
+static void sync_end(struct syncer *s, bool ok)
+{
+    assert_int_equal(pthread_join(s->thread, NULL), 0);
+    assert_int_equal(s->ok, ok);
+    assert_true(ok || s->error == EIO);
+}
+
+/* One sync for all whose names were made before it began, and none for a name that is durable. A
+ * name made while it was under way is not served by it, nor hurt by its failure. */
+static void test_one_sync_for_many(void **state)
+{
+    struct volume_fixture *v = *state;
+    struct syncer first, more[3], late;
+    bool fresh;
+    int root = open(v->f.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct posix_dir *dir = posix_dirs_open(&v->pv.dirs, root, ".", 1, &fresh);
+    assert_non_null(dir);
+    for (unsigned fail = 0; fail < 2; fail++) {
+        unsigned before = syncs.calls;
+        uint64_t early = posix_dirs_made(&v->pv.dirs);
+        syncs_set(true, fail);
+        sync_begin(&first, v, dir);
+        wait_for_syncs(before + 1);
+        for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+            sync_begin(&more[i], v, dir);
+        }
+        assert_int_equal(syncs.calls, before + 1); /* at most one at a time */
+        syncs_set(false, false);
+        sync_end(&first, !fail);
+        for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+            sync_end(&more[i], true);
+        }
+        assert_int_equal(syncs.calls, before + 2);
+        late = (struct syncer){ .v = v, .dir = dir, .made = early };
+        sync_it(&late);
+        assert_int_equal(late.ok, !fail);
+        assert_int_equal(syncs.calls, before + 2);
+    }
+    posix_dirs_close(&v->pv.dirs, &dir);
+    close(root);
+}
+
 /* --- threads --------------------------------------------------------------------------------- */
 
 #define THREADS 6
@@ -635,6 +749,7 @@ int main(void)
         DIRS_TEST(test_evicted_while_used),
         DIRS_TEST(test_no_descriptor_left),
         DIRS_TEST(test_unreadable_directory),
+        DIRS_TEST(test_one_sync_for_many),
         DIRS_TEST(test_threads),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -16,7 +16,7 @@ static _Atomic uint64_t clock_ms;
 
 uint64_t uv_hrtime(void)
 {
-    uint64_t ms = clock_ms ? clock_ms += TICK : 0;
+    uint64_t ms = clock_ms && gettid() != getpid() ? clock_ms += TICK : 0;
     return ms ? ms * 1000000 : ((uint64_t(*)(void))(uintptr_t)dlsym(RTLD_NEXT, "uv_hrtime"))();
 }
 

@@ -1,24 +1,23 @@
 /*
- * seal: AES-256-GCM and HMAC-SHA256 out of OpenSSL, under keys derived from the fleet key.
+ * seal: AES-256-GCM out of OpenSSL and HMAC-SHA256 out of Nettle, under keys derived from the fleet
+ * key.
  *
  * The struct is owned by its opener. Its contexts are made once, since to make one costs more than
  * a short value, and so are the keys of labels; a call uses them anew, which is why it has one
  * thread. It neither stores nor sends anything, and it has no way to give the key back.
  *
- * HMAC is put together here out of SHA256_*, which OpenSSL 3 has declared out of fashion: a poll
- * makes a dozen of them, of some octets each, and EVP_MAC allocates two contexts for each, which
- * costs several times what there is to hash.
+ * A poll makes a dozen HMACs of some octets each. Nettle's is a struct that is copied; OpenSSL's
+ * EVP_MAC allocates two contexts each time, which takes twice as long as all of that.
  */
-#define OPENSSL_SUPPRESS_DEPRECATED
 #include "store/seal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <nettle/hmac.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/sha.h>
 
 #include "base/check.h"
 
@@ -30,69 +29,39 @@ enum {
     LABELS_MAX = 32 /* the program's own */
 };
 
-/* A key of HMAC (RFC 2104): the two hashes, with what the key puts in front of everything. */
-struct mac {
-    SHA256_CTX inner, outer;
-};
-
 struct label {
     const char *text;
-    struct mac mac; /* with the key that is derived for it */
+    struct hmac_sha256_ctx mac; /* with the key that is derived for it */
 };
 
 struct seal {
-    struct mac fleet;  /* with the fleet's key; only other keys are made with it */
-    struct mac values; /* with the key from which each value's own is derived */
+    struct hmac_sha256_ctx fleet;  /* with the fleet's key; only other keys are made with it */
+    struct hmac_sha256_ctx values; /* with the key from which each value's own is derived */
     EVP_CIPHER *gcm;
     EVP_CIPHER_CTX *cipher;
     struct label labels[LABELS_MAX];
     size_t label_count;
 };
 
-static void hash(SHA256_CTX *c, struct span octets)
-{
-    CHECK(SHA256_Update(c, octets.p, octets.n) == 1);
-}
-
-/* A hash that begins with the key, each octet of it turned by `pad`, and filled up to a block. */
-static void begin_hash(SHA256_CTX *c, const uint8_t key[KEY_SIZE], uint8_t pad)
-{
-    uint8_t block[SHA256_CBLOCK];
-    memset(block, pad, sizeof block);
-    for (size_t i = 0; i < KEY_SIZE; i++) {
-        block[i] ^= key[i];
-    }
-    CHECK(SHA256_Init(c) == 1);
-    hash(c, span_of(block, sizeof block));
-    OPENSSL_cleanse(block, sizeof block);
-}
-
-static void mac_init(struct mac *m, const uint8_t key[KEY_SIZE])
-{
-    begin_hash(&m->inner, key, 0x36);
-    begin_hash(&m->outer, key, 0x5c);
-}
-
 /* HMAC-SHA256 of runs of bytes, one after the other, as they are. */
-static void hmac(const struct mac *m, const struct span *runs, size_t n, uint8_t out[SEAL_MAC_SIZE])
+static void hmac(const struct hmac_sha256_ctx *key, const struct span *runs, size_t n,
+                 uint8_t out[SEAL_MAC_SIZE])
 {
-    SHA256_CTX c = m->inner;
+    struct hmac_sha256_ctx c = *key;
     for (size_t i = 0; i < n; i++) {
-        hash(&c, runs[i]);
+        hmac_sha256_update(&c, runs[i].n, (const uint8_t *)runs[i].p);
     }
-    CHECK(SHA256_Final(out, &c) == 1);
-    c = m->outer;
-    hash(&c, span_of(out, SEAL_MAC_SIZE));
-    CHECK(SHA256_Final(out, &c) == 1);
+    hmac_sha256_digest(&c, SEAL_MAC_SIZE, out);
     OPENSSL_cleanse(&c, sizeof c);
 }
 
 /* With a key that is derived from the fleet's. */
-static void derive_mac(const struct seal *s, const struct span *purpose, size_t n, struct mac *out)
+static void derive_mac(const struct seal *s, const struct span *purpose, size_t n,
+                       struct hmac_sha256_ctx *out)
 {
     uint8_t key[SEAL_MAC_SIZE];
     hmac(&s->fleet, purpose, n, key);
-    mac_init(out, key);
+    hmac_sha256_set_key(out, sizeof key, key);
     OPENSSL_cleanse(key, sizeof key);
 }
 
@@ -103,7 +72,7 @@ struct seal *seal_new(const uint8_t key[32])
     s->cipher = EVP_CIPHER_CTX_new();
     CHECK(s->gcm && s->cipher);
     CHECK(EVP_CipherInit_ex2(s->cipher, s->gcm, NULL, NULL, true, NULL) == 1);
-    mac_init(&s->fleet, key);
+    hmac_sha256_set_key(&s->fleet, KEY_SIZE, key);
     struct span purpose = SPAN("mailfleet cache value");
     derive_mac(s, &purpose, 1, &s->values);
     return s;
@@ -247,7 +216,7 @@ enum err unseal_value(const struct seal *s, struct span ad, struct span sealed, 
 
 /* --- keyed hashes ---------------------------------------------------------------------------- */
 
-static const struct mac *mac_of(struct seal *s, const char *label)
+static const struct hmac_sha256_ctx *mac_of(struct seal *s, const char *label)
 {
     for (size_t i = 0; i < s->label_count; i++) {
         if (s->labels[i].text == label) {

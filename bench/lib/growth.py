@@ -186,7 +186,7 @@ INTRODUCTION = """\
 
 Made by
 
-    bench/scale --write
+    bench/scale --rounds {rounds} --seconds {seconds} --write
 
 One delivery node and one front-end, PostgreSQL and memcached on the machine below, which the load
 generators share. CPU is in seconds for 1,000 operations, by part; queries and cache commands are for one.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 TEMPORARY = frozenset({"SYS/TEMP", "IN-USE"})  # who broke off after the first may meet itself
 BROKEN = frozenset({"unreachable", "broke off", "answer lost"})
-BUSY = 8  # load average, beyond which a time that is missed is taken again, and a lease may be late
+BUSY = 2 * os.cpu_count()  # load average, beyond which a time that is missed is taken again, and a lease may be late
 SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 
 

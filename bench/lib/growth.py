@@ -10,7 +10,8 @@ scale.json is one object:
      "points": [{"series": "sizes", "operation": "poll", "at": 100, "round": 1,
                  "operations": 5000, "errors": 0, "seconds": 5.0,
                  "cpu": {"front-end": 1.2}, "queries": 10, "cache": 20000,
-                 "memory": 0, "problem": "..."}],                   memory: octets, of sessions that stand
+                 "memory": 0, "problem": "...",                     memory: octets, of sessions that stand
+                 "small": {...}}],                                  what a small mailfleet did right behind it
      "storage": {"message": 250.1, "mailbox": 700.2, ...}}          octets of the database for each
 
 Figures, for one operation:
@@ -18,8 +19,9 @@ Figures, for one operation:
     database  CPU seconds of PostgreSQL, for 1,000
     memory    octets
 
-How a figure grows, by the medians at each place:
-    flat           nowhere more than 15 % above the first place
+How a figure grows, by the medians at each place; where a small mailfleet did the same in turns, a figure is divided
+by that one's, as machines change with the minutes:
+    flat           nowhere more than 15 % above the first place (or above the small mailfleet)
     proportional   from no place to the next by more than what it is a figure of (and 15 %)
     worse          anything else
 """
@@ -69,10 +71,31 @@ def median(results, series, operation, at, name):
     return statistics.median(found) if found else None
 
 
-def curve(results, series, operation):
+def medians(results, series, operation):
     """[(place, median)] of an operation's own figure; the median is None where no round counts."""
     return [(at, median(results, series["name"], operation["name"], at, operation["figure"]))
             for at in places(results, series["name"], operation["name"])]
+
+
+def ratio(results, series, operation, at):
+    """The median of the rounds' figures, each divided by that of the small mailfleet; None: no round counts."""
+    pairs = [(figure(p, operation["figure"]), figure(p["small"], operation["figure"]))
+             for p in points(results, series["name"], operation["name"], at)]
+    found = [large / small for large, small in pairs if large is not None and small]
+    return statistics.median(found) if found else None
+
+
+def is_beside(results, series):
+    return any("small" in p for p in results["points"] if p["series"] == series["name"])
+
+
+def curve(results, series, operation):
+    """[(place, how large the figure is)]: the medians, or where a small mailfleet was beside, how many times as
+    large as that one's, which comes first."""
+    if not is_beside(results, series):
+        return medians(results, series, operation)
+    return [("beside", 1.0)] + [(at, ratio(results, series, operation, at))
+                                for at in places(results, series["name"], operation["name"])]
 
 
 def growth(found):
@@ -81,6 +104,8 @@ def growth(found):
         return None
     if all(value <= SLACK * found[0][1] for _, value in found):
         return "flat"
+    if found[0][0] == "beside":
+        return "worse"
     for (x, y), (next_x, next_y) in zip(found, found[1:]):
         if x and next_y > SLACK * y * next_x / x:
             return "worse"
@@ -116,10 +141,19 @@ def spread(found):
 HEADER = ["all parts (least - most)", "front-end", "delivery node", "PostgreSQL", "memcached",
           "queries", "cache commands", "rate"]
 PARTS = HEADER[1:5]
+BESIDE = ["the small one's figure", "times"]
 
 
 def row(results, series, operation, at):
     found = points(results, series["name"], operation["name"], at)
+    if is_beside(results, series):
+        times = ratio(results, series, operation, at)
+        smalls = [figure(p["small"], operation["figure"]) for p in found]
+        return [*plain_row(found, operation, at), spread(smalls), report.significant(times) if times else "-"]
+    return plain_row(found, operation, at)
+
+
+def plain_row(found, operation, at):
     if operation["figure"] == "memory":
         return [f"{at:,}", spread([figure(p, "memory") for p in found])]
     whole = [p for p in found if figure(p, "cpu") is not None]
@@ -137,6 +171,9 @@ def said(operation, found):
         return f"not measured at {failed}" if failed else "not measured"
     factor = report.significant(found[-1][1] / found[0][1]) if found[0][1] else "?"
     verdict = "" if good(operation, found) else f" **It must be {operation['expected']}.**"
+    if found[0][0] == "beside":
+        each = ", ".join(f"{report.significant(value)} at {at:,}" for at, value in found[1:])
+        return f"{word}: {each} times that of the small fleet beside.{verdict}"
     return f"{word}: {factor} times from {found[0][0]:,} to {found[-1][0]:,}.{verdict}"
 
 
@@ -147,7 +184,8 @@ def section(results, series, operation):
     lines = [f"### {operation['title']}", "", f"{operation['what']}", "",
              f"{FIGURES[operation['figure']]}: {said(operation, found)}", ""]
     if at := places(results, *name):
-        header = [series["of"], *(["octets"] if of_memory else HEADER)]
+        header = [series["of"], *(["octets"] if of_memory else HEADER),
+                  *(BESIDE if is_beside(results, series) else [])]
         lines += [report.markdown([header, *(row(results, series, operation, x) for x in at)],
                                   left=0), ""]
     failed = [f"- {p['at']:,}, round {p['round']}: {p.get('problem') or p['errors']}"
@@ -160,7 +198,7 @@ def plot(results, series, folder):
     from plots import Line, lines
     of_database = {"database": " (PostgreSQL)"}
     drawn = [Line(operation["title"] + of_database.get(operation["figure"], ""),
-                  [point for point in curve(results, series, operation) if point[1] is not None])
+                  [point for point in medians(results, series, operation) if point[1] is not None])
              for operation in series["operations"] if operation["figure"] != "memory"]
     drawn = [line for line in drawn if line.points]
     if drawn:
@@ -191,7 +229,9 @@ Made by
 One delivery node and one front-end, PostgreSQL and memcached on the machine below, which the load
 generators share. CPU is in seconds for 1,000 operations, by part; queries and cache commands are for one.
 A figure is the median of {rounds} rounds of about {seconds} s. *Flat* is what rises nowhere by more than
-15 %, *proportional* what rises no faster than what it is a figure of, within 15 %.
+15 %, *proportional* what rises no faster than what it is a figure of, within 15 %. What grows with the database is
+measured in turns with a small fleet on the same machine, and judged by the median of the ratios: minutes lie
+between two places, in which a machine that others share may have become slower.
 
 Where the content of messages does not matter the database is filled in bulk: such a pointer names a file
 that was never written, and nothing here reads one.
@@ -230,7 +270,8 @@ def text(results, series):
         at = places(results, series["name"], operation["name"])
         if not at:
             continue
-        header = [series["of"], *(["octets"] if operation["figure"] == "memory" else HEADER)]
+        header = [series["of"], *(["octets"] if operation["figure"] == "memory" else HEADER),
+                  *(BESIDE if is_beside(results, series) else [])]
         lines += [f"{operation['title']}: {said(operation, curve(results, series, operation))}",
                   report.aligned([header, *(row(results, series, operation, x) for x in at)]), ""]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import select
 import subprocess
 import time
 
+from fleet import PORTS
 from measuring import Bench, LoadError, understood
 from ours import Mailfleet
 from system import HOST, PASSWORD, address
@@ -20,8 +21,10 @@ AT_ONCE = 16
 class Counted:
     """A mailfleet that grows, and what it has used."""
 
-    def __init__(self, folder, options, build, say, workers):
-        self.system = Mailfleet(folder, options.port, say=say, build=build)
+    def __init__(self, folder, options, build, say, workers=1, small=False):
+        self.system = Mailfleet(folder, options.port + (PORTS if small else 0), say=say, build=build)
+        if small:
+            self.system.name = "small"  # its groups are its own
         # A machine that is busy otherwise makes this slower, and not wrong: a call that is given up may
         # leave a lease behind, and the next session is turned away.
         self.system.fleet.settings.update({"node.workers": workers, "cache.timeout": "2s"})
@@ -196,6 +199,7 @@ class Series:
 
     begins = 2000
     workers = False  # a place is a number of workers, and needs a mailfleet of its own
+    beside = False  # each round is done by a small mailfleet, too: minutes lie between places, and machines change
 
     def described(self):
         return {"name": self.name, "title": self.title, "of": self.of, "what": self.what,
@@ -205,6 +209,10 @@ class Series:
         """Makes it so large."""
 
     def operations(self, at):
+        raise NotImplementedError
+
+    def small_operations(self, nth):
+        """The same by the mailfleet beside, at the nth place."""
         raise NotImplementedError
 
     def around(self, counted, at, measure):
@@ -217,9 +225,20 @@ def at_work(users):
     return [Poll(users), FirstPoll(users), Deliver(users), FirstDelivery(users)]
 
 
-class Mailboxes(Series):
+class Filled(Series):
+    """What the database has more of, beside a mailfleet of 6,000 mailboxes: as many at each place, as lists are not
+    cached for a while when mail has come."""
+
+    beside, small_begins = True, 6_000
+
+    def small_operations(self, nth):
+        return at_work((2000 * nth, 2000))
+
+
+class Mailboxes(Filled):
     name, title, of = "mailboxes", "Mailboxes", "mailboxes"
-    what = "The fleet has so many, without messages at first. The last 2,000 are polled and get mail."
+    what = ("The fleet has so many, without messages at first. The last 2,000 are polled and get mail. A fleet of "
+            "6,000 does the same in turns with it.")
     places, quick = (2_000, 20_000, 200_000), (2_000, 4_000)
 
     def prepare(self, counted, at):
@@ -229,10 +248,11 @@ class Mailboxes(Series):
         return at_work((at - 2000, 2000))
 
 
-class Messages(Series):
+class Messages(Filled):
     name, title, of = "messages", "Messages", "messages"
     what = ("The fleet has 200,000 mailboxes, some of which have 25 messages each, so many in all. The last 2,000 "
-            "of these are polled and get mail.")
+            "of these are polled and get mail. A fleet of 6,000 mailboxes, without messages at first, does the same "
+            "in turns with it.")
     places, quick = (100_000, 1_000_000, 5_000_000), (100_000, 200_000)
     each = 25
 

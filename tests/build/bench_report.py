@@ -273,6 +273,24 @@ class Growth(unittest.TestCase):
                       self.page(results))
         self.assertEqual(drawn["sizes.svg"], [("poll", [(0, 1.0), (100, 1.0)])])
 
+    def test_a_machine_that_became_slower_is_no_growth(self):
+        """Where a small fleet did the same in turns: its figures became larger, too."""
+        for word, good, smalls in (("flat", True, {100: 1.0, 1000: 1.9}), ("worse", False, {100: 1.0, 1000: 1.0})):
+            results = scale(poll=("flat", {100: 1.0, 1000: 2.0}))
+            for point in results["points"]:
+                point["small"] = {"operations": 1000, "errors": 0, "seconds": 4.0,
+                                  "cpu": {"front-end": smalls[point["at"]]}, "queries": 1, "cache": 1}
+            results["points"][-1]["small"] |= {"problem": "it broke"}  # this round does not count
+            series, [operation] = results["series"][0], results["series"][0]["operations"]
+            found = growth.curve(results, series, operation)
+            self.assertEqual((growth.growth(found), growth.good(operation, found)), (word, good))
+            page = self.page(results)
+            self.assertIn(f"| {smalls[1000]:.2f} ({smalls[1000]:.2f} - {smalls[1000]:.2f}) | "
+                          f"{2 / smalls[1000]:.2f} |\n", page)
+            self.assertIn(f"| {word}: 1.00 at 100, {2 / smalls[1000]:.2f} at 1,000 times that of the small fleet "
+                          f"beside | flat | {'yes' if good else '**no**'} |\n", page)
+            self.assertEqual(drawn["sizes.svg"], [("poll", [(100, 1.0), (1000, 2.0)])])
+
     def page(self, results):
         with tempfile.TemporaryDirectory() as folder:
             growth.write(results, Path(folder))

@@ -25,8 +25,10 @@
 #define TICK_MS   1000
 #define RENEW_MS  10000
 #define OWED_MOST 65536
-/* A password is hashed again once an hour; the value says by itself when it no longer holds. That a
- * client was in as a user lives as long, from the last time that it was noted. */
+/* What was hashed is remembered for an hour; the value says by itself when it no longer holds. That
+ * a client was in as a user lives as long, from the last time that it was noted, and the password
+ * that is noted with it is believed for half of that: so one is hashed again after an hour and a
+ * half at the latest. */
 #define VERIFIED_LIFE_MS (60 * 60 * 1000)
 /* memcached takes a longer life for a date. */
 #define LIFE_MOST_MS (UINT64_C(30) * 24 * 60 * 60 * 1000)

@@ -521,7 +521,7 @@ static enum err ask(struct cache_server *s, struct cache_question *q, enum cache
     return ERR_OK;
 }
 
-/* A line that is put together; no printf, as there are seven of them a poll. */
+/* A line that is put together; no printf, as there are six of them a poll. */
 struct line {
     char text[200]; /* the longest has a key and some numbers */
     size_t n;

@@ -13,12 +13,16 @@
  *
  * That a pair was right does not depend on what it was right with: it saves the pair from its
  * neighbours' count, not from its own. It is sealed, so that nobody else can say so, and written
- * anew when half of its hour is over: an owner who polls stays known, and a poll costs no write.
+ * anew when half of its hour is over: an owner who polls stays known, and a poll costs no write. It
+ * has the keyed hash of the password with it, so that a poll needs no other look at one; it is held
+ * against that until it is to be written anew: who it is that goes on to be right is asked
+ * elsewhere then.
  *
  * A guess owns itself while its last calls are under way. Nothing of a secret stays here.
  */
 #include "store/failures.h"
 
+#include <openssl/crypto.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -43,8 +47,10 @@ struct tally {
 struct guess {
     struct failures *failures;
     enum guess_kind kind;
-    struct tally client, pair; /* the second not of a token */
-    bool known, aged;          /* the pair; its mark is to be written anew */
+    struct tally client, pair;  /* the second not of a token */
+    bool known, aged;           /* the pair; its mark is to be written anew */
+    bool by_password;           /* it was right by one, */
+    uint8_t mac[SEAL_MAC_SIZE]; /* with this keyed hash */
     bool too_many;
     unsigned missing; /* answers of the call under way */
     guess_fn *done;
@@ -117,6 +123,11 @@ struct guess *guess_open(struct failures *f, enum guess_kind kind, const struct 
 bool guess_known(const struct guess *g)
 {
     return g->known;
+}
+
+bool guess_knows(const struct guess *g, const uint8_t mac[SEAL_MAC_SIZE])
+{
+    return g->by_password && !g->aged && CRYPTO_memcmp(g->mac, mac, sizeof g->mac) == 0;
 }
 
 uint64_t guess_client(const struct guess *g)
@@ -219,6 +230,10 @@ static void on_known_asked(void *arg, const struct cache_reply *reply)
     struct guess *g = arg;
     g->known = reply->hit;
     g->aged = reply->aged;
+    g->by_password = reply->hit && reply->value.n == sizeof g->mac;
+    if (g->by_password) {
+        memcpy(g->mac, reply->value.p, sizeof g->mac);
+    }
     g->missing--;
     asked(g);
 }
@@ -292,13 +307,19 @@ void guess_drop(struct guess **g)
     guess_keep(g);
 }
 
-void guess_right(struct guess **gp)
+/* A mark that says as much already is left as it is. */
+static bool is_news(const struct guess *g, const uint8_t *mac)
+{
+    return !g->known || g->aged || (mac && !guess_knows(g, mac));
+}
+
+void guess_right(struct guess **gp, const uint8_t mac[SEAL_MAC_SIZE])
 {
     const struct guess *g = *gp;
-    if (g && g->kind != GUESS_TOKEN && (!g->known || g->aged)) {
+    if (g && g->kind != GUESS_TOKEN && is_news(g, mac)) {
         struct name known = known_name(g);
         struct cache_key k = known_key(&known);
-        cache_set(g->failures->o.cache, &k, SPAN("1"));
+        cache_set(g->failures->o.cache, &k, mac ? span_of(mac, SEAL_MAC_SIZE) : SPAN("1"));
     }
     guess_drop(gp);
 }

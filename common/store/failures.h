@@ -86,6 +86,8 @@ uint64_t guess_client(const struct guess *g);
 void guess_ask(struct guess *g, guess_fn *done, void *arg);
 /* Since it was asked: the pair was right within the last hour. */
 bool guess_known(const struct guess *g);
+/* The same, and not long ago by a password with this keyed hash. */
+bool guess_knows(const struct guess *g, const uint8_t mac[SEAL_MAC_SIZE]);
 /*
  * Before it is judged; too_many: it may not be. A password can be taken for its pair alone, and for
  * the client too in a second call; what was taken before is neither taken nor asked for again, at
@@ -93,8 +95,9 @@ bool guess_known(const struct guess *g);
  */
 void guess_take(struct guess *g, bool of_client, guess_fn *done, void *arg);
 
-/* It was right: what was taken is given back, and the pair is known for an hour from now on. */
-void guess_right(struct guess **g);
+/* It was right: what was taken is given back, and the pair is known for an hour from now on. mac:
+ * the keyed hash of the password, or NULL when it was right by other means. */
+void guess_right(struct guess **g, const uint8_t mac[SEAL_MAC_SIZE]);
 /* It was wrong, and counts. */
 void guess_keep(struct guess **g);
 /* The same for a password or a token: this one may be counted already, which is then enough. */

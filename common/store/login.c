@@ -2,34 +2,37 @@
  * login: who may open a maildrop. One request walks named steps, each of which is one inner call,
  * or several at once:
  *
- *   password     LOOK -> TAKE -> HASH -> JUDGE -> open
- *                 |       |                |
- *                 |       |                +-> RECHECK (wrong, but the entry came from the cache)
- *                 |       |                    -> HASH or wrong
- *                 |       +-> open when the password is remembered
- *                 +-> open when it is, and was right from here within the last hour
+ *   password     LOOK -> RECALL -> TAKE -> HASH -> JUDGE -> open
+ *                 |         |        |                |
+ *                 |         |        |                +-> RECHECK -> HASH or wrong (the entry came
+ *                 |         |        |                    from the cache)
+ *                 |         |        +-> open when the password is remembered
+ *                 |         +-> open when it is, and the client was in within the last hour
+ *                 +-> open when it was right from here not long ago: a poll
  *   token        GUARD -> TOKEN -> ENTRY -> open or wrong
  *   certificate  ENTRY -> open or denied
  *
  *   wrong        COUNT -> denied
  *   open         DELAY -> LIST -> end (login_open.c)
  *
- * LOOK asks for all that the name alone tells at the same time: what the address leads to, the
- * password that is remembered of it, and the guard.
+ * LOOK asks for all that the names alone tell at the same time: what the address leads to, and the
+ * guard, who also knows the password that was last right from there. RECALL asks for the one that
+ * the fleet remembers of the address; of clients that nobody counts it is part of LOOK.
  *
  * Unknown, suspended and wrong take the same path and the same time: each asks the cache for the
- * address and for a remembered password, asks the guard, pays for one crypt(3), asks the database
- * once (before the hash when the address was not cached, behind it when it was) and is counted.
+ * address, asks the guard, asks the cache for a remembered password, pays for one crypt(3), asks
+ * the database once (before the hash when the address was not cached, behind it when it was) and is
+ * counted.
  *
  * The guard (failures.h) stands before everything that tells something of a password: LOOK asks
  * whether the client is over the limit, and JUDGE and TAKE count a guess before its answer is used,
  * so that those who guess at the same time learn no more than those who guess one after the other.
- * A password is held against the remembered one in LOOK for those alone who were right from the
- * same address within the last hour, and against it or the hash only with a place in the pair's
- * count; with one in the client's too where something is known by then: in TAKE when a password is
- * remembered, else in JUDGE, since many logins may wait for a hash and none of them is wrong yet.
- * Who is turned away learns nothing, adds nothing to the count, and costs one query, whoever was
- * named.
+ * A password is held against a remembered one in LOOK and RECALL for those alone who were right
+ * from the same address within the last hour, and against it or the hash only with a place in the
+ * pair's count; with one in the client's too where something is known by then: in TAKE when a
+ * password is remembered, else in JUDGE, since many logins may wait for a hash and none of them is
+ * wrong yet. Who is turned away learns nothing, adds nothing to the count, and costs one query,
+ * whoever was named.
  *
  * The request owns its copies of user and secret; the secret is wiped with it.
  */
@@ -119,7 +122,7 @@ static void login_blocked(struct login_request *r)
 
 void login_right(struct login_request *r)
 {
-    guess_right(&r->guess);
+    guess_right(&r->guess, r->has_mac ? r->mac : NULL);
     login_proven(r);
 }
 
@@ -227,24 +230,16 @@ static void login_entry(struct login_request *r)
 
 /* What is remembered of a right password: worth nothing without the fleet key, and nothing once
  * the account has another hash. */
-static void login_mac(const struct login_request *r, uint8_t out[SEAL_MAC_SIZE])
+static void login_mac(struct login_request *r)
 {
     struct span parts[] = { span_str(r->entry->hash), span_of(r->secret, r->secret_n) };
-    seal_mac(r->store->seal, "verified password", parts, ARRAY_LEN(parts), out);
+    seal_mac(r->store->seal, "verified password", parts, ARRAY_LEN(parts), r->mac);
+    r->has_mac = true;
 }
 
 static struct cache_key login_verified_key(const struct login_request *r)
 {
     return (struct cache_key){ .kind = CACHE_VERIFIED, .name = span_str(r->user) };
-}
-
-/* What may stand there of somebody who has no mailbox is not believed. */
-static void login_compare(struct login_request *r)
-{
-    uint8_t mac[SEAL_MAC_SIZE];
-    login_mac(r, mac);
-    r->remembered = r->remembered && *login_hash_of(r);
-    r->matches = r->remembered && CRYPTO_memcmp(r->mac, mac, sizeof mac) == 0;
 }
 
 static void on_login_taken(void *arg, bool too_many)
@@ -259,6 +254,38 @@ static void on_login_taken(void *arg, bool too_many)
     }
 }
 
+/* What may stand there of somebody who has no mailbox is not believed. */
+static void login_compare(struct login_request *r)
+{
+    r->remembered = r->remembered && *login_hash_of(r);
+    r->matches = r->remembered && CRYPTO_memcmp(r->past, r->mac, sizeof r->mac) == 0;
+    if (r->matches && (!r->guess || guess_known(r->guess))) {
+        login_right(r);
+    } else if (r->guess) {
+        guess_take(r->guess, r->remembered, on_login_taken, r);
+    } else {
+        login_hash(r);
+    }
+}
+
+static void on_login_recalled(void *arg, const struct cache_reply *reply)
+{
+    struct login_request *r = arg;
+    r->recalled = true;
+    r->remembered = reply->hit && reply->value.n == sizeof r->past;
+    if (r->remembered) {
+        memcpy(r->past, reply->value.p, sizeof r->past);
+    }
+    login_looked(r);
+}
+
+static void login_recall(struct login_request *r)
+{
+    struct cache_key k = login_verified_key(r);
+    cache_get(r->store->cache, &k, on_login_recalled, r);
+}
+
+/* Behind LOOK, and behind RECALL. */
 static void login_looked(struct login_request *r)
 {
     if (--r->looks > 0) {
@@ -268,26 +295,17 @@ static void login_looked(struct login_request *r)
         login_end(r, LOGIN_FAULT);
         return;
     }
-    login_compare(r);
+    login_mac(r);
     if (r->blocked) {
         login_blocked(r);
-    } else if (r->matches && (!r->guess || guess_known(r->guess))) {
+    } else if (r->recalled) {
+        login_compare(r);
+    } else if (*login_hash_of(r) && guess_knows(r->guess, r->mac)) {
         login_right(r);
-    } else if (r->guess) {
-        guess_take(r->guess, r->remembered, on_login_taken, r);
     } else {
-        login_hash(r);
+        r->looks = 1;
+        login_recall(r);
     }
-}
-
-static void on_login_remembered(void *arg, const struct cache_reply *reply)
-{
-    struct login_request *r = arg;
-    r->remembered = reply->hit && reply->value.n == sizeof r->mac;
-    if (r->remembered) {
-        memcpy(r->mac, reply->value.p, sizeof r->mac);
-    }
-    login_looked(r);
 }
 
 static void on_login_asked(void *arg, bool too_many)
@@ -299,12 +317,12 @@ static void on_login_asked(void *arg, bool too_many)
 
 static void login_look(struct login_request *r)
 {
-    struct cache_key k = login_verified_key(r);
-    r->looks = 2 + (r->guess != NULL);
+    r->looks = 2;
     login_entry(r);
-    cache_get(r->store->cache, &k, on_login_remembered, r);
     if (r->guess) {
         guess_ask(r->guess, on_login_asked, r);
+    } else {
+        login_recall(r);
     }
 }
 
@@ -312,10 +330,8 @@ static void login_look(struct login_request *r)
 
 static void login_remember(struct login_request *r)
 {
-    uint8_t mac[SEAL_MAC_SIZE];
-    login_mac(r, mac);
     struct cache_key k = login_verified_key(r);
-    cache_set(r->store->cache, &k, span_of(mac, sizeof mac));
+    cache_set(r->store->cache, &k, span_of(r->mac, sizeof r->mac));
 }
 
 /* JUDGE: from here on right and wrong part. */
@@ -472,6 +488,7 @@ static void on_login_recheck(void *arg, enum err e, struct entry **entries, size
     } else if (same) {
         login_wrong(r);
     } else {
+        login_mac(r);
         login_hash(r);
     }
 }

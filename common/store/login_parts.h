@@ -17,14 +17,17 @@ struct login_request {
     char *user; /* canonical; of a token without a user empty until the token was asked */
     char *secret;
     size_t secret_n;
-    struct guess *guess;        /* NULL: nobody's to count, or a certificate */
-    struct entry *entry;        /* NULL until it is known */
-    bool from_database;         /* the entry is what the database says now */
-    unsigned looks;             /* LOOK: answers that are missing */
-    bool unknown;               /* LOOK: what the address leads to can't be told */
-    bool blocked;               /* LOOK: by the guard */
-    bool remembered, matches;   /* some password is, and it is this one */
-    uint8_t mac[SEAL_MAC_SIZE]; /* what is remembered of it */
+    struct guess *guess;         /* NULL: nobody's to count, or a certificate */
+    struct entry *entry;         /* NULL until it is known */
+    bool from_database;          /* the entry is what the database says now */
+    unsigned looks;              /* LOOK: answers that are missing */
+    bool unknown;                /* LOOK: what the address leads to can't be told */
+    bool blocked;                /* LOOK: by the guard */
+    bool recalled;               /* RECALL was answered: */
+    bool remembered, matches;    /* some password is, and it is this one */
+    uint8_t past[SEAL_MAC_SIZE]; /* what is remembered of it */
+    bool has_mac;
+    uint8_t mac[SEAL_MAC_SIZE]; /* what would be of this one */
     bool right;                 /* by its hash */
     struct task task;           /* for an end that waits for nothing */
     enum login_verdict verdict; /* from login_end on */

@@ -31,7 +31,7 @@ from systems import SYSTEMS, port  # noqa: E402
 
 LIMIT = 120
 HUNDREDS = -(-port(0, len(SYSTEMS)) // PORTS)  # of ports, for all of them
-POLL = 7  # commands to memcached
+POLL = 6  # commands to memcached
 
 
 def place(name):
@@ -122,8 +122,8 @@ class Bench(unittest.TestCase):
         self.wait_for(self.no_group_is_left)
 
     def test_counts_what_is_ours(self):
-        """A poll's cache commands are those of a client that the guard against guesses counts: its address and
-        password, the guard's two, lease and list, and the lease's return. To many it is one file, one transaction."""
+        """A poll's cache commands are those of a client that the guard against guesses counts: its address,
+        the guard's two, lease and list, and the lease's return. To many it is one file, one transaction."""
         status, said = self.end(self.begin("--systems", "mailfleet", "poll", "many-100"))
         self.assertEqual(status, 0, said)
         runs = {run["scenario"]: run for run in self.results()["runs"]}

@@ -22,9 +22,10 @@
 
 #define PREFIX_SIZE 24 /* mf: and an epoch in hex with its colon */
 
-#define TICK_MS   1000
-#define RENEW_MS  10000
-#define OWED_MOST 65536
+#define TICK_MS      1000
+#define RENEW_MS     10000
+#define OWED_MOST    65536
+#define PUT_OFF_MOST 4
 /* What was hashed is remembered for an hour; the value says by itself when it no longer holds. That
  * a client was in as a user lives as long, from the last time that it was noted, and the password
  * that is noted with it is believed for half of that: so one is hashed again after an hour and a
@@ -55,6 +56,8 @@ struct cache {
     uv_timer_t deadline; /* of the first in waiting */
     uv_timer_t tick;
     uv_prepare_t turn;   /* the end of each */
+    uv_idle_t again;     /* the loop doesn't wait: there is a next turn at once */
+    unsigned put_off;    /* turns in a row whose questions wait for the next one's */
     struct list fresh;   /* calls of this turn that are to have a deadline */
     struct list waiting; /* calls that have a deadline and no answer, in its order */
     struct list leases;  /* in the order of renewal */
@@ -456,11 +459,37 @@ static void set_deadlines(struct cache *c)
     arm_deadline(c);
 }
 
+static void on_again(uv_idle_t *h)
+{
+    (void)h;
+}
+
+/*
+ * A question waits for those of the next turn, which comes at once: what came meanwhile asks in the
+ * same write, and the server, to whom an answer costs less than to be woken for it, gives all
+ * answers at once. A turn in which nobody asks ends that, and so does a row of them.
+ */
+static bool put_off(struct cache *c)
+{
+    if (!c->asked || c->put_off == PUT_OFF_MOST) {
+        c->put_off = 0;
+        uv_idle_stop(&c->again);
+        return false;
+    }
+    c->asked = false;
+    c->put_off++;
+    uv_idle_start(&c->again, on_again);
+    return true;
+}
+
 /* A server that fails in its flush answers what it was asked, and who is answered may ask another,
  * whose turn was over. One that failed refuses, so there is an end to it. */
 static void on_turn(uv_prepare_t *h)
 {
     struct cache *c = h->data;
+    if (put_off(c)) {
+        return;
+    }
     do {
         c->asked = false;
         for (size_t i = 0; i < c->server_count; i++) {
@@ -1029,13 +1058,14 @@ struct cache *cache_open(struct loop *l, const struct cache_options *o)
     list_init(&c->waiting);
     list_init(&c->leases);
     list_init(&c->owed);
-    c->deadline.data = c->tick.data = c->turn.data = c;
+    c->deadline.data = c->tick.data = c->turn.data = c->again.data = c;
     CHECK(uv_timer_init(loop_uv(l), &c->deadline) == 0);
     CHECK(uv_timer_init(loop_uv(l), &c->tick) == 0);
     CHECK(uv_prepare_init(loop_uv(l), &c->turn) == 0);
+    CHECK(uv_idle_init(loop_uv(l), &c->again) == 0);
     uv_timer_start(&c->tick, on_tick, TICK_MS, TICK_MS);
     uv_prepare_start(&c->turn, on_turn);
-    c->refs = 3;
+    c->refs = 4;
     c->ring = ring_of(o->servers);
     c->server_count = o->servers->n;
     c->servers = NEW_ARRAY(struct server, c->server_count);
@@ -1073,6 +1103,7 @@ void cache_close(struct cache **cp)
     uv_close((uv_handle_t *)&c->deadline, on_handle_closed);
     uv_close((uv_handle_t *)&c->tick, on_handle_closed);
     uv_close((uv_handle_t *)&c->turn, on_handle_closed);
+    uv_close((uv_handle_t *)&c->again, on_handle_closed);
 }
 
 void cache_set_epoch(struct cache *c, uint64_t epoch)

@@ -10,8 +10,9 @@
  * lose one of those is no fault either: each says "unknown", and its caller goes on without.
  *
  * All of it happens on the loop: each server has a connection (cache_server.h), on which the calls
- * of a turn leave in one write, and a breaker: one that hangs delays no other, and after its first
- * time-out it delays nobody. Every call is answered within the time-out, whatever becomes of it.
+ * of a turn, or of a few in a row, leave in one write, and a breaker: one that hangs delays no
+ * other, and after its first time-out it delays nobody. Every call is answered within the time-out,
+ * whatever becomes of it.
  */
 #ifndef MAILFLEET_STORE_CACHE_H
 #define MAILFLEET_STORE_CACHE_H

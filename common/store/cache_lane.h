@@ -90,7 +90,7 @@ void lane_close(struct lane **l);
  * fill. */
 enum err lane_submit(struct lane *l, struct lane_request *r);
 
-/* At the end of each turn of the loop: what was asked goes out, and tombstones that could not be
+/* At the end of a turn of the loop: what was asked goes out, and tombstones that could not be
  * set when they were. */
 void lane_flush(struct lane *l);
 /* Takes the answers that have come, before anybody calls them late. */

@@ -1,7 +1,7 @@
 /*
  * cache_server: one memcached on the loop: a connection, its meta protocol, and a breaker.
  *
- * What is asked in a turn of the loop leaves in one write at its end (cache_server_flush);
+ * What is asked leaves in one write at the end of a turn of the loop (cache_server_flush);
  * memcached does it in that order, and answers in that order. The answer to the first in line has
  * to come within the time-out, plus what a long value takes at a slow 10 MB/s. While it is late
  * nothing more is asked (but deletes), where a frozen server would cost a time-out a call. When it
@@ -30,7 +30,7 @@ struct cache_server *cache_server_open(struct loop *l, const char *name, uint64_
 /* What waits ends with TEMP before it returns. */
 void cache_server_close(struct cache_server **s);
 
-/* At the end of each turn of the loop: connects, or sends what was asked. */
+/* At the end of a turn of the loop: connects, or sends what was asked. */
 void cache_server_flush(struct cache_server *s);
 /* Takes what has come, as the loop would: for who wants to know before he gives up. */
 void cache_server_read(struct cache_server *s);

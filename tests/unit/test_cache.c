@@ -1233,6 +1233,62 @@ static void test_lease_cancelled(void **state)
     assert_int_equal(drop(f, f->b, &lease), ERR_OK);
 }
 
+/* Asks in each of some turns, and looks what its server has got by then. */
+struct asker {
+    struct cache *cache;
+    struct loop *loop;
+    int server;
+    struct task task;
+    unsigned turns;
+    bool got[10];
+};
+
+static void on_any(void *arg, const struct cache_reply *reply)
+{
+    (void)arg, (void)reply;
+}
+
+static void on_ask(struct task *t)
+{
+    struct asker *k = CONTAINER_OF(t, struct asker, task);
+    struct cache_key of = list_of(1);
+    char octet;
+    k->got[k->turns++] = recv(k->server, &octet, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    cache_get(k->cache, &of, on_any, NULL);
+    if (k->turns < ARRAY_LEN(k->got)) {
+        loop_post(k->loop, &k->task);
+    }
+}
+
+/* A question waits for those of the next turn, but not as long as there is always one. */
+static void test_put_off(void **state)
+{
+    struct fixture *f = *state;
+    char name[32], probe[4];
+    uint16_t port;
+    int listener = bind_any(&port);
+    CHECK(listen(listener, 8) == 0);
+    snprintf(name, sizeof name, "127.0.0.1:%u", port);
+    f->names[0] = name;
+    f->servers.n = 1;
+    struct cache *c = open_node_with(f, PATIENCE_MS, 20000);
+    struct asker k = { .cache = c, .loop = f->loop, .task.run = on_ask };
+    struct pollfd asked = { .fd = listener, .events = POLLIN };
+    WAIT_UNTIL(f, poll(&asked, 1, 0) == 1);
+    k.server = accept(listener, NULL, NULL);
+    WAIT_UNTIL(f, recv(k.server, probe, sizeof probe, MSG_DONTWAIT) == sizeof probe);
+    assert_int_equal(write(k.server, "MN\r\n", 4), 4);
+    turn(f);
+    list_init(&k.task.link);
+    loop_post(f->loop, &k.task);
+    WAIT_UNTIL(f, k.turns == ARRAY_LEN(k.got));
+    assert_false(k.got[1]);
+    assert_true(k.got[ARRAY_LEN(k.got) - 1]);
+    cache_close(&c);
+    close(k.server);
+    close(listener);
+}
+
 /* Passes one connection on to a real server, and each answer back after a delay. */
 static void play_slow(int fd, uint16_t to, unsigned delay_ms)
 {
@@ -2006,6 +2062,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_fill_and_hit, setup_two),
         TEST(test_verified, setup_two),
+        TEST(test_put_off, setup_two),
         TEST(test_others_placeholder, setup),
         TEST(test_same_key_twice, setup),
         TEST(test_lost_fill, setup),

@@ -149,10 +149,12 @@ enum err envelope_write(const struct envelope *e, struct buf *out)
 
 bool envelope_is(struct span head, const struct blob_id *id)
 {
-    char text[BLOB_ID_CHARS + 1], want[sizeof FIRST_LINE + sizeof "id: \n" + BLOB_ID_CHARS];
-    blob_id_text(id, text);
-    int n = snprintf(want, sizeof want, FIRST_LINE "id: %s\n", text);
-    return span_starts(head, span_of(want, (size_t)n));
+    struct span start = SPAN(FIRST_LINE "id: ");
+    char line[BLOB_ID_CHARS + 1];
+    blob_id_text(id, line);
+    line[BLOB_ID_CHARS] = '\n';
+    return span_starts(head, start) &&
+           span_starts(span_skip(head, start.n), span_of(line, sizeof line));
 }
 
 /* Takes the line `name` VALUE off the front, if that is what comes next. */
@@ -262,18 +264,33 @@ enum err envelope_parse(struct span in, struct envelope *out, struct envelope_re
 
 /* --- the path -------------------------------------------------------------------------------- */
 
+/* The last digits of v, as many as there is room for. */
+static char *put_digits(char *out, unsigned v, size_t n)
+{
+    for (size_t i = n; i-- > 0; v /= 10) {
+        out[i] = (char)('0' + v % 10);
+    }
+    return out + n;
+}
+
+/* No printf: each message that is read has a path. */
 size_t spool_path(const struct blob_id *id, unsigned fanout, char out[SPOOL_PATH_MAX])
 {
     CHECK(fanout <= SPOOL_FANOUT_MAX);
     struct date d = utc_date(blob_id_time(id));
+    char *to = put_digits(out, d.year, d.year > 9999 ? 5 : 4); /* an id of anybody's making */
+    to = put_digits(put_digits(to, d.month, 2), d.day, 2);
+    if (fanout) {
+        *to++ = '/';
+    }
     /* The first random bits of the id, right behind its time. */
-    char hash[SPOOL_FANOUT_MAX + 1], text[BLOB_ID_CHARS + 1];
-    snprintf(hash, sizeof hash, "%02x%02x", id->b[6], id->b[7]);
-    blob_id_text(id, text);
-    int dir = snprintf(out, SPOOL_PATH_MAX, "%04u%02u%02u%s%.*s", d.year, d.month, d.day,
-                       fanout ? "/" : "", (int)fanout, hash);
-    snprintf(out + dir, SPOOL_PATH_MAX - (size_t)dir, "/%s", text);
-    return (size_t)dir;
+    for (unsigned i = 0; i < fanout; i++) {
+        *to++ = "0123456789abcdef"[id->b[6 + i / 2] >> (i % 2 ? 0 : 4) & 15];
+    }
+    size_t dir = (size_t)(to - out);
+    *to++ = '/';
+    blob_id_text(id, to);
+    return dir;
 }
 
 struct blob_id spool_id_in(uint64_t day, unsigned fanout, uint32_t nth)

@@ -172,7 +172,9 @@ struct posix_dir *posix_dirs_open(struct posix_dirs *d, int root, const char *pa
                                   bool *fresh)
 {
     char name[SPOOL_PATH_MAX];
-    snprintf(name, sizeof name, "%.*s", (int)len, path);
+    CHECK(len < sizeof name);
+    memcpy(name, path, len);
+    name[len] = '\0';
     lock(d);
     uint64_t era = d->era;
     struct posix_dir *dir = find(d, name);

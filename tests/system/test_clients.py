@@ -110,7 +110,7 @@ class Clients(harness.FleetTest):
         user = self.account("getmail")
         self.deliver(MESSAGE, user)
         box, rc = self.folder / "getmail.mbox", self.folder / "getmail"
-        rc.mkdir()
+        rc.mkdir()  # a child that ends before getmail waits for it is waited for for a minute
         (rc / "getmailrc").write_text(f"""
 [retriever]
 type = SimplePOP3SSLRetriever
@@ -121,8 +121,8 @@ password = {user.password}
 ca_certs = {self.fleet.ca}
 [destination]
 type = MDA_external
-path = /usr/bin/tee
-arguments = ("-a", "{box}")
+path = /bin/sh
+arguments = ("-c", "cat >> '{box}'; sleep 0.3")
 unixfrom = false
 allow_root_commands = true
 [options]

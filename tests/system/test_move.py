@@ -109,7 +109,7 @@ class MoveTest(harness.FleetTest):
             rc.chmod(0o600)
             argv = ["fetchmail", "-f", rc, "--idfile", folder / "ids", "--pidfile", folder / "pid"]
             none = 1  # its status when there is nothing new
-        else:
+        else:  # getmail waits a minute for a child that has ended before it began to wait
             (folder / "getmailrc").write_text(f"""
 [retriever]
 type = SimplePOP3SSLRetriever
@@ -120,8 +120,8 @@ password = {user.password}
 ca_certs = {self.fleet.ca}
 [destination]
 type = MDA_external
-path = /usr/bin/tee
-arguments = ("-a", "{fetched}")
+path = /bin/sh
+arguments = ("-c", "cat >> '{fetched}'; sleep 0.3")
 unixfrom = false
 allow_root_commands = true
 [options]

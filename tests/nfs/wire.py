@@ -47,9 +47,11 @@ RESET = struct.pack("ii", 1, 0)  # close() discards what is unsent
 
 
 class Wire:
-    def __init__(self, server, host="127.0.0.1", port=0, lab=None):
-        """server: (host, port) to go to. lab: the Lab that both ends are in, if they are in one."""
+    def __init__(self, server, host="127.0.0.1", port=0, lab=None, look=0):
+        """server: (host, port) to go to. lab: the Lab that both ends are in, if they are in one.
+        look: a READ of NFSv3 that asks for so many octets counts as LOOK."""
         self.server = server
+        self.look = look
         self.host, self.port = host, port
         self.lab = lab
         self.lock = threading.Lock()
@@ -214,6 +216,8 @@ class Link:
 
     def on_call(self, record):
         xid, kind, name = read_call(record)
+        if name == "READ" and self.wire.look and asked_for(record) == self.wire.look:
+            name = "LOOK"
         if kind == CALL and self.wire.on_call(name):
             self.drop = xid
         return True
@@ -253,14 +257,26 @@ def read_call(record):
     names = PROCEDURES.get((program, version), ())
     name = names[procedure] if procedure < len(names) else f"{program}.{version}.{procedure}"
     if name == "COMPOUND":
-        name = compound_name(record, 28)
+        name = compound_name(record)
     return xid, kind, name
 
 
-def compound_name(record, at):
-    """The first operation that is no by-work, if there is one."""
-    for _ in "credential", "verifier":
+def arguments(record):
+    """Where they begin, behind the credential and the verifier."""
+    at = 28
+    for _ in range(2):
         at = skip(record, at + 4, 1)
+    return at
+
+
+def asked_for(record):
+    """The octets that a READ of NFSv3 asks for: behind the handle and the offset."""
+    return number_at(record, skip(record, arguments(record), 1) + 8)
+
+
+def compound_name(record):
+    """The first operation that is no by-work, if there is one."""
+    at = arguments(record)
     at = skip(record, at, 1) + 4  # the tag, the minor version
     count, at = number_at(record, at), at + 4
     besides = "COMPOUND"

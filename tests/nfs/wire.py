@@ -170,6 +170,7 @@ class Link:
 
     def __init__(self, wire):
         self.wire = wire
+        self.look = wire.look
         self.writers = []
         self.drop = None  # the call whose reply is not to come
         self.ended = asyncio.Event()
@@ -216,7 +217,7 @@ class Link:
 
     def on_call(self, record):
         xid, kind, name = read_call(record)
-        if name == "READ" and self.wire.look and asked_for(record) == self.wire.look:
+        if name == "READ" and self.look and asked_for(record) == self.look:
             name = "LOOK"
         if kind == CALL and self.wire.on_call(name):
             self.drop = xid

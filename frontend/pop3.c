@@ -34,9 +34,8 @@
 #define PASSWORD_MAX_OCTETS 512    /* what crypt(3) takes */
 #define RESPONSE_MAX_OCTETS 12288  /* in base64 (RFC 4954, section 4; RFC 5034 has no figure) */
 #define LISTING_LINE_MAX    128    /* a number, a UIDL, CRLF, and the terminator behind them */
-#define LISTING_PIECE       65536  /* a listing is sent in such pieces, to keep out small */
-#define GATHER_OCTETS       131072 /* so much of out may short messages fill together, and so many */
-#define GATHER_MESSAGES     64     /* of them */
+#define PIECE               131072 /* of a listing, or short messages together, to keep out small; */
+#define GATHER_MESSAGES     64     /* at most so many of these */
 #define WORDS_ANY           SIZE_MAX
 
 /* Bits, for the table of commands. The third of RFC 1939, UPDATE, is the COMMIT action. */
@@ -599,7 +598,7 @@ static void run_listing(struct pop3 *p, bool uidl, struct span args, struct buf 
 static size_t listing_room(const struct pop3 *p, const struct buf *out)
 {
     size_t lines = p->drop->count - p->listed, len = buf_len(out);
-    size_t room = len < LISTING_PIECE ? LISTING_PIECE - len : 0;
+    size_t room = len < PIECE ? PIECE - len : 0;
     if (room > buf_room(out)) {
         room = buf_room(out);
     }
@@ -930,7 +929,7 @@ static bool take_line(struct pop3 *p, struct span *in, struct buf *out)
  */
 static bool may_gather(const struct pop3 *p, const struct buf *out)
 {
-    size_t room = GATHER_OCTETS < buf_room(out) ? GATHER_OCTETS : buf_room(out);
+    size_t room = PIECE < buf_room(out) ? PIECE : buf_room(out);
     uint64_t need = POP3_OUT_MIN + 2 * (uint64_t)maildrop_size(p->drop, p->action.u.fetch.index);
     return p->sent_n < GATHER_MESSAGES && buf_len(out) + need <= room;
 }

@@ -124,7 +124,7 @@ static void check_listing(struct fixture *f, const char *command,
     assert_int_equal(a.kind, POP3_NEED_INPUT);
     assert_true(ended);
     assert_int_equal(i, LARGE);
-    assert_true(flushes > 10);
+    assert_true(flushes > 5);
 }
 
 static void expected_list(size_t i, char line[128])
@@ -164,7 +164,7 @@ static void a_listing_keeps_out_small(void **state)
     fixture_init(&f, 4u << 20);
     login(&f, LARGE, 10);
     assert_int_equal(say(&f, "UIDL\r\n").kind, POP3_FLUSH);
-    assert_true(buf_len(&f.out) < 70000);
+    assert_true(buf_len(&f.out) <= 128 << 10);
     fixture_fini(&f);
 }
 

@@ -39,6 +39,7 @@
 enum {
     QUESTIONS_MAX = 65536,
     OUTPUT_MAX = 64 << 20,
+    LONG_ANSWER = 16384,
     INPUT_SIZE = 131072 /* more from a long value on, until nothing is waited for; some lists of
                            1,000 messages, which then come in one piece each */
 };
@@ -70,6 +71,7 @@ struct cache_server {
 
     char *input;
     size_t size, head, tail; /* of what was received and not yet taken */
+    int wakes_at;            /* octets: 1, or what is missing of a long value */
 
     uint64_t pause_ms; /* 0: the last question was answered */
     uint64_t closed_until;
@@ -216,11 +218,26 @@ static void make_room(struct cache_server *s, size_t n)
     }
 }
 
-/* The time that a value adds is for its size, which is known to be sane. */
+/* The loop is woken when so many octets have come, or as many as the socket takes. */
+static void wake_at(struct cache_server *s, int octets)
+{
+    if (s->wakes_at != octets) {
+        s->wakes_at = octets;
+        setsockopt(s->fd, SOL_SOCKET, SO_RCVLOWAT, &octets, sizeof octets);
+    }
+}
+
+/*
+ * The time that a value adds is for its size, which is known to be sane. A long one is read when
+ * all of it is there: to read it while it comes costs a wake-up for each of its segments, of which
+ * there are many where the kernel paces them, and both ends then wait for the socket's lock.
+ */
 static void wait_for_rest(struct cache_server *s, size_t n)
 {
+    size_t rest = n - (s->tail - s->head);
     s->extra = (first(s)->octets + n) / OCTETS_A_MS;
     make_room(s, n);
+    wake_at(s, n >= LONG_ANSWER && rest <= INT_MAX ? (int)rest : 1);
 }
 
 static void answered(struct cache_server *s, const struct cache_answer *a, size_t n)
@@ -270,6 +287,7 @@ static bool take_answers(struct cache_server *s)
         }
     }
     s->head = s->tail = 0;
+    wake_at(s, 1);
     return true;
 }
 
@@ -351,6 +369,7 @@ static bool open_socket(struct cache_server *s, const struct sockaddr *to)
     s->poll->data = s;
     CHECK(uv_poll_init(loop_uv(s->loop), s->poll, s->fd) == 0);
     s->state = LINK_CONNECTING;
+    s->wakes_at = 1;
     watch(s, UV_WRITABLE);
     return true;
 }

@@ -14,6 +14,8 @@
 
 #define TIMEOUT_MS 10000 /* nothing here waits for it */
 
+#define PIECES 200
+
 /* --- a server that says what it is told to say ----------------------------------------------- */
 
 static bool read_all(int fd, char *to, size_t n)
@@ -45,17 +47,19 @@ static bool read_request(int fd)
     return read_all(fd, value, size + 2);
 }
 
-/* An answer for each request, on as many connections as the client likes. */
-static void play(int fd, const struct span *answers, size_t n, unsigned pause_us)
+/* An answer for each request, on as many connections as the client likes. With pauses it goes octet
+ * by octet, or in 200 pieces if it is long. */
+static void play(int fd, const struct span *answers, size_t count, unsigned pause_us)
 {
     int client = -1;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < count; i++) {
         while (client < 0 || !read_request(client)) {
             close(client);
             client = accept(fd, NULL, NULL);
         }
-        for (size_t at = 0; at < answers[i].n;) {
-            size_t some = pause_us ? 1 : answers[i].n;
+        size_t n = answers[i].n, piece = pause_us == 0 ? n : n > PIECES * 100 ? n / PIECES : 1;
+        for (size_t at = 0; at < n;) {
+            size_t some = piece < n - at ? piece : n - at;
             if (write(client, answers[i].p + at, some) != (ssize_t)some) {
                 break;
             }
@@ -82,6 +86,7 @@ struct fixture {
     struct loop *loop;
     struct peer peer;
     struct cache_server *server;
+    unsigned turns; /* of the loop, for those who waited */
 };
 
 /* A question that is waited for. */
@@ -120,6 +125,7 @@ static void run(struct fixture *f, const bool *done)
     while (!*done) {
         cache_server_flush(f->server);
         uv_run(loop_uv(f->loop), UV_RUN_ONCE);
+        f->turns++;
     }
 }
 
@@ -205,6 +211,7 @@ static enum err probe(struct fixture *f)
 
 static void open_server(struct fixture *f, uint64_t timeout_ms)
 {
+    f->turns = 0;
     f->loop = loop_open();
     f->server = cache_server_open(f->loop, f->peer.name, timeout_ms);
 }
@@ -565,6 +572,25 @@ static void test_octet_by_octet(void **state)
     close_all(&f);
 }
 
+/* The loop turns for a long value when all of it is there, and for the short one behind it. */
+static void test_long_value_in_pieces(void **state)
+{
+    (void)state;
+    enum { LONG = 300000 };
+    static char text[14 + LONG + 2];
+    memset(text, 'x', sizeof text);
+    memcpy(text, "VA 300000 c1\r\n", 14);
+    memcpy(text + 14 + LONG, "\r\n", 2);
+    const struct span answers[] = { span_of(text, sizeof text), SPAN("EN\r\n") };
+    struct fixture f;
+    uint64_t cas;
+    open_scripted(&f, answers, ARRAY_LEN(answers), 1000, TIMEOUT_MS);
+    assert_int_equal(get(&f, "key", span_of(text + 14, LONG), &cas), ERR_OK);
+    assert_in_range(f.turns, 1, PIECES / 4);
+    assert_int_equal(get(&f, "key", SPAN(""), &cas), ERR_NOTFOUND);
+    close_all(&f);
+}
+
 /* The deadline is for the whole answer: octets that drip in do not extend it. */
 static void test_drip(void **state)
 {
@@ -782,16 +808,27 @@ static void test_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_verbs),        cmocka_unit_test(test_count),
-        cmocka_unit_test(test_long_value),   cmocka_unit_test(test_many),
-        cmocka_unit_test(test_bounds),       cmocka_unit_test(test_restarted),
-        cmocka_unit_test(test_get_junk),     cmocka_unit_test(test_get_good),
-        cmocka_unit_test(test_set_answers),  cmocka_unit_test(test_count_answers),
-        cmocka_unit_test(test_left_over),    cmocka_unit_test(test_octet_by_octet),
-        cmocka_unit_test(test_drip),         cmocka_unit_test(test_late),
-        cmocka_unit_test(test_silent),       cmocka_unit_test(test_hasty),
-        cmocka_unit_test(test_breaker),      cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_no_such_host), cmocka_unit_test(test_by_name),
+        cmocka_unit_test(test_verbs),
+        cmocka_unit_test(test_count),
+        cmocka_unit_test(test_long_value),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_restarted),
+        cmocka_unit_test(test_get_junk),
+        cmocka_unit_test(test_get_good),
+        cmocka_unit_test(test_set_answers),
+        cmocka_unit_test(test_count_answers),
+        cmocka_unit_test(test_left_over),
+        cmocka_unit_test(test_octet_by_octet),
+        cmocka_unit_test(test_long_value_in_pieces),
+        cmocka_unit_test(test_drip),
+        cmocka_unit_test(test_late),
+        cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_hasty),
+        cmocka_unit_test(test_breaker),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_no_such_host),
+        cmocka_unit_test(test_by_name),
         cmocka_unit_test(test_name),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

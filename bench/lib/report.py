@@ -315,9 +315,11 @@ def write(results, docs=DOCS):
     if why := of.unpublishable(results):
         raise ValueError(why)
     folder = docs / "speed"
+    text = page(results, folder)
     for old in folder.glob("*.svg"):
-        old.unlink()
-    (docs / "speed.md").write_text(page(results, folder), encoding="utf-8")
+        if f"{folder.name}/{old.name}" not in text:
+            old.unlink()
+    (docs / "speed.md").write_text(text, encoding="utf-8")
 
 
 def main():

@@ -56,7 +56,7 @@ class Wire:
         self.lab = lab
         self.lock = threading.Lock()
         self.calls = collections.Counter()
-        self.to_drop = None
+        self.to_drop, self.drops = None, 0
         self.listener = None
         self.links = set()
         self.loop = asyncio.new_event_loop()
@@ -124,10 +124,10 @@ class Wire:
     def resume(self):
         self.loop.call_soon_threadsafe(self.flowing.set)
 
-    def drop_reply(self, procedure):
-        """The server does the next such call, but the client loses the connection instead."""
+    def drop_reply(self, procedure, times=1):
+        """The server does the next such calls, but the client loses the connection instead."""
         with self.lock:
-            self.to_drop = procedure
+            self.to_drop, self.drops = procedure, int(times)
 
     async def listen(self):
         if not self.listener:
@@ -160,8 +160,8 @@ class Wire:
         """Whether its reply is to be dropped."""
         with self.lock:
             self.calls[name] += 1
-            if drop := self.to_drop == name:
-                self.to_drop = None
+            if drop := self.drops > 0 and self.to_drop == name:
+                self.drops -= 1
             return drop
 
 

@@ -67,7 +67,17 @@ struct looked {
     bool good; /* whole, and its hash is its envelope's; of a size that a message can have */
 };
 
-/* OK: the caller ends l->file. NOTFOUND; or TEMP, after a message. */
+/* Says so, unless all is well or it has gone. Returns e. */
+static enum err fail_file(struct adopt *ad, enum err e, uint16_t volume, const char *path)
+{
+    if (e != ERR_OK && e != ERR_NOTFOUND) {
+        ad->code = admin_fail(e == ERR_CORRUPT ? EX_IOERR : EX_TEMPFAIL,
+                              "volume %u: %s can't be read", volume, path);
+    }
+    return e;
+}
+
+/* OK: the caller ends l->file. NOTFOUND; or TEMP or CORRUPT, after a message. */
 static enum err look_at(struct adopt *ad, uint16_t volume, const struct blob_id *id,
                         struct looked *l)
 {
@@ -81,16 +91,18 @@ static enum err look_at(struct adopt *ad, uint16_t volume, const struct blob_id 
     e = volume_walk_stat(w, l->path, &l->entry);
     e = e == ERR_OK ? fsck_file_read(w, l->path, id, l->entry.size, &l->file) : e;
     l->good = false;
-    if (e == ERR_OK && l->file.state == FILE_WHOLE && l->file.envelope.size <= INT32_MAX) {
+    if (e != ERR_OK) {
+        return fail_file(ad, e, volume, l->path);
+    }
+    if (l->file.state == FILE_UNREADABLE) {
+        e = ERR_CORRUPT;
+    } else if (l->file.state == FILE_WHOLE && l->file.envelope.size <= INT32_MAX) {
         e = fsck_file_verify(w, l->path, &l->file, ad->piece, PIECE, &l->good);
-        if (e != ERR_OK) {
-            fsck_file_fini(&l->file);
-        }
     }
-    if (e != ERR_OK && e != ERR_NOTFOUND) {
-        ad->code = admin_fail(EX_TEMPFAIL, "volume %u: %s can't be read", volume, l->path);
+    if (e != ERR_OK) {
+        fsck_file_fini(&l->file);
     }
-    return e;
+    return fail_file(ad, e, volume, l->path);
 }
 
 /* --- its recipients -------------------------------------------------------------------------- */
@@ -391,6 +403,9 @@ static bool adopt_file(struct adopt *ad, const struct finding *f)
 static bool on_finding(void *arg, const struct finding *f)
 {
     struct adopt *ad = arg;
+    if (f->cls == FINDING_UNREADABLE) {
+        fail_file(ad, ERR_CORRUPT, f->volume, f->path);
+    }
     if ((f->cls != FINDING_ORPHAN && f->cls != FINDING_UNFINISHED) || !f->id || !f->envelope ||
         !f->envelope->complete) {
         return true;

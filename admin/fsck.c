@@ -175,7 +175,7 @@ static int check_pointer(struct fsck *f, const struct fsck_suspect *s)
     if (r != ERR_OK) {
         return fail_file(f->task->volume_id, path);
     }
-    bool wrong = s->cls == FINDING_HASH || e.size != (uint64_t)s->row.skip + s->row.size;
+    bool wrong = s->cls != FINDING_SIZE || e.size != (uint64_t)s->row.skip + s->row.size;
     if (wrong) {
         tell(f, &finding);
     }
@@ -240,13 +240,15 @@ static enum finding_class class_of(const struct fsck_suspect *s, const struct fs
 {
     switch (file->state) {
     case FILE_WHOLE:
-        return s->bad_hash ? FINDING_HASH : FINDING_ORPHAN;
+        return s->whole_as;
     case FILE_DAMAGED:
         return FINDING_HASH;
     case FILE_UNFINISHED:
         return FINDING_UNFINISHED;
     case FILE_FOREIGN:
         return FINDING_FOREIGN;
+    case FILE_UNREADABLE:
+        return FINDING_UNREADABLE;
     }
     UNREACHABLE();
 }
@@ -344,6 +346,7 @@ static int check_suspect(struct fsck *f, const struct fsck_suspect *s)
         return check_missing(f, s);
     case FINDING_SIZE:
     case FINDING_HASH:
+    case FINDING_UNREADABLE:
         return check_pointer(f, s);
     case FINDING_ORPHAN:
         return check_nameless(f, s);

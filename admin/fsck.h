@@ -16,6 +16,7 @@
     X(MISSING,    "missing",     2)   /* a pointer without a file */                                \
     X(SIZE,       "wrong-size",  4)   /* the file is not as long as its pointer says */             \
     X(HASH,       "wrong-hash",  8)   /* its content is not what its envelope says (deep) */        \
+    X(UNREADABLE, "unreadable",  8)   /* nobody can read it, and the volume is there (deep) */      \
     X(VOLUME,     "wrong-volume", 16) /* its pointer names another volume */                        \
     X(FOREIGN,    "foreign",     32)  /* not one of ours, or not where it belongs */                \
     X(UNFINISHED, "unfinished",  0)   /* begun and never ended; or a copy beside the file in use */ \

@@ -1,7 +1,7 @@
 /*
  * fsck_command: `mailfleet fsck`: what fsck_run finds, a line each as it is found, and the totals.
- * The exit code is the sum of the bits of the classes that were found; a run that did not come to
- * its end has a code of sysexits.h, which all are greater.
+ * The exit code has the bits of the classes that were found; a run that did not come to its end has
+ * a code of sysexits.h, which all are greater.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -143,6 +143,7 @@ static enum err verify(struct fsck_compare *c, const struct fsck_entry *e,
     if (r != ERR_OK) {
         return r;
     }
+    r = f.state == FILE_UNREADABLE ? ERR_CORRUPT : ERR_OK;
     *right =
         f.state == FILE_WHOLE && (!row || (f.skip == row->skip && f.envelope.size == row->size));
     if (*right) {
@@ -154,19 +155,25 @@ static enum err verify(struct fsck_compare *c, const struct fsck_entry *e,
     return r;
 }
 
-/* NOTFOUND: it was unlinked meanwhile, which the asking again finds out. */
+/*
+ * What reading all of it has told: HASH, UNREADABLE, or right. A file that was unlinked meanwhile
+ * is right: the asking again finds it out.
+ */
 static enum err check_hash(struct fsck_compare *c, const struct fsck_entry *e,
-                           const struct fsck_row *row, bool *right)
+                           const struct fsck_row *row, enum finding_class right,
+                           enum finding_class *cls)
 {
-    *right = true;
-    enum err r = c->deep ? verify(c, e, row, right) : ERR_OK;
-    return r == ERR_NOTFOUND ? ERR_OK : r;
+    bool is_right = true;
+    enum err r = c->deep ? verify(c, e, row, &is_right) : ERR_OK;
+    *cls = r == ERR_CORRUPT ? FINDING_UNREADABLE : is_right ? right : FINDING_HASH;
+    return r == ERR_NOTFOUND || r == ERR_CORRUPT ? ERR_OK : r;
 }
 
 static enum err check_file(struct fsck_compare *c, const struct fsck_entry *e,
                            const struct fsck_row *rows, size_t n)
 {
-    bool long_enough = true, right;
+    enum finding_class cls = FINDING_CLASSES;
+    bool long_enough = true;
     for (size_t i = 0; i < n; i++) {
         if (e->size != (uint64_t)rows[i].skip + rows[i].size) {
             struct fsck_suspect s = suspect_of(FINDING_SIZE, &rows[i], e);
@@ -174,9 +181,9 @@ static enum err check_file(struct fsck_compare *c, const struct fsck_entry *e,
             long_enough = false;
         }
     }
-    enum err r = long_enough ? check_hash(c, e, &rows[0], &right) : ERR_OK;
-    if (r == ERR_OK && long_enough && !right) {
-        struct fsck_suspect s = suspect_of(FINDING_HASH, &rows[0], e);
+    enum err r = long_enough ? check_hash(c, e, &rows[0], FINDING_CLASSES, &cls) : ERR_OK;
+    if (r == ERR_OK && cls != FINDING_CLASSES) {
+        struct fsck_suspect s = suspect_of(cls, &rows[0], e);
         suspect(c, &s);
     }
     return r;
@@ -195,15 +202,15 @@ static void add_garbage(struct fsck_compare *c, const struct fsck_entry *e,
 
 static enum err add_nameless(struct fsck_compare *c, const struct fsck_entry *e)
 {
-    bool right;
+    enum finding_class cls;
     if (e->changed_ms > c->older_ms) {
         return ERR_OK; /* a delivery may be under way */
     }
-    enum err r = check_hash(c, e, NULL, &right);
+    enum err r = check_hash(c, e, NULL, FINDING_ORPHAN, &cls);
     if (r == ERR_OK) {
         struct fsck_row row = { .id = e->id };
         struct fsck_suspect s = suspect_of(FINDING_ORPHAN, &row, e);
-        s.bad_hash = !right;
+        s.whole_as = cls;
         suspect(c, &s);
     }
     return r;

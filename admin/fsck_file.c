@@ -69,11 +69,11 @@ enum err fsck_file_read(struct volume_walk *w, const char *path, const struct bl
             break;
         }
     }
-    if (e != ERR_OK) {
+    if (e != ERR_OK && e != ERR_CORRUPT) {
         buf_fini(&f.head);
         return e;
     }
-    f.state = judge(&f, id, size);
+    f.state = e == ERR_CORRUPT ? FILE_UNREADABLE : judge(&f, id, size);
     *out = f;
     return ERR_OK;
 }

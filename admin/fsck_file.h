@@ -12,7 +12,8 @@ enum file_state {
     FILE_WHOLE,      /* as long as its envelope says */
     FILE_UNFINISHED, /* its envelope or its end is not there: it was never accepted */
     FILE_DAMAGED,    /* longer than its envelope says */
-    FILE_FOREIGN     /* no envelope of ours, or of another id */
+    FILE_FOREIGN,    /* no envelope of ours, or of another id */
+    FILE_UNREADABLE  /* by volume_walk_read: nobody knows */
 };
 
 struct fsck_file {
@@ -31,6 +32,7 @@ enum err fsck_file_read(struct volume_walk *w, const char *path, const struct bl
 void fsck_file_fini(struct fsck_file *f);
 /*
  * Reads all of a FILE_WHOLE: *right when its hash is the envelope's. mem is room for n octets.
+ * NOTFOUND, TEMP, CORRUPT as volume_walk_read.
  */
 enum err fsck_file_verify(struct volume_walk *w, const char *path, const struct fsck_file *f,
                           void *mem, size_t n, bool *right);

@@ -24,7 +24,7 @@ struct fsck_suspect {
     char *name;             /* FOREIGN: in the task's directory; its own */
     uint64_t size;          /* of the file */
     int64_t changed_ms;
-    bool bad_hash; /* of an ORPHAN, read whole */
+    enum finding_class whole_as; /* ORPHAN: what it is if it is whole: ORPHAN, HASH, UNREADABLE */
 };
 
 struct fsck_task {

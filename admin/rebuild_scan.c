@@ -89,6 +89,12 @@ static void grow(struct reader *r, size_t n)
     }
 }
 
+/* Of reading it. UNREADABLE: nothing else of the volume may be readable either. */
+static enum verdict of_error(enum err e)
+{
+    return e == ERR_NOTFOUND ? GONE : e == ERR_CORRUPT ? BROKEN : UNREADABLE;
+}
+
 /* Whether the octets behind the block have the hash that it says. */
 static enum verdict check_hash(struct reader *r, struct volume_walk *w, const char *path,
                                const struct envelope *e, size_t skip)
@@ -114,7 +120,10 @@ static enum verdict check_hash(struct reader *r, struct volume_walk *w, const ch
     for (unsigned i = 0; i < n; i++) {
         snprintf(hex + (size_t)i * 2, 3, "%02x", digest[i]);
     }
-    return err != ERR_OK ? UNREADABLE : strcmp(hex, want) == 0 ? WHOLE : BROKEN;
+    if (err != ERR_OK) {
+        return of_error(err);
+    }
+    return strcmp(hex, want) == 0 ? WHOLE : BROKEN;
 }
 
 /* Reads as much as the block needs. to is the caller's to free when it is WHOLE. */
@@ -126,7 +135,7 @@ static enum verdict read_envelope(struct reader *r, struct volume_walk *w, const
         grow(r, want);
         enum err err = volume_walk_read(w, path, 0, r->mem, want, &got);
         if (err != ERR_OK) {
-            return err == ERR_NOTFOUND ? GONE : UNREADABLE;
+            return of_error(err);
         }
         if (envelope_parse(span_of(r->mem, got), e, to, skip) == ERR_OK) {
             return WHOLE;

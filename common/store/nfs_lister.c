@@ -451,6 +451,13 @@ static enum err read_once(struct nfs_lister *l, const char *path, uint64_t offse
     return e;
 }
 
+/* The server's answer is that it can't, or may not, read this. */
+static bool is_refused(const struct nfs_lister *l)
+{
+    return l->err == ERR_OK &&
+           (l->status == NFS3ERR_IO || l->status == NFS3ERR_ACCES || l->status == NFS3ERR_PERM);
+}
+
 static enum err nfs_lister_read(struct volume_walk *base, const char *path, uint64_t offset,
                                 void *to, size_t n, size_t *got)
 {
@@ -460,7 +467,7 @@ static enum err nfs_lister_read(struct volume_walk *base, const char *path, uint
         forget_all(l);
         e = read_once(l, path, offset, to, n, got);
     }
-    return e;
+    return e == ERR_TEMP && is_refused(l) && is_volume(l) ? ERR_CORRUPT : e;
 }
 
 /* --- the life of it -------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@
 
 struct posix_walk {
     struct volume_walk base;
+    struct volume volume;
     int root;
     int fd; /* -1, or the file of path */
     char path[PATH_MOST];
@@ -45,6 +46,7 @@ static enum err posix_walk_open(const struct volume *v, const struct spool_optio
     }
     struct posix_walk *w = NEW(struct posix_walk);
     w->base.ops = &spool_posix_walk;
+    w->volume = *v;
     w->root = root;
     w->fd = -1;
     *out = &w->base;
@@ -152,6 +154,28 @@ static enum err posix_walk_stat(struct volume_walk *base, const char *path, stru
     return e;
 }
 
+/* Of opening or reading it: a volume that is away fails with EIO too, for each of its files. */
+static enum err err_of_file(const struct posix_walk *w)
+{
+    char why[HEALTH_WHY];
+    int root;
+    switch (errno) {
+    case EIO:
+    case EUCLEAN: /* the file system's structure is damaged there, */
+    case EBADMSG: /* or a checksum is wrong */
+    case EACCES:
+    case EPERM:
+        break;
+    default:
+        return err_of_errno();
+    }
+    if (posix_volume_root(&w->volume, &root, why) != ERR_OK) {
+        return ERR_TEMP;
+    }
+    close(root);
+    return ERR_CORRUPT;
+}
+
 /* What a pipe or a device would do to who opens it is not waited for. */
 static enum err open_file(struct posix_walk *w, const char *path)
 {
@@ -164,7 +188,7 @@ static enum err open_file(struct posix_walk *w, const char *path)
     }
     w->fd = openat(w->root, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (w->fd < 0) {
-        return err_of_errno();
+        return err_of_file(w);
     }
     snprintf(w->path, sizeof w->path, "%s", path);
     return ERR_OK;
@@ -182,8 +206,9 @@ static enum err posix_walk_read(struct volume_walk *base, const char *path, uint
             break;
         }
         if (r < 0 && errno != EINTR) {
+            e = err_of_file(w);
             close_file(w);
-            return ERR_TEMP;
+            return e;
         }
         done += r > 0 ? (size_t)r : 0;
     }

@@ -37,7 +37,10 @@ enum err volume_walk_list(struct volume_walk *w, const char *dir, walk_entry_fn 
 /* What a name is: NOTFOUND when it is not there. */
 enum err volume_walk_stat(struct volume_walk *w, const char *path, struct walk_entry *out);
 
-/* Up to n octets of a file from offset on; *got is less only at its end. */
+/*
+ * Up to n octets of a file from offset on; *got is less only at its end. CORRUPT: it is this file
+ * that can't be read (a bad sector, a permission), while the volume's sentinel can.
+ */
 enum err volume_walk_read(struct volume_walk *w, const char *path, uint64_t offset, void *to,
                           size_t n, size_t *got);
 

@@ -6,6 +6,7 @@
 #include "nas_failing.h"
 
 #include "store/nfs_client.h"
+#include "store/volume_walk.h"
 
 #define RW_MOST 65536u /* of this server */
 
@@ -359,6 +360,34 @@ static void test_look_status(void **state)
 
 #define NAS_TEST(t, setup) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
+/* --- a file that can't be read, for the operator's command ------------------------------------ */
+
+/* By the sentinel it is told whether that is so of the file alone. */
+static void test_walk_read_status(void **state)
+{
+    struct spool_fixture *f = *state;
+    static const unsigned statuses[] = { NFS3ERR_IO, NFS3ERR_ACCES, NFS3ERR_PERM };
+    struct message m;
+    struct volume_walk *walk;
+    char path[SPOOL_PATH_MAX], octets[CHUNK], why[256];
+    size_t got;
+    message_write(f, &m, sizeof octets);
+    spool_path(&m.p.id, f->volumes[0].fanout, path);
+    assert_int_equal(volume_walk_open(&f->volumes[0], &f->options, &walk, why, sizeof why), ERR_OK);
+    for (size_t i = 0; i < ARRAY_LEN(statuses); i++) {
+        edit("READ", "long_with_status", statuses[i]);
+        assert_int_equal(volume_walk_read(walk, path, 0, octets, sizeof octets, &got), ERR_CORRUPT);
+        edit("READ", "with_status", statuses[i]);
+        assert_int_equal(volume_walk_read(walk, path, 0, octets, sizeof octets, &got), ERR_TEMP);
+    }
+    edit("READ", "long_with_status", NFS3ERR_SERVERFAULT);
+    assert_int_equal(volume_walk_read(walk, path, 0, octets, sizeof octets, &got), ERR_TEMP);
+    ask("mend");
+    assert_int_equal(volume_walk_read(walk, path, 0, octets, sizeof octets, &got), ERR_OK);
+    volume_walk_close(&walk);
+    message_fini(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -377,6 +406,7 @@ int main(void)
         NAS_TEST(test_lookup_status, setup_one),
         NAS_TEST(test_remove_status, setup_one),
         NAS_TEST(test_look_status, setup_one),
+        NAS_TEST(test_walk_read_status, setup_one),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     cmocka_set_test_filter(getenv("TEST_FILTER"));

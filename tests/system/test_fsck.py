@@ -22,8 +22,8 @@ from stored import id_number, id_text, uuid_of
 
 SIGKILLED = -9
 DAY_MS = 86_400_000
-BITS = {"orphan": 1, "missing": 2, "wrong-size": 4, "wrong-hash": 8, "wrong-volume": 16,
-        "foreign": 32, "unfinished": 0, "garbage": 0}
+BITS = {"orphan": 1, "missing": 2, "wrong-size": 4, "wrong-hash": 8, "unreadable": 8,
+        "wrong-volume": 16, "foreign": 32, "unfinished": 0, "garbage": 0}
 
 
 class FsckTest(harness.FleetTest):
@@ -96,7 +96,7 @@ class FsckTest(harness.FleetTest):
         self.assertEqual(sorted((f["class"], f["volume"], f["path"]) for f in self.findings),
                          sorted(expected), self.done.stderr)
         classes = {name for name, *_ in expected}
-        self.assertEqual(code, sum(BITS[name] for name in classes), self.done.stderr)
+        self.assertEqual(code, sum({BITS[name] for name in classes}), self.done.stderr)
         for name in BITS:
             if name != "garbage":
                 self.assertEqual(self.totals[name], sum(1 for e in expected if e[0] == name))
@@ -498,6 +498,22 @@ class OnDirectories(Classes, FsckTest):
         self.assertIn("volume 2: .mailfleet-volume", self.done.stderr)
         self.assertEqual(self.findings, [])
         self.assertIsNone(self.totals)
+
+    def test_files_that_can_not_be_read(self):
+        """They are told, and keep nothing else from being looked at."""
+        a, b = self.accounts()
+        one, both, orphan, damaged = (self.delivered(*to) for to in ((a,), (a, b), (a,), (a,)))
+        self.forget(orphan)
+        damaged.write_bytes(damaged.read_bytes()[:-3] + b"x\r\n")
+        for path in one, both, orphan:
+            path.chmod(0)
+        expected = [("unreadable", *self.place(path)) for path in (one, both, orphan)]
+        self.tells(expected[2:])
+        self.tells([*expected, ("wrong-hash", *self.place(damaged))], "--deep")
+        for path in one, both, orphan:
+            path.chmod(0o640)
+        self.tells([("orphan", *self.place(orphan)), ("wrong-hash", *self.place(damaged))],
+                   "--deep")
 
     def test_a_directory_that_can_not_be_read(self):
         a, _ = self.accounts()

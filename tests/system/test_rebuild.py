@@ -252,6 +252,8 @@ class Rebuild(RebuildTest):
         path.write_bytes(path.read_bytes()[:-1])
         changed, path = stored.store(self.fleet.spool, [(self.mailbox_id(one), one.address)], OLD)
         path.write_bytes(path.read_bytes()[:-3] + b"?\r\n")
+        unreadable, path = stored.store(self.fleet.spool, [(self.mailbox_id(one), one.address)], OLD)
+        path.chmod(0)
         seen = {a.address: [(uid, size) for uid, size, _ in self.lists(a)] for a in accounts}
         ids = {a.address: self.mailbox_id(a) for a in accounts}
         gone = [stored.text_of(uuid) for uuid, in self.fleet.sql(
@@ -268,7 +270,7 @@ class Rebuild(RebuildTest):
         done = self.json("rebuild", "--deep", "--log", log, "--yes")
         self.assertEqual(done["deleted"], 2)
         self.assertGreaterEqual(done["unfinished"], 1)
-        self.assertGreaterEqual(done["damaged"], 2)
+        self.assertGreaterEqual(done["damaged"], 3)
         for account in accounts:
             uids = [(row["uidl"], row["size"]) for row in self.json("messages", account.address)]
             if account is three:
@@ -278,7 +280,8 @@ class Rebuild(RebuildTest):
         self.assertEqual(self.fleet.sql("SELECT DISTINCT by_whom FROM ledger"),
                          [["restore: pop3 f1 abc"]])
         self.assert_exact()
-        for bad in unfinished, damaged, changed:
+        path.chmod(0o640)
+        for bad in unfinished, damaged, changed, unreadable:
             self.assertNotIn(bad, [uid for uid, _ in seen[one.address]])
         self.start_nodes()
 

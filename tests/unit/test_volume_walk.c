@@ -6,7 +6,8 @@
 
 #include "store/volume_walk.h"
 
-#define MANY 1500 /* entries; more than a page of READDIRPLUS holds */
+#define MANY   1500  /* entries; more than a page of READDIRPLUS holds */
+#define NOBODY 65534 /* a user who owns nothing */
 
 static const struct spool_options options = {
     .buffer = 65536, .read_chunk = 8192, .threads = 2, .queue = 64, .timeout_ms = 30000
@@ -127,6 +128,39 @@ static void test_reading(void **state)
     free(got);
 }
 
+/* root can read everything, and so can the owner of a file by some NFS servers. */
+static void test_one_that_can_not_be_read(void **state)
+{
+    struct walk_fixture *f = *state;
+    char path[512], away[600], got[100];
+    size_t n;
+    if (nfs_server()) {
+        return; /* tests/nfs/nas_answers.c has it */
+    }
+    make_dir(f, "day");
+    make_file(f, "day/file", SPAN("12345"));
+    path_in(f, "day/file", path);
+    assert_int_equal(chmod(path, 0), 0);
+    path_in(f, "day", path);
+    assert_int_equal(chmod(path, 0755), 0);
+    path_in(f, ".mailfleet-volume", path);
+    assert_int_equal(chmod(path, 0644), 0);
+    assert_int_equal(chmod(f->root, 0755), 0);
+    uid_t user = geteuid();
+    assert_int_equal(seteuid(user ? user : NOBODY), 0);
+    enum err e = volume_walk_read(f->walk, "day/file", 0, got, sizeof got, &n);
+    assert_int_equal(seteuid(user), 0);
+    assert_int_equal(e, ERR_CORRUPT);
+
+    snprintf(away, sizeof away, "%s.away", path);
+    assert_int_equal(rename(path, away), 0);
+    assert_int_equal(seteuid(user ? user : NOBODY), 0);
+    e = volume_walk_read(f->walk, "day/file", 0, got, sizeof got, &n);
+    assert_int_equal(seteuid(user), 0);
+    assert_int_equal(e, ERR_TEMP);
+    assert_int_equal(rename(away, path), 0);
+}
+
 static void test_many_entries(void **state)
 {
     struct walk_fixture *f = *state;
@@ -244,6 +278,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_message, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reading, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_that_can_not_be_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_entries, setup, teardown),
         cmocka_unit_test_setup_teardown(test_odd_entries, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stat, setup, teardown),

@@ -21,6 +21,7 @@
 #define TIMEOUT_MS 1000
 /* How long a condition may take to come true: less than a lease lives that nobody gives back. */
 #define PATIENCE_MS 25000
+#define RENEWAL_MS  12000 /* a lease is renewed by then */
 
 static const uint8_t KEY[32] = "0123456789abcdef0123456789abcdef";
 
@@ -1404,6 +1405,46 @@ static void test_lease_of_another(void **state)
     assert_int_equal(raw_mark(f->raw, key), 'L');
 }
 
+/* How often something was stored on a server. */
+static unsigned long stored_so_far(memcached_st *raw)
+{
+    memcached_return_t rc;
+    memcached_stat_st *stats = memcached_stat(raw, NULL, &rc);
+    assert_non_null(stats);
+    char *value = memcached_stat_get_value(raw, stats, "total_items", &rc);
+    assert_non_null(value);
+    unsigned long n = strtoul(value, NULL, 10);
+    free(value);
+    memcached_stat_free(raw, stats);
+    return n;
+}
+
+/*
+ * It was evicted, and its renewal takes it again behind the return that went out after it: then
+ * nobody has it, and it is given back once more.
+ */
+static void test_lease_renewed_behind_its_return(void **state)
+{
+    struct fixture *f = *state;
+    struct lease *lease;
+    struct result r = { .f = f };
+    char key[ITEM_KEY_SIZE];
+    key_of(key, 'k', 1);
+    struct cache *c = open_node_with(f, 2 * RENEWAL_MS, 20000);
+    assert_int_equal(take(f, c, 1, &lease), ERR_OK);
+    memcached_delete(f->raw, key, strlen(key), 0);
+    unsigned long before = stored_so_far(f->raw);
+    peer_freeze(&f->peers[0]);
+    uint64_t until = now_ms() + RENEWAL_MS;
+    WAIT_UNTIL(f, now_ms() > until);
+    cache_lease_drop(c, &lease, on_done, &r);
+    turn(f);
+    kill(f->peers[0].pid, SIGCONT);
+    WAIT_UNTIL(f, stored_so_far(f->raw) > before);
+    WAIT_UNTIL(f, raw_mark(f->raw, key) == '\0');
+    cache_close(&c);
+}
+
 /* Renewed while it is held; taken again after an eviction; not fought for. */
 static void test_lease_renewed(void **state)
 {
@@ -2106,6 +2147,7 @@ int main(void)
         TEST(test_lease_uncertain, setup),
         TEST(test_lease_expires, setup),
         TEST(test_lease_of_another, setup),
+        TEST(test_lease_renewed_behind_its_return, setup),
         TEST(test_lease_renewed, setup),
         TEST(test_slots, setup),
         TEST(test_slots_of_a_lost_server, setup),

@@ -8,6 +8,7 @@ What figures are and which targets they reach is for results.py to say; this onl
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 
@@ -256,7 +257,18 @@ def moment(time):
 def machine(results):
     lines = [f"Measured {moment(results['machine']['time'])}, at commit {results['machine']['commit']}.", ""]
     lines += [f"- {name}: {value}" for name, value in results["machine"]["facts"]]
-    return [*lines, ""]
+    return [*lines, *host(results.get("runs", [])), ""]
+
+
+def host(runs):
+    """How much a virtual machine's neighbours have disturbed."""
+    shares = [run["stolen"] for run in runs if "stolen" in run]
+    if not shares:
+        return []
+    again = sum(run.get("again", 0) for run in runs)
+    return [f"- shared with others: of the processors' time the host took {statistics.median(shares):.1%} "
+            f"in the median round and {max(shares):.1%} in the worst; {again} rounds that it disturbed "
+            "were taken again"]
 
 
 def programs(results):

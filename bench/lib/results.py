@@ -35,6 +35,8 @@ results.json, in the folder of --state, is one object:
                      "written": 123,                      octets that the system's processes wrote, by whole pages
                      "device_written": 456,               octets that the disk was given meanwhile, by whomever
                      "octets_in": 1, "octets_out": 2,     as the load generator counts: sent, received
+                     "stolen": 0.01, "again": 1,          share of the processors' time that the host took;
+                                                          how often the round was taken again for that
                      "extra": {"wal_syncs": 2},           more (EXTRA), of this system or scenario alone
                      "problem": "..."}]                   only when it failed: no figure is made of such a run
     }

@@ -187,6 +187,15 @@ class Report(unittest.TestCase):
         self.assertIn("       no: at most 1 ms:", text)
         self.assertIn("does not count: Quick, round 4: 2 errors", text)
 
+    def test_what_the_host_took(self):
+        results = made()
+        self.assertNotIn("shared with others", self.page(results))
+        for n, run_ in enumerate(results["runs"]):
+            run_["stolen"] = 0.01 if n else 0.25
+        results["runs"][0]["again"] = 3
+        self.assertIn("the host took 1.0% in the median round and 25.0% in the worst; 3 rounds that it disturbed "
+                      "were taken again", self.page(results))
+
     def test_nothing_measured(self):
         page = self.page(made() | {"runs": []})
         self.assertIn("0 of 5 targets are reached", page)

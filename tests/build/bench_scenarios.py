@@ -135,6 +135,27 @@ class Failures(unittest.TestCase):
             self.assertIsNone(run.attempt(failed, "peer", refuses))
         self.assertEqual(failed, {"peer": "-ERR not now"})
 
+    def rounds(self, *shares, quick=False):
+        """The run that counts when the host takes these shares; how often mailboxes were filled for it."""
+        module = bench_run()
+        run = module.Run.__new__(module.Run)
+        run.options, run.bench, run.results = mock.Mock(quick=quick), None, {"runs": []}
+        run.systems, run.save = {"peer": mock.Mock(title="a peer")}, lambda: None
+        scenario = mock.Mock(run=lambda *_: {"operations": 1})
+        scenario.name = "poll"
+        stolen = mock.Mock(side_effect=[mock.Mock(share=lambda share=share: share) for share in shares])
+        with mock.patch.object(module.machine, "Stolen", stolen), \
+                mock.patch.object(module.time, "sleep"), contextlib.redirect_stderr(io.StringIO()):
+            run.round(scenario, "peer", 1, {})
+        return run.results["runs"], scenario.fill.call_count
+
+    def test_what_the_host_disturbs_is_taken_again(self):
+        calm = {"scenario": "poll", "system": "peer", "round": 1, "operations": 1, "stolen": 0.01}
+        self.assertEqual(self.rounds(0.01), ([calm], 0))
+        self.assertEqual(self.rounds(0.5, 0.2, 0.01), ([calm | {"again": 2}], 2))
+        self.assertEqual(self.rounds(0.5, 0.2, 0.3, 0.4), ([calm | {"stolen": 0.4, "again": 3}], 3))
+        self.assertEqual(self.rounds(0.5, quick=True), ([calm | {"stolen": 0.5}], 0))
+
     def test_sessions_that_never_stand(self):
         bench = measuring.Bench.__new__(measuring.Bench)
         with mock.patch.object(bench, "started", return_value={}), \

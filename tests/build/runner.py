@@ -104,6 +104,21 @@ class Runner(unittest.TestCase):
         self.assertEqual(self.run_all([first, second], 2),
                          (2, 1, ["ok     first: a", "ok     second: b", "NOT OK second: c"]))
 
+    def test_what_failed_is_told_again(self):
+        reports = [runner.Report(), runner.Report()]
+        for report in reports:
+            program = runner.Program("a", report)
+            for line in "ok 1 - first", "not ok 2 - second":
+                program.tap(line)
+            report.tail(["ok 1 - first", "# why", "not ok 2 - second"])
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            self.assertEqual(runner.conclude(reports), 2)
+            self.assertEqual(runner.conclude([runner.Report()]), 0)
+        self.assertEqual(said.getvalue().splitlines(),
+                         ["", "what failed:", *["NOT OK a: second", "    | # why", "    | not ok 2 - second"] * 2,
+                          "2 passed, 2 failed", "0 passed, 0 failed"])
+
     def test_alone(self):
         [name, *_] = runner.ALONE
         order = []

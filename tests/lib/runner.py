@@ -1,9 +1,10 @@
 """Runs the tests and counts them: those that meson knows, and tests/{nfs,system}/test_*.py, some side by side.
 
 Each prints a line, also where a program has many: the programs speak TAP (cmocka, the script
-runner and tests/system/harness.py do) or are one test by their exit status. Every program has a
-reaper of its own (reaper.py), so that none of its processes can hide; one that is left behind is
-killed and counts as a failure.
+runner and tests/system/harness.py do) or are one test by their exit status. What failed is told once
+more at the end: who keeps the output may keep no more of it. Every program has a reaper of its own
+(reaper.py), so that none of its processes can hide; one that is left behind is killed and counts as a
+failure.
 
 A system test has a fleet of its own on ports of its own, and waits most of its time. So several run
 at once, those that take longest first; what stands in ALONE has the machine for itself, at the end.
@@ -60,13 +61,19 @@ class Report:
     def __init__(self):
         self.lines = queue.SimpleQueue()
         self.passed = self.failed = 0
+        self.failures = []  # what is told again at the end
 
     def say(self, line):
         self.lines.put(line)
 
+    def say_twice(self, line):
+        self.failures.append(line)
+        self.say(line)
+
     def tail(self, lines):
-        for line in lines[-60:]:
-            self.say(f"    | {line}")
+        """The last lines of a program's output, but for the results that were good: they are told already."""
+        for line in [line for line in lines if not line.startswith("ok ")][-60:]:
+            self.say_twice(f"    | {line}")
 
     def cost(self, name, verdict):
         self.say(f"       {name}: {verdict['seconds']:.0f} s, {verdict['cpu']:.0f} s of a processor")
@@ -93,7 +100,8 @@ class Program:
         self.failed += not ok
         self.report.passed += ok
         self.report.failed += not ok
-        self.report.say(f"{'ok    ' if ok else 'NOT OK'} {self.name}: {text}")
+        say = self.report.say if ok else self.report.say_twice
+        say(f"{'ok    ' if ok else 'NOT OK'} {self.name}: {text}")
 
     def tap(self, line):
         if match := TAP_PLAN.match(line):
@@ -256,6 +264,15 @@ def run_all(tasks, builds, jobs):
     return reports.values()
 
 
+def conclude(reports):
+    """Prints what failed, once more, and the counts. How many failed."""
+    if again := [line for report in reports for line in report.failures]:
+        print("", "what failed:", *again, sep="\n")
+    failed = sum(report.failed for report in reports)
+    print(f"{sum(report.passed for report in reports)} passed, {failed} failed")
+    return failed
+
+
 def wanted(name, words):
     """name is SUITE/NAME."""
     return not words or any(word.removeprefix("test_") in (name, *name.split("/", 1))
@@ -289,10 +306,7 @@ def main(argv):
         tasks.append(Meson(builds.folder("threads"), {f"unit/{name}": known[f"unit/{name}"] for name in THREADED},
                            "threads", needs="threads"))
     tasks += [task for name, task in system.items() if wanted(name, words)]
-    reports = run_all(tasks, builds, options.jobs)
-    failed = sum(report.failed for report in reports)
-    print(f"{sum(report.passed for report in reports)} passed, {failed} failed")
-    return 1 if failed else 0
+    return 1 if conclude(run_all(tasks, builds, options.jobs)) else 0
 
 
 def interrupted(*_):
